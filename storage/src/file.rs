@@ -1,0 +1,94 @@
+//! The traits: a directory of files, and one file.
+
+use std::fmt::Debug;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A directory with files in it, a clock and a random source: all of the outside that Hamal sees.
+///
+/// Names are relative, `/`-separated and UTF-8 (`"wal/00000000000000001000.log"`); the directory itself is
+/// `""`. A name that is absolute or contains `..` is refused with `InvalidInput`.
+pub trait Storage: Debug + Send + Sync + 'static {
+    /// Opens an existing file for reading and writing.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
+    /// Creates a file; `AlreadyExists` if the name is taken. Durable once its directory is synced.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
+    /// Whether a file or directory of this name exists.
+    fn exists(&self, name: &str) -> io::Result<bool>;
+    /// The names (not paths) in a directory, sorted.
+    fn list(&self, directory: &str) -> io::Result<Vec<String>>;
+    /// Creates a directory and its parents; fine if it exists.
+    fn create_directory(&self, name: &str) -> io::Result<()>;
+    /// Renames within the tree, replacing the target; durable once both directories are synced.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file; durable once its directory is synced.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes creations, renames and removals in a directory durable.
+    fn sync_directory(&self, name: &str) -> io::Result<()>;
+    /// Takes the exclusive advisory lock on a file (created if missing) without waiting; `WouldBlock` if
+    /// another holder, in this process or another, has it. Released when dropped, and when the process dies.
+    fn lock(&self, name: &str) -> io::Result<Box<dyn Lock>>;
+    /// Wall-clock time, microseconds since the Unix epoch.
+    fn now_micros(&self) -> u64;
+    /// Monotonic time since an arbitrary start.
+    fn monotonic(&self) -> Duration;
+    /// Fresh random bits.
+    fn random_u64(&self) -> u64;
+}
+
+/// Holds an advisory lock until dropped.
+pub trait Lock: Debug + Send + Sync {}
+
+/// One open file. All transfers are positional; many threads may call at once.
+pub trait File: Debug + Send + Sync {
+    /// Reads at `offset`; returns how many bytes came, 0 at the end of the file. May be short.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes at `offset`, extending the file if needed; returns how many bytes went. May be short.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+    /// Makes all completed writes, and the length they need, durable (`fdatasync`).
+    fn sync_data(&self) -> io::Result<()>;
+    /// The length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether the length is 0.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Cuts or extends (with zeros) to `len` bytes.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Reserves disk space for the range, extending the file with zeros if it ends beyond the length; never
+    /// changes bytes that are there. `StorageFull` when the disk has no room.
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+}
+
+/// Fills `buffer` from `offset`, looping over short reads and `EINTR`. `UnexpectedEof` if the file ends first.
+pub fn read_exact_at(file: &dyn File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match file.read_at(buffer, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                buffer = &mut buffer[n..];
+                offset += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Writes all of `bytes` at `offset`, looping over short writes and `EINTR`.
+pub fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write_at(bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                bytes = &bytes[n..];
+                offset += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}

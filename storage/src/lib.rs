@@ -1,0 +1,14 @@
+//! The only door to the world: files, clock and randomness.
+//!
+//! Everything above this crate reaches the outside through [`Storage`], a directory with files in it. Two
+//! implementations: [`OsStorage`] is the operating system's, `sim::SimStorage` a disk in memory that loses,
+//! tears, reorders and corrupts on a seed's command.
+//!
+//! I1. Nothing else in the workspace touches `std::fs`, `SystemTime` or a random source.
+//! I2. A short transfer or `EINTR` is never an error by itself: [`read_exact_at`] and [`write_all_at`] loop.
+
+mod error;
+mod file;
+
+pub use error::{Error, Result};
+pub use file::{File, Lock, Storage, read_exact_at, write_all_at};
