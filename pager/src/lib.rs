@@ -8,4 +8,6 @@ pub mod space;
 
 pub use id::{PageNo, PartitionId};
 pub use pager::{DirtyPage, Pager, PagerOptions, PagerStats, RestoredPage, WriteAhead};
-pub use partition::{Attempt, EpochGuard, ExclusivePage, OptimisticPage, PageClass, Partition, SharedPage, pin_epoch};
+pub use partition::{
+    Attempt, EpochGuard, ExclusivePage, OptimisticPage, PageClass, Partition, SharedPage, pin_epoch,
+};

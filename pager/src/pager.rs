@@ -81,7 +81,11 @@ pub struct Pager {}
 impl Pager {
     /// Opens the cache over a database directory; makes `doublewrite` and `part/` if missing (and syncs the
     /// directories). Refuses (`Invalid`) a `cache_bytes` too small, naming the minimum.
-    pub fn open(storage: Arc<dyn Storage>, log: Arc<dyn WriteAhead>, options: PagerOptions) -> Result<Arc<Pager>> {
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        log: Arc<dyn WriteAhead>,
+        options: PagerOptions,
+    ) -> Result<Arc<Pager>> {
         unimplemented!()
     }
 

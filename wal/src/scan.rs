@@ -49,7 +49,12 @@ pub struct Scanner {}
 impl Scanner {
     /// Starts at `from`, which must be the start of a record (or the end of the log). `attested`: the caller knows
     /// (from its master record) that everything below it was durable.
-    pub fn open(storage: Arc<dyn Storage>, options: &LogOptions, from: Lsn, attested: Lsn) -> Result<Scanner> {
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        options: &LogOptions,
+        from: Lsn,
+        attested: Lsn,
+    ) -> Result<Scanner> {
         unimplemented!()
     }
 
