@@ -3,10 +3,26 @@
 #![forbid(unsafe_code)]
 
 mod change;
+mod database;
 mod error;
 mod ids;
+pub mod inspect;
 mod journal;
+mod options;
+mod raw;
 mod record;
+mod report;
+mod snapshot;
+mod transaction;
 mod tree;
 
+pub use database::Database;
 pub use error::{Error, ErrorKind, Result};
+pub use options::{Durability, Maintenance, OpenMode, Options, TransactionOptions};
+pub use raw::ValueReader;
+pub use report::{
+    CheckpointReport, Finding, PartitionReport, PassReport, RecoveryPass, RecoveryProgress, RecoveryReport,
+    Stats, VerifyProgress, VerifyReport,
+};
+pub use snapshot::Snapshot;
+pub use transaction::{Savepoint, TableInfo, Transaction};

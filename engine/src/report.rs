@@ -1,0 +1,207 @@
+//! What the engine tells about its own work.
+
+use std::time::Duration;
+
+/// Counters of an open database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Page size, bytes.
+    pub page_bytes: u64,
+    /// Pages in memory, bytes.
+    pub resident_bytes: u64,
+    /// Cache budget, bytes.
+    pub cache_bytes: u64,
+    /// Page fixes that read a file.
+    pub cache_misses: u64,
+    /// Pages evicted.
+    pub evictions: u64,
+    /// Dirty pages now.
+    pub dirty_pages: u64,
+    /// Pages written back.
+    pub pages_written: u64,
+    /// Pages written back while a transaction that changed them was still active.
+    pub pages_stolen: u64,
+    /// Committed read-write transactions.
+    pub commits: u64,
+    /// Rolled back transactions.
+    pub rollbacks: u64,
+    /// Compensation records written (rollback, savepoints, recovery).
+    pub compensation_records: u64,
+    /// Log flushes.
+    pub log_flushes: u64,
+    /// Where the log ends.
+    pub log_tail: u64,
+    /// Below this the log is on the disk.
+    pub log_durable: u64,
+    /// Log in use, bytes.
+    pub log_used_bytes: u64,
+    /// Checkpoints taken.
+    pub checkpoints: u64,
+    /// Page splits.
+    pub splits: u64,
+    /// Page merges.
+    pub merges: u64,
+    /// Active read-write transactions.
+    pub active_transactions: u64,
+    /// Partitions (one per table, and the catalog's).
+    pub partitions: u64,
+}
+
+/// What one checkpoint did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckpointReport {
+    /// LSN of its begin record.
+    pub begin_lsn: u64,
+    /// LSN of its end record.
+    pub end_lsn: u64,
+    /// Dirty pages in its table.
+    pub dirty_pages: u64,
+    /// Active transactions in its table.
+    pub active_transactions: u64,
+    /// Where redo would start.
+    pub redo_lsn: u64,
+    /// Pages written back beforehand.
+    pub pages_written: u64,
+    /// Log given back, bytes.
+    pub log_freed_bytes: u64,
+}
+
+/// The pass recovery is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RecoveryPass {
+    /// Reading the log from the last checkpoint.
+    Analysis,
+    /// Repeating history.
+    Redo,
+    /// Rolling back losers.
+    Undo,
+}
+
+/// Progress of a running recovery.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct RecoveryProgress {
+    /// Which pass.
+    pub pass: RecoveryPass,
+    /// Log bytes (undo: records) done in this pass.
+    pub done: u64,
+    /// Log bytes (undo: records) this pass has, as far as known.
+    pub total: u64,
+}
+
+/// What one pass of recovery did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PassReport {
+    /// Records read.
+    pub records: u64,
+    /// Records (redo: page changes) applied.
+    pub applied: u64,
+    /// Distinct pages touched.
+    pub pages: u64,
+    /// Log bytes read.
+    pub bytes: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What recovery found and did for one partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartitionReport {
+    /// Which partition.
+    pub partition: u32,
+    /// Pages in its dirty page table after analysis.
+    pub dirty_pages: u64,
+    /// Page changes redone.
+    pub redone: u64,
+    /// Page changes found on the page already.
+    pub skipped: u64,
+    /// Records undone.
+    pub undone: u64,
+    /// Torn pages put back from the doublewrite area.
+    pub restored_pages: u64,
+}
+
+/// What opening found and did. All LSNs are byte offsets in the log stream; 0 is never.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// The database was closed cleanly: there was nothing to redo or undo.
+    pub clean: bool,
+    /// The database was made by this open.
+    pub created: bool,
+    /// BEGIN record of the checkpoint analysis started from.
+    pub checkpoint_lsn: u64,
+    /// Where redo started (0: nothing to redo).
+    pub redo_lsn: u64,
+    /// Where the log ended.
+    pub end_lsn: u64,
+    /// Bytes of a torn record were found behind the end, and cut.
+    pub torn_tail: bool,
+    /// Transactions that had not committed: rolled back.
+    pub losers: u64,
+    /// First LSN of the oldest loser (0: none).
+    pub oldest_loser_lsn: u64,
+    /// Transactions seen committed.
+    pub winners: u64,
+    /// Analysis.
+    pub analysis: PassReport,
+    /// Redo.
+    pub redo: PassReport,
+    /// Undo.
+    pub undo: PassReport,
+    /// Per partition.
+    pub partitions: Vec<PartitionReport>,
+    /// The log's incarnation from now on.
+    pub incarnation: u32,
+}
+
+/// Progress of a running verification.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct VerifyProgress {
+    /// Pages done.
+    pub pages_done: u64,
+    /// Pages to do.
+    pub pages_total: u64,
+}
+
+/// One thing that verification found wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// The file, relative to the database directory.
+    pub file: String,
+    /// The page, where it is about one.
+    pub page: Option<u32>,
+    /// What is wrong: expected and found.
+    pub what: String,
+}
+
+/// What verification saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Tables.
+    pub tables: u64,
+    /// Partitions.
+    pub partitions: u64,
+    /// Pages read and checked.
+    pub pages: u64,
+    /// Free pages.
+    pub free_pages: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Ghosts.
+    pub ghosts: u64,
+    /// Overflow values.
+    pub overflow_values: u64,
+    /// Greatest height of a tree.
+    pub height: u64,
+    /// Everything that is wrong; empty means sound.
+    pub findings: Vec<Finding>,
+}
