@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+mod active;
 mod change;
+mod codec;
 mod database;
 mod error;
 mod ids;

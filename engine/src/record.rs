@@ -1,8 +1,19 @@
 //! What a log record says: encoding and decoding of payloads. Normative: docs/file-format.md section 5.
+//!
+//! I1. A record that changes pages names all of them, each with the page LSN it had before (`page_prev_lsn`): redo checks it, and
+//!     that finds lost writes.
+//! I2. `Update` alone carries undo. A `Compensation` never does: it says what to undo next instead (ARIES section 3).
+//! I3. `prev_lsn` chains the records of one transaction in one partition; a structure change belongs to nobody's chain.
 
-use hamal_pager::PageNo;
+use hamal_pager::{PageNo, PartitionId};
+use hamal_wal::Lsn;
 
-use crate::change::Row;
+use crate::change::{PageChange, Row};
+use crate::codec::{
+    put_i64, put_list, put_u32, put_u64, take, take_i64, take_list, take_u8, take_u32, take_u64,
+};
+use crate::ids::TxnId;
+use crate::{Error, ErrorKind, Result};
 
 /// How a change is taken back. Logical: by tree and key, wherever the row is by then.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,4 +33,426 @@ pub(crate) enum Undo<'a> {
         /// Number of pages.
         count: u32,
     },
+}
+
+/// One page's part of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PagePart<'a> {
+    pub(crate) partition: PartitionId,
+    pub(crate) page: PageNo,
+    pub(crate) page_prev_lsn: Lsn,
+    pub(crate) change: PageChange<'a>,
+}
+
+/// A transaction's chain, as a checkpoint keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChainImage {
+    pub(crate) partition: PartitionId,
+    pub(crate) last_lsn: Lsn,
+    pub(crate) undo_next_lsn: Lsn,
+}
+
+/// An active transaction, as a checkpoint keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TxnImage {
+    pub(crate) txn: TxnId,
+    pub(crate) first_lsn: Lsn,
+    pub(crate) chains: Vec<ChainImage>,
+}
+
+/// A decoded record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Record<'a> {
+    /// A transaction changed pages of one partition.
+    Update { txn: TxnId, prev_lsn: Lsn, parts: Vec<PagePart<'a>>, undo: Undo<'a> },
+    /// A change was taken back.
+    Compensation { txn: TxnId, prev_lsn: Lsn, undo_next_lsn: Lsn, parts: Vec<PagePart<'a>> },
+    /// A change of structure, complete in itself: redo only.
+    Structure { parts: Vec<PagePart<'a>> },
+    /// The transaction has committed, at this wall-clock time, with these changes of row counts.
+    Commit { txn: TxnId, micros: u64, counts: Vec<(u32, i64)> },
+    /// The transaction has begun to roll back.
+    Abort { txn: TxnId },
+    /// The transaction's chain in this partition is undone to its start.
+    End { txn: TxnId, partition: PartitionId },
+    /// These pages' files hold at least everything up to the LSN beside each.
+    PagesClean { pages: Vec<(PartitionId, PageNo, Lsn)> },
+    /// A fuzzy checkpoint begins.
+    BeginCheckpoint,
+    /// Part of its dirty page table.
+    CheckpointPages { partition: PartitionId, pages: Vec<(PageNo, Lsn)> },
+    /// Part of its transaction table.
+    CheckpointTransactions { transactions: Vec<TxnImage> },
+    /// Part of its row counts, by table.
+    CheckpointCounts { counts: Vec<(u32, u64)> },
+    /// It is complete. Counts include every commit below `counts_as_of`.
+    EndCheckpoint { begin_lsn: Lsn, counts_as_of: Lsn, next_txn: TxnId, next_table: u32, next_partition: u32 },
+    /// The partition is gone for ever, its file with it (hazard H11).
+    PartitionDeleted { partition: PartitionId },
+}
+
+pub(crate) mod kind {
+    //! Kind bytes; never reused.
+    pub(crate) const UPDATE: u8 = 1;
+    pub(crate) const COMPENSATION: u8 = 2;
+    pub(crate) const STRUCTURE: u8 = 3;
+    pub(crate) const COMMIT: u8 = 4;
+    pub(crate) const ABORT: u8 = 5;
+    pub(crate) const END: u8 = 6;
+    pub(crate) const PAGES_CLEAN: u8 = 7;
+    pub(crate) const BEGIN_CHECKPOINT: u8 = 8;
+    pub(crate) const CHECKPOINT_PAGES: u8 = 9;
+    pub(crate) const CHECKPOINT_TRANSACTIONS: u8 = 10;
+    pub(crate) const CHECKPOINT_COUNTS: u8 = 11;
+    pub(crate) const END_CHECKPOINT: u8 = 12;
+    pub(crate) const PARTITION_DELETED: u8 = 13;
+}
+
+/// Bytes of a page part beside its change.
+pub(crate) const PART_BYTES: usize = 16;
+/// Most bytes of a page-changing record beside its parts and undo.
+pub(crate) const HEAD_BYTES: usize = 1 + 8 + 8 + 8 + 2;
+/// Most bytes an undo takes beside the row's value.
+pub(crate) const UNDO_BYTES: usize = 1 + 4 + 1 + 8 + 1 + 4;
+
+const UNDO_ROW_NONE: u8 = 1;
+const UNDO_ROW: u8 = 2;
+const UNDO_EXTENT: u8 = 3;
+
+const ROW_GHOST: u8 = 1;
+const ROW_OVERFLOW: u8 = 2;
+
+fn put_parts_head(out: &mut Vec<u8>, parts: usize) {
+    out.extend_from_slice(&(parts as u16).to_le_bytes());
+}
+
+/// Appends the head of an update; its parts ([`put_part`]) and undo ([`put_undo`]) follow.
+pub(crate) fn put_update_head(out: &mut Vec<u8>, txn: TxnId, prev_lsn: Lsn, parts: usize) {
+    out.push(kind::UPDATE);
+    put_u64(out, txn.0);
+    put_u64(out, prev_lsn.0);
+    put_parts_head(out, parts);
+}
+
+/// Appends the head of a compensation; its parts follow.
+pub(crate) fn put_compensation_head(
+    out: &mut Vec<u8>,
+    txn: TxnId,
+    prev_lsn: Lsn,
+    undo_next_lsn: Lsn,
+    parts: usize,
+) {
+    out.push(kind::COMPENSATION);
+    put_u64(out, txn.0);
+    put_u64(out, prev_lsn.0);
+    put_u64(out, undo_next_lsn.0);
+    put_parts_head(out, parts);
+}
+
+/// Appends the head of a structure change; its parts follow.
+pub(crate) fn put_structure_head(out: &mut Vec<u8>, parts: usize) {
+    out.push(kind::STRUCTURE);
+    put_parts_head(out, parts);
+}
+
+/// Appends one page part.
+pub(crate) fn put_part(
+    out: &mut Vec<u8>,
+    partition: PartitionId,
+    page: PageNo,
+    page_prev_lsn: Lsn,
+    change: &PageChange<'_>,
+) {
+    put_u32(out, partition.0);
+    put_u32(out, page.0);
+    put_u64(out, page_prev_lsn.0);
+    change.encode(out);
+}
+
+/// Appends an undo.
+pub(crate) fn put_undo(out: &mut Vec<u8>, undo: &Undo<'_>) {
+    match undo {
+        Undo::Row { root, before: None } => {
+            out.push(UNDO_ROW_NONE);
+            put_u32(out, root.0);
+        }
+        Undo::Row { root, before: Some(row) } => {
+            out.push(UNDO_ROW);
+            put_u32(out, root.0);
+            put_u64(out, row.stamp.0);
+            out.push(u8::from(row.ghost) * ROW_GHOST + u8::from(row.overflow) * ROW_OVERFLOW);
+            put_u32(out, row.value.len() as u32);
+            out.extend_from_slice(row.value);
+        }
+        Undo::Extent { first, count } => {
+            out.push(UNDO_EXTENT);
+            put_u32(out, first.0);
+            put_u32(out, *count);
+        }
+    }
+}
+
+impl Record<'_> {
+    /// Appends the encoding of any record. The journal encodes page changes piecewise instead; the result is the same.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let put_parts = |out: &mut Vec<u8>, parts: &[PagePart<'_>]| {
+            for p in parts {
+                put_part(out, p.partition, p.page, p.page_prev_lsn, &p.change);
+            }
+        };
+        match self {
+            Record::Update { txn, prev_lsn, parts, undo } => {
+                put_update_head(out, *txn, *prev_lsn, parts.len());
+                put_parts(out, parts);
+                put_undo(out, undo);
+            }
+            Record::Compensation { txn, prev_lsn, undo_next_lsn, parts } => {
+                put_compensation_head(out, *txn, *prev_lsn, *undo_next_lsn, parts.len());
+                put_parts(out, parts);
+            }
+            Record::Structure { parts } => {
+                put_structure_head(out, parts.len());
+                put_parts(out, parts);
+            }
+            Record::Commit { txn, micros, counts } => {
+                out.push(kind::COMMIT);
+                put_u64(out, txn.0);
+                put_u64(out, *micros);
+                put_list(out, counts, |out, (table, delta)| {
+                    put_u32(out, *table);
+                    put_i64(out, *delta);
+                });
+            }
+            Record::Abort { txn } => {
+                out.push(kind::ABORT);
+                put_u64(out, txn.0);
+            }
+            Record::End { txn, partition } => {
+                out.push(kind::END);
+                put_u64(out, txn.0);
+                put_u32(out, partition.0);
+            }
+            Record::PagesClean { pages } => {
+                out.push(kind::PAGES_CLEAN);
+                put_list(out, pages, |out, (partition, page, lsn)| {
+                    put_u32(out, partition.0);
+                    put_u32(out, page.0);
+                    put_u64(out, lsn.0);
+                });
+            }
+            Record::BeginCheckpoint => out.push(kind::BEGIN_CHECKPOINT),
+            Record::CheckpointPages { partition, pages } => {
+                out.push(kind::CHECKPOINT_PAGES);
+                put_u32(out, partition.0);
+                put_list(out, pages, |out, (page, lsn)| {
+                    put_u32(out, page.0);
+                    put_u64(out, lsn.0);
+                });
+            }
+            Record::CheckpointTransactions { transactions } => {
+                out.push(kind::CHECKPOINT_TRANSACTIONS);
+                put_list(out, transactions, |out, t| {
+                    put_u64(out, t.txn.0);
+                    put_u64(out, t.first_lsn.0);
+                    put_list(out, &t.chains, |out, c| {
+                        put_u32(out, c.partition.0);
+                        put_u64(out, c.last_lsn.0);
+                        put_u64(out, c.undo_next_lsn.0);
+                    });
+                });
+            }
+            Record::CheckpointCounts { counts } => {
+                out.push(kind::CHECKPOINT_COUNTS);
+                put_list(out, counts, |out, (table, count)| {
+                    put_u32(out, *table);
+                    put_u64(out, *count);
+                });
+            }
+            Record::EndCheckpoint { begin_lsn, counts_as_of, next_txn, next_table, next_partition } => {
+                out.push(kind::END_CHECKPOINT);
+                put_u64(out, begin_lsn.0);
+                put_u64(out, counts_as_of.0);
+                put_u64(out, next_txn.0);
+                put_u32(out, *next_table);
+                put_u32(out, *next_partition);
+            }
+            Record::PartitionDeleted { partition } => {
+                out.push(kind::PARTITION_DELETED);
+                put_u32(out, partition.0);
+            }
+        }
+    }
+}
+
+impl<'a> Record<'a> {
+    /// Decodes a payload. Hostile bytes give `Corrupt` without a place; the caller adds the LSN.
+    pub(crate) fn decode(payload: &'a [u8]) -> Result<Self> {
+        let mut input = payload;
+        let i = &mut input;
+        let record = match take_u8(i, "a record's kind")? {
+            kind::UPDATE => Record::Update {
+                txn: TxnId(take_u64(i, "a transaction id")?),
+                prev_lsn: Lsn(take_u64(i, "prev_lsn")?),
+                parts: take_parts(i)?,
+                undo: take_undo(i)?,
+            },
+            kind::COMPENSATION => Record::Compensation {
+                txn: TxnId(take_u64(i, "a transaction id")?),
+                prev_lsn: Lsn(take_u64(i, "prev_lsn")?),
+                undo_next_lsn: Lsn(take_u64(i, "undo_next_lsn")?),
+                parts: take_parts(i)?,
+            },
+            kind::STRUCTURE => Record::Structure { parts: take_parts(i)? },
+            kind::COMMIT => Record::Commit {
+                txn: TxnId(take_u64(i, "a transaction id")?),
+                micros: take_u64(i, "a commit's time")?,
+                counts: take_list(i, 12, "row counts", |i| {
+                    Ok((take_u32(i, "a table id")?, take_i64(i, "a row count")?))
+                })?,
+            },
+            kind::ABORT => Record::Abort { txn: TxnId(take_u64(i, "a transaction id")?) },
+            kind::END => Record::End {
+                txn: TxnId(take_u64(i, "a transaction id")?),
+                partition: PartitionId(take_u32(i, "a partition id")?),
+            },
+            kind::PAGES_CLEAN => Record::PagesClean {
+                pages: take_list(i, 16, "clean pages", |i| {
+                    Ok((
+                        PartitionId(take_u32(i, "a partition id")?),
+                        PageNo(take_u32(i, "a page number")?),
+                        Lsn(take_u64(i, "a page LSN")?),
+                    ))
+                })?,
+            },
+            kind::BEGIN_CHECKPOINT => Record::BeginCheckpoint,
+            kind::CHECKPOINT_PAGES => Record::CheckpointPages {
+                partition: PartitionId(take_u32(i, "a partition id")?),
+                pages: take_list(i, 12, "dirty pages", |i| {
+                    Ok((PageNo(take_u32(i, "a page number")?), Lsn(take_u64(i, "rec_lsn")?)))
+                })?,
+            },
+            kind::CHECKPOINT_TRANSACTIONS => Record::CheckpointTransactions {
+                transactions: take_list(i, 20, "transactions", |i| {
+                    Ok(TxnImage {
+                        txn: TxnId(take_u64(i, "a transaction id")?),
+                        first_lsn: Lsn(take_u64(i, "first_lsn")?),
+                        chains: take_list(i, 20, "chains", |i| {
+                            Ok(ChainImage {
+                                partition: PartitionId(take_u32(i, "a partition id")?),
+                                last_lsn: Lsn(take_u64(i, "last_lsn")?),
+                                undo_next_lsn: Lsn(take_u64(i, "undo_next_lsn")?),
+                            })
+                        })?,
+                    })
+                })?,
+            },
+            kind::CHECKPOINT_COUNTS => Record::CheckpointCounts {
+                counts: take_list(i, 12, "row counts", |i| {
+                    Ok((take_u32(i, "a table id")?, take_u64(i, "a row count")?))
+                })?,
+            },
+            kind::END_CHECKPOINT => Record::EndCheckpoint {
+                begin_lsn: Lsn(take_u64(i, "begin_lsn")?),
+                counts_as_of: Lsn(take_u64(i, "counts_as_of")?),
+                next_txn: TxnId(take_u64(i, "the next transaction id")?),
+                next_table: take_u32(i, "the next table id")?,
+                next_partition: take_u32(i, "the next partition id")?,
+            },
+            kind::PARTITION_DELETED => {
+                Record::PartitionDeleted { partition: PartitionId(take_u32(i, "a partition id")?) }
+            }
+            other => return Err(Error::new(ErrorKind::Corrupt, format!("record kind {other} is unknown"))),
+        };
+        if !input.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("{} bytes are left behind a record", input.len()),
+            ));
+        }
+        Ok(record)
+    }
+
+    /// The pages it changes.
+    pub(crate) fn parts(&self) -> &[PagePart<'a>] {
+        match self {
+            Record::Update { parts, .. }
+            | Record::Compensation { parts, .. }
+            | Record::Structure { parts } => parts,
+            _ => &[],
+        }
+    }
+
+    /// Its kind, readable.
+    pub(crate) fn kind_name(&self) -> &'static str {
+        match self {
+            Record::Update { .. } => "update",
+            Record::Compensation { .. } => "compensation",
+            Record::Structure { .. } => "structure",
+            Record::Commit { .. } => "commit",
+            Record::Abort { .. } => "abort",
+            Record::End { .. } => "end",
+            Record::PagesClean { .. } => "pages-clean",
+            Record::BeginCheckpoint => "begin-checkpoint",
+            Record::CheckpointPages { .. } => "checkpoint-pages",
+            Record::CheckpointTransactions { .. } => "checkpoint-transactions",
+            Record::CheckpointCounts { .. } => "checkpoint-counts",
+            Record::EndCheckpoint { .. } => "end-checkpoint",
+            Record::PartitionDeleted { .. } => "partition-deleted",
+        }
+    }
+
+    /// The transaction it belongs to; [`TxnId::NONE`] for none.
+    pub(crate) fn txn(&self) -> TxnId {
+        match self {
+            Record::Update { txn, .. }
+            | Record::Compensation { txn, .. }
+            | Record::Commit { txn, .. }
+            | Record::Abort { txn }
+            | Record::End { txn, .. } => *txn,
+            _ => TxnId::NONE,
+        }
+    }
+}
+
+fn take_parts<'a>(input: &mut &'a [u8]) -> Result<Vec<PagePart<'a>>> {
+    let count = crate::codec::take_u16(input, "a record's page count")?;
+    let mut parts = Vec::with_capacity((count as usize).min(input.len() / PART_BYTES));
+    for _ in 0..count {
+        parts.push(PagePart {
+            partition: PartitionId(take_u32(input, "a partition id")?),
+            page: PageNo(take_u32(input, "a page number")?),
+            page_prev_lsn: Lsn(take_u64(input, "page_prev_lsn")?),
+            change: PageChange::decode(input)?,
+        });
+    }
+    Ok(parts)
+}
+
+fn take_undo<'a>(input: &mut &'a [u8]) -> Result<Undo<'a>> {
+    match take_u8(input, "an undo's kind")? {
+        UNDO_ROW_NONE => {
+            Ok(Undo::Row { root: PageNo(take_u32(input, "an undo's root page")?), before: None })
+        }
+        UNDO_ROW => {
+            let root = PageNo(take_u32(input, "an undo's root page")?);
+            let stamp = TxnId(take_u64(input, "an undo's stamp")?);
+            let flags = take_u8(input, "an undo's flags")?;
+            let len = take_u32(input, "an undo's length")? as usize;
+            let value = take(input, len, "an undo's value")?;
+            Ok(Undo::Row {
+                root,
+                before: Some(Row {
+                    stamp,
+                    ghost: flags & ROW_GHOST != 0,
+                    overflow: flags & ROW_OVERFLOW != 0,
+                    value,
+                }),
+            })
+        }
+        UNDO_EXTENT => Ok(Undo::Extent {
+            first: PageNo(take_u32(input, "an extent's first page")?),
+            count: take_u32(input, "an extent's page count")?,
+        }),
+        other => Err(Error::new(ErrorKind::Corrupt, format!("undo kind {other} is unknown"))),
+    }
 }

@@ -16,6 +16,8 @@
 
 use hamal_wal::Lsn;
 
+use crate::PartitionId;
+
 /// Bytes the header takes.
 pub const HEADER_BYTES: usize = 40;
 /// Kinds of page. The pager cares for `INNER` alone: such pages may be read optimistically.
@@ -56,6 +58,13 @@ fn u64_at(page: &[u8], at: usize) -> u64 {
     let mut b = [0; 8];
     b.copy_from_slice(&page[at..at + 8]);
     u64::from_le_bytes(b)
+}
+
+/// The partition the page says it belongs to.
+pub fn partition(page: &[u8]) -> PartitionId {
+    let mut b = [0; 4];
+    b.copy_from_slice(&page[12..16]);
+    PartitionId(u32::from_le_bytes(b))
 }
 
 /// The LSN of the last record that changed the page.
