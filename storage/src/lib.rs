@@ -9,6 +9,9 @@
 
 mod error;
 mod file;
+mod name;
+mod os;
 
 pub use error::{Error, Result};
 pub use file::{File, Lock, Storage, read_exact_at, write_all_at};
+pub use os::OsStorage;
