@@ -10,6 +10,7 @@ mod error;
 mod ids;
 pub mod inspect;
 mod journal;
+mod node;
 mod options;
 mod raw;
 mod record;
