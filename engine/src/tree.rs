@@ -6,6 +6,7 @@ use hamal_pager::{PageNo, Partition};
 
 use crate::Result;
 use crate::change::Row;
+use crate::ids::TxnId;
 use crate::journal::{Author, Journal};
 
 /// Root of a partition's user rows: page 2, always an inner node (hazard H15). Its first leaf is page 3.
@@ -20,6 +21,9 @@ pub(crate) enum Decision<'v> {
     Keep,
     /// Write this row.
     Write(Row<'v>),
+    /// The row that is there becomes a ghost with this stamp; everything else of it stays. Keep, if there is none. (A change of its
+    /// own, `PageChange::Ghost { key, stamp }`, so that the value is not logged again; undo carries stamp and flags only.)
+    Remove(TxnId),
 }
 
 /// One B+tree. Cheap to clone.
@@ -112,6 +116,11 @@ impl LeafCopy {
 
     /// Index of the first row whose key is at or above `key`.
     pub(crate) fn lower_bound(&self, key: &[u8]) -> usize {
+        unimplemented!()
+    }
+
+    /// Index of the first row whose key is above `key`.
+    pub(crate) fn upper_bound(&self, key: &[u8]) -> usize {
         unimplemented!()
     }
 
