@@ -6,6 +6,7 @@ mod active;
 mod change;
 mod codec;
 mod database;
+mod encoding;
 mod error;
 mod ids;
 pub mod inspect;
@@ -16,10 +17,16 @@ mod raw;
 mod record;
 mod report;
 mod snapshot;
+mod table;
 mod transaction;
 mod tree;
 
 pub use database::Database;
+#[cfg(target_endian = "little")]
+pub use encoding::Pod;
+#[cfg(feature = "serde")]
+pub use encoding::Serde;
+pub use encoding::{Key, Value};
 pub use error::{Error, ErrorKind, Result};
 pub use options::{Durability, Maintenance, OpenMode, Options, TransactionOptions};
 pub use raw::ValueReader;
@@ -28,4 +35,7 @@ pub use report::{
     Stats, VerifyProgress, VerifyReport,
 };
 pub use snapshot::Snapshot;
+pub use table::{
+    Entry, ExtractIf, Keys, OccupiedEntry, Range, ReadTable, Table, TableDef, VacantEntry, Values,
+};
 pub use transaction::{Savepoint, TableInfo, Transaction};

@@ -1,0 +1,159 @@
+//! Typed tables: what an application works with.
+//!
+//! Owns the typed interface over [`RawTable`]: encoding arguments, decoding answers, the `BTreeMap` names. Knows nothing of
+//! trees, snapshots or locks; what a read sees and what a write conflicts with is the raw table's affair.
+//!
+//! I1. Everything here goes through [`RawTable`]: a typed table can do nothing that a byte-level one cannot.
+//! I2. An argument that cannot work (a key too long, bounds reversed) is `InvalidArgument` before anything has changed.
+//! I3. Bytes in a table that are not of its types give `Corrupt`, naming the table and key; rows beyond stay readable.
+
+mod entry;
+mod iter;
+mod read;
+mod scratch;
+mod write;
+
+pub use self::entry::{Entry, OccupiedEntry, VacantEntry};
+pub use self::iter::{ExtractIf, Keys, Range, Values};
+pub use self::read::ReadTable;
+pub use self::write::Table;
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use crate::{Error, Key, Result, Snapshot, Transaction, Value};
+
+/// Longest table name, bytes.
+const MAX_NAME_BYTES: usize = 255;
+
+/// A table's name and types. Usually a constant:
+///
+/// ```
+/// use hamal::TableDef;
+///
+/// const ACCOUNTS: TableDef<&str, u64> = TableDef::new("accounts");
+/// ```
+///
+/// A name may also be made as the program runs: `TableDef::<&str, u64>::new(&name)`.
+pub struct TableDef<'n, K, V> {
+    name: &'n str,
+    types: PhantomData<fn() -> (K, V)>,
+}
+
+impl<'n, K: Key, V: Value> TableDef<'n, K, V> {
+    /// A table of this name, 1 to 255 bytes (checked when it is opened).
+    pub const fn new(name: &'n str) -> Self {
+        TableDef { name, types: PhantomData }
+    }
+
+    /// The name.
+    pub const fn name(&self) -> &'n str {
+        self.name
+    }
+
+    /// The name, if it can be one.
+    fn checked_name(&self) -> Result<&'n str> {
+        check_name(self.name)?;
+        Ok(self.name)
+    }
+}
+
+impl<K, V> Clone for TableDef<'_, K, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K, V> Copy for TableDef<'_, K, V> {}
+
+impl<K: Key, V: Value> fmt::Debug for TableDef<'_, K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TableDef({:?}: {} -> {})", self.name, K::type_name(), V::type_name())
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if (1..=MAX_NAME_BYTES).contains(&name.len()) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("a table name of {} bytes; it must have 1 to {MAX_NAME_BYTES}", name.len())))
+}
+
+impl Transaction {
+    /// Opens a table, and makes it if it is missing. `TypeMismatch` if it was made with other types.
+    ///
+    /// ```no_run
+    /// # fn main() -> hamal::Result<()> {
+    /// use hamal::{Database, TableDef};
+    ///
+    /// const ACCOUNTS: TableDef<&str, u64> = TableDef::new("accounts");
+    ///
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let path = directory.path().join("bank.hamal");
+    /// let db = Database::open(path)?;
+    /// let tx = db.begin()?;
+    /// {
+    ///     let mut accounts = tx.open_table(ACCOUNTS)?;
+    ///     accounts.insert("alice", 100)?;
+    ///     accounts.insert("bob", 20)?;
+    ///     assert_eq!(accounts.get("alice")?.unwrap_or(0), 100);
+    ///     let mut total = 0;
+    ///     for row in accounts.range("a".."n")? {
+    ///         let (_name, cents) = row?;
+    ///         total += cents;
+    ///     }
+    ///     assert_eq!(total, 120);
+    /// }
+    /// tx.commit()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn open_table<K: Key, V: Value>(&self, table: TableDef<'_, K, V>) -> Result<Table<'_, K, V>> {
+        let name = table.checked_name()?;
+        let raw = self.open_raw(name, Some((&K::type_name(), &V::type_name())), true)?;
+        Ok(Table::new(ReadTable::new(name, raw)))
+    }
+
+    /// Opens a table of any types as bytes, for tools that know no types; makes one of byte strings if it is missing. What is
+    /// written must be what the table's types encode to; nobody checks that.
+    pub fn open_bytes_table(&self, name: &str) -> Result<Table<'_, &'static [u8], &'static [u8]>> {
+        check_name(name)?;
+        let raw = self.open_raw(name, None, true)?;
+        Ok(Table::new(ReadTable::new(name, raw)))
+    }
+}
+
+impl Snapshot {
+    /// Opens a table. `NotFound` if there is none in this snapshot; `TypeMismatch` if it was made with other types.
+    ///
+    /// ```no_run
+    /// # fn main() -> hamal::Result<()> {
+    /// use hamal::{Database, TableDef};
+    ///
+    /// const ACCOUNTS: TableDef<&str, u64> = TableDef::new("accounts");
+    ///
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let path = directory.path().join("bank.hamal");
+    /// let db = Database::open(path)?;
+    /// db.transact(|tx| tx.open_table(ACCOUNTS)?.put("alice", 100))?;
+    ///
+    /// let snapshot = db.snapshot()?;
+    /// let accounts = snapshot.open_table(ACCOUNTS)?;
+    /// assert_eq!(accounts.get("alice")?, Some(100));
+    /// assert_eq!(accounts.len()?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn open_table<K: Key, V: Value>(&self, table: TableDef<'_, K, V>) -> Result<ReadTable<'_, K, V>> {
+        let name = table.checked_name()?;
+        let raw = self.open_raw(name, Some((&K::type_name(), &V::type_name())))?;
+        Ok(ReadTable::new(name, raw))
+    }
+
+    /// Opens a table of any types as bytes, for tools that know no types. `NotFound` if there is none.
+    pub fn open_bytes_table(&self, name: &str) -> Result<ReadTable<'_, &'static [u8], &'static [u8]>> {
+        check_name(name)?;
+        let raw = self.open_raw(name, None)?;
+        Ok(ReadTable::new(name, raw))
+    }
+}
