@@ -1,17 +1,29 @@
-//! The log being written (interface; see the crate's documentation for the protocol).
+//! The log being written: what the parts do together.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use hamal_storage::{Result, Storage};
+use hamal_storage::{Error, Result, Storage};
+use parking_lot::Mutex;
 
-use crate::{Lsn, Resume};
+use crate::budget::{Budget, Shortage};
+use crate::flusher::Flusher;
+use crate::frame::{HEADER_BYTES, Header, MAX_FRAME_BYTES};
+use crate::group::{Group, Room};
+use crate::ring::Ring;
+use crate::segments::{
+    BLOCK_BYTES, DIRECTORY, Segments, identification, is_temporary, make_segment, parse_segment_name,
+    segment_name, sync_directory,
+};
+use crate::{Lsn, Permit, Resume, resume};
 
 /// How a log is laid out and bounded.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
-    /// Size of one segment file, bytes; a multiple of 4096. Default 64 MiB.
+    /// Size of one segment file, bytes; a multiple of 4096. Default 64 MiB. Fixed for the life of a log.
     pub segment_bytes: u64,
-    /// Size of the buffer that appenders copy into, bytes; a power of two. Default 8 MiB.
+    /// Size of the buffer that appenders copy into, bytes; a power of two from 4 KiB to 256 MiB. Default 8 MiB.
     pub buffer_bytes: usize,
     /// The most the live log may span, from its oldest needed byte to its tail, promises included. Default 1 GiB.
     pub max_bytes: u64,
@@ -23,22 +35,92 @@ impl Default for LogOptions {
     }
 }
 
-/// The log, open for appending. Shared by all threads.
-#[derive(Debug)]
-pub struct Log {}
-
-/// Room in the buffer and in the log for what its holder is about to append. Taken before any latch, because
-/// taking it may flush and wait; appending under it never waits and never fails.
-#[derive(Debug)]
-pub struct Permit<'log> {
-    _log: &'log Log,
+impl LogOptions {
+    /// `Invalid` if no log can have these.
+    pub(crate) fn check(&self) -> Result<()> {
+        let invalid = |what: String| Err(Error::Invalid(what));
+        if self.segment_bytes == 0
+            || !self.segment_bytes.is_multiple_of(BLOCK_BYTES)
+            || self.segment_bytes > 1 << 40
+        {
+            return invalid(format!("segment_bytes is {}: not a multiple of 4096", self.segment_bytes));
+        }
+        let buffers = BLOCK_BYTES as usize..=4 * MAX_FRAME_BYTES as usize;
+        if !self.buffer_bytes.is_power_of_two() || !buffers.contains(&self.buffer_bytes) {
+            return invalid(format!(
+                "buffer_bytes is {}: not a power of two from 4 KiB to 256 MiB",
+                self.buffer_bytes
+            ));
+        }
+        if self.max_bytes < self.buffer_bytes as u64 || self.max_bytes > 1 << 60 {
+            return invalid(format!("max_bytes is {}: less than the buffer, or absurd", self.max_bytes));
+        }
+        Ok(())
+    }
 }
 
-#[expect(unused_variables, reason = "interface")]
+/// Counters since open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogStats {
+    /// Group flushes.
+    pub flushes: u64,
+    /// Calls of sync on a segment: one a flush, more where a flush crosses segments.
+    pub syncs: u64,
+    /// Bytes written by flushes, whole blocks.
+    pub written_bytes: u64,
+    /// Admissions that found the buffer full.
+    pub room_waits: u64,
+    /// Segments made and zero-filled.
+    pub segments_made: u64,
+    /// Segments recycled.
+    pub segments_recycled: u64,
+    /// Segments removed.
+    pub segments_removed: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    flushes: AtomicU64,
+    syncs: AtomicU64,
+    written_bytes: AtomicU64,
+    room_waits: AtomicU64,
+}
+
+/// The log, open for appending. Shared by all threads.
+#[derive(Debug)]
+pub struct Log {
+    pub(crate) ring: Ring,
+    pub(crate) group: Group,
+    pub(crate) budget: Budget,
+    pub(crate) incarnation: u32,
+    options: LogOptions,
+    segments: Segments,
+    /// The leader's; no one else ever waits for it.
+    flusher: Mutex<Flusher>,
+    counters: Counters,
+}
+
 impl Log {
     /// Makes a new, empty log in directory `wal` (created); the first record will have [`Lsn::FIRST`].
+    ///
+    /// The caller knows that there is no database here: log files that an unfinished creation left are removed.
     pub fn create(storage: Arc<dyn Storage>, options: LogOptions, incarnation: u32) -> Result<Log> {
-        unimplemented!()
+        options.check()?;
+        storage.create_directory(DIRECTORY).map_err(|e| Error::io("create", DIRECTORY, e))?;
+        storage.sync_directory("").map_err(|e| Error::io("sync", "the database directory", e))?;
+        let names = storage.list(DIRECTORY).map_err(|e| Error::io("list", DIRECTORY, e))?;
+        for name in names.iter().filter(|name| parse_segment_name(name).is_some() || is_temporary(name)) {
+            let name = format!("{DIRECTORY}/{name}");
+            storage.remove(&name).map_err(|e| Error::io("remove", &name, e))?;
+        }
+        sync_directory(storage.as_ref())?;
+        let block = identification::encode(options.segment_bytes);
+        let file = make_segment(storage.as_ref(), 0, options.segment_bytes, &block)?;
+        let files = BTreeMap::from([(0, file)]);
+        let start = Lsn::FIRST.get();
+        let segments = Segments::new(storage, options.segment_bytes, files, options.segment_bytes, start);
+        Ok(Log::assemble(options, incarnation, Lsn::FIRST, start, &[], segments))
     }
 
     /// Continues a log where a [`crate::Scanner`] found its end. `incarnation` must be above every earlier one and
@@ -51,104 +133,306 @@ impl Log {
         oldest: Lsn,
         end: &Resume,
     ) -> Result<Log> {
-        unimplemented!()
+        options.check()?;
+        if incarnation <= end.incarnation {
+            return Err(Error::Invalid(format!(
+                "incarnation {incarnation} is not above {}, which the log has seen",
+                end.incarnation
+            )));
+        }
+        if oldest < Lsn::FIRST || oldest > end.end || !end.end.get().is_multiple_of(8) {
+            return Err(Error::Invalid(format!("no log spans {oldest} to {}", end.end)));
+        }
+        let (segments, block) = resume::settle(storage, &options, oldest.get(), end)?;
+        Ok(Log::assemble(options, incarnation, oldest, end.end.get(), &block, segments))
+    }
+
+    fn assemble(
+        options: LogOptions,
+        incarnation: u32,
+        oldest: Lsn,
+        tail: u64,
+        block: &[u8],
+        segments: Segments,
+    ) -> Log {
+        Log {
+            ring: Ring::new(options.buffer_bytes, tail),
+            group: Group::new(tail),
+            budget: Budget::new(oldest.get(), tail, options.max_bytes),
+            incarnation,
+            segments,
+            flusher: Mutex::new(Flusher::new(tail, block, options.buffer_bytes)),
+            counters: Counters::default(),
+            options,
+        }
+    }
+
+    /// How the log is laid out and bounded.
+    pub fn options(&self) -> &LogOptions {
+        &self.options
     }
 
     /// Bytes that a payload of this length takes in the log, frame and alignment included.
     pub const fn framed_bytes(payload_bytes: usize) -> u64 {
-        (24 + payload_bytes as u64).next_multiple_of(8)
+        (HEADER_BYTES as u64 + payload_bytes as u64).next_multiple_of(8)
     }
 
-    /// The largest payload one record may have, bytes (at least 1/8 of the buffer).
+    /// The largest payload one record may have, bytes: a quarter of the buffer, less the frame.
     pub fn max_payload_bytes(&self) -> usize {
-        unimplemented!()
+        self.options.buffer_bytes / 4 - HEADER_BYTES
     }
 
     /// Room for `bytes` (sum of [`Log::framed_bytes`]) now, and a promise of `promise_bytes` more later, for
-    /// compensation. Waits for a flush if the buffer is full. `LogFull` if the log has no such room; `Poisoned`.
+    /// compensation. Waits for a flush if the buffer is full. `LogFull` if the log has no such room; `Poisoned`;
+    /// `Io` if the disk has no room for another segment (nothing is harmed then). The promise outlives the permit:
+    /// [`Log::release`] ends it.
     pub fn admit(&self, bytes: u64, promise_bytes: u64) -> Result<Permit<'_>> {
-        unimplemented!()
+        self.check_fits_buffer(bytes)?;
+        self.speak_for(bytes, promise_bytes)?;
+        if let Err(error) = self.claim(bytes) {
+            self.budget.give_back(bytes);
+            self.budget.release(promise_bytes);
+            return Err(error);
+        }
+        Ok(Permit::new(self, bytes))
     }
 
     /// Room for `bytes` out of what was promised: compensation, commit, abort, end, checkpoint records. Never
     /// `LogFull`; the promise itself is given back by [`Log::release`].
     pub fn admit_promised(&self, bytes: u64) -> Result<Permit<'_>> {
-        unimplemented!()
+        self.check_fits_buffer(bytes)?;
+        self.group.check()?;
+        let reach = self.budget.speak_for_promised(bytes);
+        // While a promise is counted beside the bytes that use it, this may look further than the log can get.
+        let needed = reach.saturating_sub(self.budget.promised_bytes());
+        let claimed = if needed > self.segments.prepared_end() {
+            // More than was promised. Be kind if the disk allows.
+            self.segments.prepare_to(needed).and_then(|()| self.claim(bytes))
+        } else {
+            self.claim(bytes)
+        };
+        if let Err(error) = claimed {
+            self.budget.give_back(bytes);
+            return Err(error);
+        }
+        Ok(Permit::new(self, bytes))
     }
 
     /// Adds to the promise without appending (a checkpoint's standing reserve). `LogFull` if there is no room.
     pub fn promise(&self, bytes: u64) -> Result<()> {
-        unimplemented!()
+        self.speak_for(0, bytes)
     }
 
     /// Gives back promised bytes that were used or are no longer needed.
     pub fn release(&self, bytes: u64) {
-        unimplemented!()
+        self.budget.release(bytes);
+    }
+
+    /// Prepares the next segment if less than one is ready beyond what is spoken for. For a background thread, so
+    /// that no writer has to; a failure (a full disk) is not an error until somebody needs the room.
+    pub fn prepare_ahead(&self) {
+        if self.group.check().is_ok() {
+            let wanted = self.budget.spoken_for() + self.segments.segment_bytes();
+            self.segments.prepare_ahead(wanted.min(self.budget.limit()));
+        }
     }
 
     /// The LSN the next record gets if nobody appends first. A load with acquire ordering.
     pub fn tail(&self) -> Lsn {
-        unimplemented!()
+        Lsn(self.ring.tail())
     }
 
     /// Everything below this offset is durable; a record at `lsn` is durable once `durable() > lsn`.
     pub fn durable(&self) -> Lsn {
-        unimplemented!()
+        Lsn(self.group.durable())
     }
 
     /// The oldest LSN that can still be read.
     pub fn oldest(&self) -> Lsn {
-        unimplemented!()
+        Lsn(self.budget.oldest())
     }
 
     /// Returns when the record at `lsn` is durable: leads a group flush, or joins one. An error poisons the log
-    /// for ever: outcome unknown, never retried.
+    /// for ever: outcome unknown, never retried. `Invalid` if the log has no such LSN yet.
     pub fn make_durable(&self, lsn: Lsn) -> Result<()> {
-        unimplemented!()
+        if self.group.durable() > lsn.get() {
+            return Ok(());
+        }
+        let tail = self.tail();
+        if lsn >= tail {
+            return Err(Error::Invalid(format!("no log record at {lsn}: the log ends at {tail}")));
+        }
+        // The frontier only ever stands between records, so beyond `lsn` means beyond the record.
+        self.reach(lsn.get() + 1)
     }
 
     /// Makes everything appended so far durable.
     pub fn flush(&self) -> Result<()> {
-        unimplemented!()
+        self.reach(self.ring.tail())
     }
 
     /// Reads back the payload of the record at `lsn`, from the buffer or from its segment. O(payload).
     /// `Corrupt` if no valid record starts there.
     pub fn read(&self, lsn: Lsn) -> Result<Vec<u8>> {
-        unimplemented!()
+        let at = lsn.get();
+        let (oldest, tail) = (self.budget.oldest(), self.ring.tail());
+        if at < oldest || at.saturating_add(HEADER_BYTES as u64) > tail || !at.is_multiple_of(8) {
+            return Err(self.no_record(at, &format!("a log from {oldest} to {tail}")));
+        }
+        if self.group.durable() <= at {
+            let frame = self.ring.peek(at, tail);
+            // Only if the frontier is still behind was the ring's copy not being zeroed meanwhile.
+            if self.group.durable() <= at {
+                let mut frame = frame.ok_or_else(|| self.no_record(at, "unpublished bytes"))?;
+                let header = self.check_header(at, &frame, tail)?;
+                header.verify(&frame).map_err(|flaw| self.no_record(at, &flaw.to_string()))?;
+                frame.truncate(header.length as usize);
+                frame.drain(..HEADER_BYTES);
+                return Ok(frame);
+            }
+        }
+        self.read_file(at)
     }
 
-    /// Everything below `lsn` is no longer needed: whole segments below it are recycled.
+    fn read_file(&self, at: u64) -> Result<Vec<u8>> {
+        // Most records are short: one read gets header and payload.
+        const FIRST_READ_BYTES: u64 = 1024;
+        let durable = self.group.durable();
+        let mut frame = vec![0; FIRST_READ_BYTES.min(durable - at) as usize];
+        self.segments.read(at, &mut frame)?;
+        let header = self.check_header(at, &frame, durable)?;
+        let (have, length) = (frame.len(), header.length as usize);
+        frame.resize(length, 0);
+        if length > have {
+            self.segments.read(at + have as u64, &mut frame[have..])?;
+        }
+        header.verify(&frame).map_err(|flaw| self.no_record(at, &flaw.to_string()))?;
+        frame.drain(..HEADER_BYTES);
+        Ok(frame)
+    }
+
+    /// The header at the start of `frame`, if it can be that of a record at `at` which ends by `limit`.
+    fn check_header(&self, at: u64, frame: &[u8], limit: u64) -> Result<Header> {
+        let header = frame.first_chunk().map(Header::decode);
+        let header = header.ok_or_else(|| self.no_record(at, "the end of the log"))?;
+        header.plausible(at).map_err(|flaw| self.no_record(at, &flaw.to_string()))?;
+        if at + header.padded_bytes() > limit {
+            return Err(self.no_record(at, &format!("record length {}", header.length)));
+        }
+        Ok(header)
+    }
+
+    fn no_record(&self, at: u64, found: &str) -> Error {
+        let first = self.segments.first_of(at);
+        Error::Corrupt {
+            file: segment_name(first),
+            offset: at - first,
+            expected: format!("the record with LSN {at}"),
+            found: found.to_owned(),
+        }
+    }
+
+    /// Everything below `lsn` is no longer needed: whole segments below it are recycled. `Invalid` beyond the durable
+    /// frontier. An error leaves the log as usable as before.
     pub fn truncate(&self, lsn: Lsn) -> Result<()> {
-        unimplemented!()
+        let durable = self.durable();
+        if lsn > durable {
+            return Err(Error::Invalid(format!("the log is durable to {durable}: cannot be cut at {lsn}")));
+        }
+        self.budget.forget_below(lsn.get());
+        self.segments.recycle_below(self.budget.oldest(), self.ring.tail(), self.budget.limit())
     }
 
     /// The cause, once a write or sync has failed.
     pub fn poison(&self) -> Option<String> {
-        unimplemented!()
+        self.group.cause()
     }
 
     /// Live log, bytes: from the oldest needed offset to the tail.
     pub fn used_bytes(&self) -> u64 {
-        unimplemented!()
+        let oldest = self.budget.oldest();
+        self.ring.tail() - oldest
     }
 
     /// The promise outstanding, bytes.
     pub fn promised_bytes(&self) -> u64 {
-        unimplemented!()
+        self.budget.promised_bytes()
     }
 
     /// Number of flushes (syncs) so far.
     pub fn flushes(&self) -> u64 {
-        unimplemented!()
+        self.counters.flushes.load(Ordering::Relaxed)
     }
-}
 
-#[expect(unused_variables, reason = "interface")]
-impl Permit<'_> {
-    /// Appends one record: reserves by `fetch_add`, copies, publishes. Never waits. `Invalid` if the permit has less
-    /// room left than the record needs (nothing is reserved then).
-    pub fn append(&mut self, payload: &[u8]) -> Result<Lsn> {
-        unimplemented!()
+    /// Counters since open.
+    pub fn stats(&self) -> LogStats {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        LogStats {
+            flushes: load(&self.counters.flushes),
+            syncs: load(&self.counters.syncs),
+            written_bytes: load(&self.counters.written_bytes),
+            room_waits: load(&self.counters.room_waits),
+            segments_made: load(&self.segments.counters.made),
+            segments_recycled: load(&self.segments.counters.recycled),
+            segments_removed: load(&self.segments.counters.removed),
+        }
+    }
+
+    fn check_fits_buffer(&self, bytes: u64) -> Result<()> {
+        if bytes > self.ring.capacity() {
+            return Err(Error::Invalid(format!(
+                "{bytes} bytes at once do not fit a log buffer of {}",
+                self.ring.capacity()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Room in the log, preparing segments where it takes them.
+    fn speak_for(&self, bytes: u64, promise_bytes: u64) -> Result<()> {
+        self.group.check()?;
+        loop {
+            let prepared_end = self.segments.prepared_end();
+            match self.budget.speak_for(bytes, promise_bytes, prepared_end) {
+                Ok(reach) => {
+                    if prepared_end - reach < self.segments.segment_bytes() / 2 {
+                        self.prepare_ahead();
+                    }
+                    return Ok(());
+                }
+                Err(Shortage::Unprepared { up_to }) => self.segments.prepare_to(up_to)?,
+                Err(Shortage::Full { available_bytes }) => {
+                    return Err(Error::LogFull {
+                        needed_bytes: bytes.saturating_add(promise_bytes),
+                        available_bytes,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Room in the ring, flushing or waiting where it takes that.
+    fn claim(&self, bytes: u64) -> Result<()> {
+        if self.ring.try_claim(bytes) {
+            return Ok(());
+        }
+        self.counters.room_waits.fetch_add(1, Ordering::Relaxed);
+        loop {
+            let flushable = || self.ring.tail() > self.group.durable();
+            match self.group.wait_for_room(|| self.ring.try_claim(bytes), flushable)? {
+                Room::Claimed => return Ok(()),
+                Room::FlushWanted => self.reach(self.group.durable() + 1)?,
+            }
+        }
+    }
+
+    fn reach(&self, at_least: u64) -> Result<()> {
+        self.group.reach(at_least, |at_least| {
+            let done = self.flusher.lock().flush(&self.ring, &self.group, &self.segments, at_least)?;
+            self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+            self.counters.syncs.fetch_add(done.syncs, Ordering::Relaxed);
+            self.counters.written_bytes.fetch_add(done.written_bytes, Ordering::Relaxed);
+            Ok(())
+        })
     }
 }

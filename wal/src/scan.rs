@@ -1,10 +1,44 @@
-//! Reading the log forward (interface).
+//! Reading the log forward, and deciding where it ends. Read-only.
+//!
+//! What the scan meets at a position X where a record should start, and what that means. "Witness": a valid record
+//! beyond X, of the same or a later incarnation than the record before X, that attests a durable frontier
+//! beyond X (its writer knew that X was on disk). "Sworn": the caller's `attested` is beyond X.
+//!
+//! | case | at X | beyond X | verdict |
+//! |---|---|---|---|
+//! | R1 | a valid record, incarnation not below its predecessor's | | replay it |
+//! | R2 | anything else | sworn | `Corrupt`: somebody was told that this is durable |
+//! | R3 | anything else | not sworn, but a witness | `Corrupt`, for the same reason |
+//! | R4 | a valid record of an earlier incarnation | no witness | end of log, torn: left by a cut tail (H1) |
+//! | R5 | zeros | no witness | end of log, clean |
+//! | R6 | other bytes: a torn record, or what a recycled segment held | no witness | end of log, torn |
+//! | R7 | no segment, or the file ends | no witness | end of log: the newest segment's name was lost (F8), or a full one was the last |
+//! | R8 | a record that runs into a missing segment or the end of the file | no witness | end of log, torn |
+//! | R9 | the system fails to read | | that error; nothing is decided |
+//!
+//! "Valid": length possible, LSN field = X, checksum right, frontier not beyond X. A witness is looked for in the
+//! next two buffers' worth of bytes that exist, and at the start of each later segment: as the frontier is never
+//! further behind a record than one buffer, the first record that starts a buffer's length beyond X is a
+//! witness if the log really went on.
+//!
+//! I1. Nothing is allocated by a length that was read until that many bytes are known to exist.
+//! I2. The search for a witness computes checksums only of headers that claim to be one, and only a bounded number
+//!     of bytes in all, so it is linear in what it looks at whatever the bytes are.
+
+mod source;
+mod witness;
 
 use std::sync::Arc;
 
-use hamal_storage::{Result, Storage};
+use hamal_storage::{Error, Result, Storage};
 
+pub(crate) use self::source::{Source, list};
+use crate::frame::{Flaw, HEADER_BYTES, Header};
+use crate::segments::{BLOCK_BYTES, identification, segment_name};
 use crate::{LogOptions, Lsn};
+
+/// Bytes read at a time.
+const CHUNK_BYTES: u64 = 1 << 20;
 
 /// One record as found in the log.
 #[derive(Clone, Copy, Debug)]
@@ -43,34 +77,206 @@ pub struct Resume {
 
 /// Reads records forward from a known start; read-only, changes nothing on disk.
 #[derive(Debug)]
-pub struct Scanner {}
+pub struct Scanner {
+    source: Source,
+    /// How far beyond the end a witness is looked for.
+    look_ahead_bytes: u64,
+    /// The bytes that exist without a gap end here.
+    readable_end: u64,
+    /// Stream bytes from `window_start`.
+    window: Vec<u8>,
+    window_start: u64,
+    position: u64,
+    incarnation: u32,
+    attested: u64,
+    end: Option<End>,
+}
 
-#[expect(unused_variables, reason = "interface")]
 impl Scanner {
     /// Starts at `from`, which must be the start of a record (or the end of the log). `attested`: the caller knows
     /// (from its master record) that everything below it was durable.
+    #[expect(clippy::needless_pass_by_value, reason = "like all that work on a storage")]
     pub fn open(
         storage: Arc<dyn Storage>,
         options: &LogOptions,
         from: Lsn,
         attested: Lsn,
     ) -> Result<Scanner> {
-        unimplemented!()
+        options.check()?;
+        let from = from.get();
+        if from < Lsn::FIRST.get() || !from.is_multiple_of(8) {
+            return Err(Error::Invalid(format!("no log record starts at {from}")));
+        }
+        let source = Source::open(storage.as_ref(), options.segment_bytes, from)?;
+        source.check_identification()?;
+        // A smaller buffer than the log was written with must not blind the search for a witness.
+        let buffer_bytes = (options.buffer_bytes as u64).max(LogOptions::default().buffer_bytes as u64);
+        Ok(Scanner {
+            look_ahead_bytes: 2 * buffer_bytes,
+            readable_end: source.contiguous_end(from),
+            source,
+            window: Vec::new(),
+            window_start: from,
+            position: from,
+            incarnation: 0,
+            attested: attested.get(),
+            end: None,
+        })
     }
 
     /// The next record, or `None` at the end of the log. `Corrupt` for damage below what anything valid attests
     /// as durable (hazard H1), naming segment file and LSN.
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>> {
-        unimplemented!()
+        if self.end.is_some() {
+            return Ok(None);
+        }
+        let header = match self.examine()? {
+            Ok(header) => header, // R1
+            Err(flaw) => {
+                self.end = Some(self.conclude(flaw)?);
+                return Ok(None);
+            }
+        };
+        let at = (self.position - self.window_start) as usize;
+        self.position += header.padded_bytes();
+        self.incarnation = header.incarnation;
+        self.attested = self.attested.max(header.attested());
+        Ok(Some(Frame {
+            lsn: Lsn(header.lsn),
+            end: Lsn(self.position),
+            incarnation: header.incarnation,
+            attested: Lsn(header.attested()),
+            payload: &self.window[at + HEADER_BYTES..at + header.length as usize],
+        }))
     }
 
     /// Once `next_frame` has returned `None`: why it did.
     pub fn end(&self) -> Option<&End> {
-        unimplemented!()
+        self.end.as_ref()
     }
 
     /// Once `next_frame` has returned `None`: what `Log::resume` needs.
     pub fn resume(&self) -> Option<Resume> {
-        unimplemented!()
+        self.end.as_ref().map(|end| Resume {
+            end: end.lsn,
+            attested: Lsn(self.attested),
+            incarnation: self.incarnation,
+        })
+    }
+
+    /// Checks the record at the position and brings it into the window whole.
+    fn examine(&mut self) -> Result<Result<Header, Flaw>> {
+        if !self.fill(HEADER_BYTES as u64)? {
+            return Ok(Err(Flaw::Cut));
+        }
+        let Some(header) = self.rest().first_chunk().map(Header::decode) else { return Ok(Err(Flaw::Cut)) };
+        if let Err(flaw) = header.plausible(self.position) {
+            return Ok(Err(flaw));
+        }
+        if !self.fill(header.padded_bytes())? {
+            return Ok(Err(Flaw::Cut));
+        }
+        if let Err(flaw) = header.verify(self.rest()) {
+            return Ok(Err(flaw));
+        }
+        if header.incarnation < self.incarnation {
+            return Ok(Err(Flaw::Incarnation(header.incarnation)));
+        }
+        Ok(Ok(header))
+    }
+
+    /// There is no record at the position: damage, or the end?
+    fn conclude(&self, flaw: Flaw) -> Result<End> {
+        if self.attested > self.position {
+            return Err(self.damage(flaw, &format!("everything below {} was made durable", self.attested))); // R2
+        }
+        let witness = witness::search(&self.source, self.position, self.incarnation, self.look_ahead_bytes)?;
+        match witness {
+            None => {}
+            Some(witness::Found::Record(header)) => {
+                let why = format!(
+                    "the record with LSN {} attests that everything below {} was made durable",
+                    header.lsn,
+                    header.attested()
+                );
+                return Err(self.damage(flaw, &why)); // R3
+            }
+            Some(witness::Found::TooManyClaims) => {
+                return Err(self.damage(flaw, "too many damaged records follow that claim so"));
+            }
+        }
+        let torn = match flaw {
+            Flaw::Zeros => false, // R5
+            Flaw::Cut => self.readable_end > self.position && self.rest().iter().any(|byte| *byte != 0), // R7, R8
+            _ => true, // R4, R6
+        };
+        Ok(End { lsn: Lsn(self.position), torn })
+    }
+
+    fn damage(&self, flaw: Flaw, why: &str) -> Error {
+        let first = self.source.first_of(self.position);
+        let found = match flaw {
+            Flaw::Cut if !self.source.has(first) => "no such file".to_owned(),
+            other => other.to_string(),
+        };
+        Error::Corrupt {
+            file: segment_name(first),
+            offset: self.position - first,
+            expected: format!("the record with LSN {} ({why})", self.position),
+            found,
+        }
+    }
+
+    /// The window from the position on.
+    fn rest(&self) -> &[u8] {
+        &self.window[(self.position - self.window_start) as usize..]
+    }
+
+    /// Brings at least `bytes` from the position into the window; false if so many do not exist.
+    fn fill(&mut self, bytes: u64) -> Result<bool> {
+        let have_to = self.window_start + self.window.len() as u64;
+        if self.position + bytes <= have_to {
+            return Ok(true);
+        }
+        if self.position + bytes > self.readable_end {
+            return Ok(false);
+        }
+        self.window.drain(..(self.position - self.window_start) as usize);
+        self.window_start = self.position;
+        let have = self.window.len();
+        // Whole blocks, up to a chunk boundary of the stream, and what is asked for in any case.
+        let to = (have_to + CHUNK_BYTES).next_multiple_of(BLOCK_BYTES).max(self.position + bytes);
+        let to = to.min(self.readable_end);
+        self.window.resize((to - self.position) as usize, 0);
+        let read = self.source.read(have_to, &mut self.window[have..]);
+        if read.is_err() {
+            self.window.truncate(have);
+        }
+        read.map(|()| true)
+    }
+}
+
+impl Source {
+    /// Checks the stream's first block, if its segment is still there.
+    fn check_identification(&self) -> Result<()> {
+        if !self.has(0) {
+            return Ok(());
+        }
+        let corrupt = |expected, found| Error::Corrupt { file: segment_name(0), offset: 0, expected, found };
+        if self.contiguous_end(0) < BLOCK_BYTES {
+            return Err(corrupt("a log segment".into(), "a shorter file".into()));
+        }
+        let mut bytes = [0; identification::BYTES];
+        self.read(0, &mut bytes)?;
+        let segment_bytes =
+            identification::decode(&bytes).map_err(|(expected, found)| corrupt(expected, found))?;
+        if segment_bytes == self.segment_bytes() {
+            Ok(())
+        } else {
+            Err(Error::Invalid(format!(
+                "the log was made with segments of {segment_bytes} bytes, not {}",
+                self.segment_bytes()
+            )))
+        }
     }
 }

@@ -1,0 +1,174 @@
+//! Group commit by leader: who needs a flush and finds none running leads one, in its own thread, for all who
+//! joined meanwhile. Also where those wait who find the ring full, and where a failure is remembered.
+//!
+//! I1. At most one leader; `leading` changes under the mutex alone.
+//! I2. The durable frontier only grows, and only the leader moves it.
+//! I3. No lost wake-up: whoever waits has checked its condition under the mutex, and every change that can make
+//!     it true is followed by a notification under the mutex. For room given back without the mutex, the giver's
+//!     and the waiter's sequentially consistent fences make one of the two see the other.
+//! I4. A failed flush is remembered for ever, and nobody leads again (Rebello et al., ATC 2020). A leader that
+//!     panics has failed.
+
+use hamal_storage::{Error, Result};
+
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering, Padded, fence, wait};
+
+/// See the module's documentation. `SOUND` is false only in the models that show what I3 is for.
+#[derive(Debug)]
+pub(crate) struct Group<const SOUND: bool = true> {
+    durable: Padded<AtomicU64>,
+    state: Mutex<State>,
+    changed: Condvar,
+    room_waiters: AtomicU32,
+    failed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    leading: bool,
+    cause: Option<String>,
+}
+
+/// What a wait for room came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// The claim succeeded.
+    Claimed,
+    /// A flush can make room, and nobody leads one.
+    FlushWanted,
+}
+
+impl<const SOUND: bool> Group<SOUND> {
+    /// Nothing running; everything below `durable` is durable.
+    pub(crate) fn new(durable: u64) -> Self {
+        Group {
+            durable: Padded(AtomicU64::new(durable)),
+            state: Mutex::new(State { leading: false, cause: None }),
+            changed: Condvar::new(),
+            room_waiters: AtomicU32::new(0),
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    /// The durable frontier.
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// Moves the durable frontier. For the leader, once the bytes are synced.
+    pub(crate) fn advance(&self, durable: u64) {
+        self.durable.store(durable, Ordering::Release);
+    }
+
+    /// Whether a flush has failed; cheap.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.failed.load(Ordering::Relaxed) { Err(self.poisoned()) } else { Ok(()) }
+    }
+
+    /// The first failure, as text.
+    pub(crate) fn cause(&self) -> Option<String> {
+        self.state.lock().cause.clone()
+    }
+
+    /// Returns once the frontier is at `at_least` or beyond. If nobody leads, `flush(at_least)` runs here: it must
+    /// make everything up to `at_least`, and may make more, durable, and call [`Group::advance`].
+    pub(crate) fn reach(&self, at_least: u64, flush: impl Fn(u64) -> Result<()>) -> Result<()> {
+        loop {
+            if self.durable() >= at_least {
+                return Ok(());
+            }
+            let mut state = self.state.lock();
+            while state.leading && self.durable() < at_least {
+                if !SOUND {
+                    // The planted bug: between the check and the wait the leader may finish and notify nobody.
+                    drop(state);
+                    state = self.state.lock();
+                }
+                state = wait(&self.changed, state);
+            }
+            if self.durable() >= at_least {
+                return Ok(());
+            }
+            if let Some(cause) = &state.cause {
+                return Err(Error::Poisoned { cause: cause.clone() });
+            }
+            state.leading = true;
+            drop(state);
+            let lead = Lead { group: self };
+            let result = flush(at_least);
+            lead.finish(&result);
+            result?;
+        }
+    }
+
+    /// Waits until `try_claim` succeeds, or until a flush would help (`flushable`) and nobody leads one.
+    pub(crate) fn wait_for_room(
+        &self,
+        try_claim: impl Fn() -> bool,
+        flushable: impl Fn() -> bool,
+    ) -> Result<Room> {
+        self.room_waiters.fetch_add(1, Ordering::Relaxed);
+        // Pairs with the fence in `room_given` (I3).
+        fence(Ordering::SeqCst);
+        let mut state = self.state.lock();
+        let room = loop {
+            if let Some(cause) = &state.cause {
+                break Err(Error::Poisoned { cause: cause.clone() });
+            }
+            if try_claim() {
+                break Ok(Room::Claimed);
+            }
+            if !state.leading && flushable() {
+                break Ok(Room::FlushWanted);
+            }
+            state = wait(&self.changed, state);
+        };
+        drop(state);
+        self.room_waiters.fetch_sub(1, Ordering::Relaxed);
+        room
+    }
+
+    /// A permit ended: claimed room came back, or there is something to flush now. Call after the change.
+    pub(crate) fn room_given(&self) {
+        if SOUND {
+            // Pairs with the fence in `wait_for_room` (I3).
+            fence(Ordering::SeqCst);
+        }
+        if self.room_waiters.load(Ordering::Relaxed) != 0 {
+            let _state = self.state.lock();
+            self.changed.notify_all();
+        }
+    }
+
+    fn poisoned(&self) -> Error {
+        Error::Poisoned { cause: self.cause().unwrap_or_default() }
+    }
+
+    fn stop_leading(&self, failure: Option<String>) {
+        let mut state = self.state.lock();
+        state.leading = false;
+        if let Some(failure) = failure {
+            state.cause.get_or_insert(failure);
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        self.changed.notify_all();
+    }
+}
+
+/// The leader's duty to stop leading, whatever happens.
+struct Lead<'a, const SOUND: bool> {
+    group: &'a Group<SOUND>,
+}
+
+impl<const SOUND: bool> Lead<'_, SOUND> {
+    fn finish(self, result: &Result<()>) {
+        self.group.stop_leading(result.as_ref().err().map(ToString::to_string));
+        std::mem::forget(self);
+    }
+}
+
+impl<const SOUND: bool> Drop for Lead<'_, SOUND> {
+    fn drop(&mut self) {
+        self.group.stop_leading(Some("a thread panicked while it flushed the log".to_owned()));
+    }
+}
