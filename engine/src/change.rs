@@ -47,6 +47,15 @@ pub(crate) enum PageChange<'a> {
         /// Its new row.
         row: Row<'a>,
     },
+    /// Leaf: the row of `key` gets this stamp and ghost flag; its value stays.
+    Mark {
+        /// The whole key; its row exists.
+        key: &'a [u8],
+        /// Its new stamp.
+        stamp: TxnId,
+        /// Whether it is a ghost now.
+        ghost: bool,
+    },
     /// Leaf: ghosts stamped below the horizon go, spare capacity of rows stamped below it too (hazard H14).
     Purge {
         /// Which stamps are settled.
@@ -131,6 +140,7 @@ const SET_BITS: u8 = 7;
 const CLEAR_BITS: u8 = 8;
 const OVERFLOW: u8 = 9;
 const BITMAP_PAGES: u8 = 10;
+const MARK: u8 = 11;
 
 impl<'a> PageChange<'a> {
     /// Whether redo may apply it without reading the page.
@@ -157,6 +167,11 @@ impl<'a> PageChange<'a> {
                 out.extend(row.stamp.0.to_le_bytes());
                 out.extend_from_slice(key);
                 out.extend_from_slice(row.value);
+            }
+            PageChange::Mark { key, stamp, ghost } => {
+                encode_key(out, MARK, key);
+                out.extend(stamp.0.to_le_bytes());
+                out.push(u8::from(*ghost));
             }
             PageChange::Purge { horizon } => {
                 out.push(PURGE);
@@ -194,6 +209,7 @@ impl<'a> PageChange<'a> {
     pub(crate) fn encoded_bytes(&self) -> usize {
         match self {
             PageChange::Row { key, row } => PageChange::row_bytes(key.len(), row.value.len()),
+            PageChange::Mark { key, .. } => PageChange::mark_bytes(key.len()),
             PageChange::Purge { .. } => 9,
             PageChange::Image(image) => 19 + image.low.len() + image.high.len(),
             PageChange::TruncateRight { separator: key } | PageChange::RemoveSeparator { key } => {
@@ -209,6 +225,11 @@ impl<'a> PageChange<'a> {
     /// The length of a row change's encoding, bytes.
     pub(crate) const fn row_bytes(key_bytes: usize, value_bytes: usize) -> usize {
         14 + key_bytes + value_bytes
+    }
+
+    /// The length of a mark's encoding, bytes.
+    pub(crate) const fn mark_bytes(key_bytes: usize) -> usize {
+        12 + key_bytes
     }
 
     /// The most any image of a page takes encoded, bytes.
@@ -290,6 +311,14 @@ impl<'a> Reader<'a> {
             OVERFLOW => {
                 let bytes = self.u32()?;
                 PageChange::Overflow { data: self.take(bytes as usize)? }
+            }
+            MARK => {
+                let key = self.key()?;
+                let stamp = TxnId(self.u64()?);
+                match self.u8()? {
+                    ghost @ 0..=1 => PageChange::Mark { key, stamp, ghost: ghost == 1 },
+                    _ => return None,
+                }
             }
             BITMAP_PAGES => PageChange::BitmapPages { count: BitmapCount(self.u32()?) },
             _ => return None,

@@ -51,8 +51,8 @@ pub(crate) use build::{Builder, Shape};
 pub(crate) use check::check_page;
 pub(crate) use cut::{Cut, build_merged, build_right, choose_inner_cut, choose_leaf_cut, merged_bytes};
 pub(crate) use edit::{
-    Room, check_growth, compacted_bytes, insert_separator, plan_row, plan_separator, purge, purge_gain_bytes,
-    put_row, remove_separator, truncate_right, truncated_bytes,
+    Room, check_growth, compacted_bytes, insert_separator, mark_row, plan_row, plan_separator, purge,
+    purge_gain_bytes, put_row, remove_separator, truncate_right, truncated_bytes,
 };
 pub(crate) use route::{Route, Target, Words, route};
 pub(crate) use view::{Key, LeafCell, Node};

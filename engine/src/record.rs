@@ -26,6 +26,16 @@ pub(crate) enum Undo<'a> {
         /// The row before.
         before: Option<Row<'a>>,
     },
+    /// The key's row had this stamp and ghost flag; its value did not change. The key is that of the record's
+    /// `PageChange::Mark`.
+    Mark {
+        /// Root page of the tree the key is in.
+        root: PageNo,
+        /// The stamp before.
+        stamp: TxnId,
+        /// Whether it was a ghost before.
+        ghost: bool,
+    },
     /// The extent was allocated: undo frees it.
     Extent {
         /// First page.
@@ -118,6 +128,7 @@ pub(crate) const UNDO_BYTES: usize = 1 + 4 + 1 + 8 + 1 + 4;
 const UNDO_ROW_NONE: u8 = 1;
 const UNDO_ROW: u8 = 2;
 const UNDO_EXTENT: u8 = 3;
+const UNDO_MARK: u8 = 4;
 
 const ROW_GHOST: u8 = 1;
 const ROW_OVERFLOW: u8 = 2;
@@ -183,6 +194,12 @@ pub(crate) fn put_undo(out: &mut Vec<u8>, undo: &Undo<'_>) {
             out.push(u8::from(row.ghost) * ROW_GHOST + u8::from(row.overflow) * ROW_OVERFLOW);
             put_u32(out, row.value.len() as u32);
             out.extend_from_slice(row.value);
+        }
+        Undo::Mark { root, stamp, ghost } => {
+            out.push(UNDO_MARK);
+            put_u32(out, root.0);
+            put_u64(out, stamp.0);
+            out.push(u8::from(*ghost) * ROW_GHOST);
         }
         Undo::Extent { first, count } => {
             out.push(UNDO_EXTENT);
@@ -449,6 +466,11 @@ fn take_undo<'a>(input: &mut &'a [u8]) -> Result<Undo<'a>> {
                 }),
             })
         }
+        UNDO_MARK => Ok(Undo::Mark {
+            root: PageNo(take_u32(input, "an undo's root page")?),
+            stamp: TxnId(take_u64(input, "an undo's stamp")?),
+            ghost: take_u8(input, "an undo's flags")? & ROW_GHOST != 0,
+        }),
         UNDO_EXTENT => Ok(Undo::Extent {
             first: PageNo(take_u32(input, "an extent's first page")?),
             count: take_u32(input, "an extent's page count")?,

@@ -22,7 +22,8 @@ pub(crate) enum Decision<'v> {
     /// Write this row.
     Write(Row<'v>),
     /// The row that is there becomes a ghost with this stamp; everything else of it stays. Keep, if there is none. (A change of its
-    /// own, `PageChange::Ghost { key, stamp }`, so that the value is not logged again; undo carries stamp and flags only.)
+    /// own, `PageChange::Mark { key, stamp, ghost }`, so that the value is not logged again; its undo is `Undo::Mark`, taken back by
+    /// `undo_mark`.)
     Remove(TxnId),
 }
 
@@ -81,6 +82,18 @@ impl Tree {
         author: Author<'_>,
         key: &[u8],
         before: Option<Row<'_>>,
+    ) -> Result<()> {
+        unimplemented!()
+    }
+
+    /// Takes a removal back: gives the row its old stamp and ghost flag by a compensation record.
+    pub(crate) fn undo_mark(
+        &self,
+        journal: &Journal,
+        author: Author<'_>,
+        key: &[u8],
+        stamp: TxnId,
+        ghost: bool,
     ) -> Result<()> {
         unimplemented!()
     }

@@ -58,6 +58,13 @@ impl PageChange<'_> {
     fn find_damage(&self, page: &[u8]) -> Result<(), Damage> {
         match self {
             PageChange::Row { key, row } => check_row(page, key, *row),
+            PageChange::Mark { key, .. } => {
+                let node = Node::leaf(page)?;
+                match node.search(key)? {
+                    Ok(slot) => node.cell(slot).map(|_| ()),
+                    Err(_) => Err(Damage { expected: "the row to be marked", found: 0 }),
+                }
+            }
             PageChange::Purge { .. } => fits(page, node::compacted_bytes(Node::leaf(page)?)?),
             PageChange::Image(image) => image.check(page),
             PageChange::TruncateRight { separator } => {
@@ -98,6 +105,11 @@ impl PageChange<'_> {
             PageChange::Row { key, row } => {
                 let done = node::put_row(page, key, *row);
                 header::raise_max_txn(page, row.stamp.0);
+                done
+            }
+            PageChange::Mark { key, stamp, ghost } => {
+                let done = node::mark_row(page, key, *stamp, *ghost);
+                header::raise_max_txn(page, stamp.0);
                 done
             }
             PageChange::Purge { horizon } => node::purge(page, *horizon),

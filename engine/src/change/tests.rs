@@ -26,7 +26,7 @@ struct Parts {
 
 fn any_parts() -> impl Strategy<Value = Parts> {
     let small = prop_oneof![0_u32..200, any::<u32>()];
-    (0_usize..10, bytes(40), bytes(120), any::<u64>(), [small.clone(), small], any::<[bool; 2]>())
+    (0_usize..11, bytes(40), bytes(120), any::<u64>(), [small.clone(), small], any::<[bool; 2]>())
         .prop_map(|(variant, a, b, long, short, flags)| Parts { variant, a, b, long, short, flags })
 }
 
@@ -52,6 +52,7 @@ impl Parts {
             6 => PageChange::SetBits { first, count },
             7 => PageChange::ClearBits { first, count },
             8 => PageChange::Overflow { data: &self.b },
+            9 => PageChange::Mark { key, stamp: TxnId(self.long), ghost: self.flags[0] },
             _ => PageChange::BitmapPages { count: BitmapCount(first) },
         }
     }

@@ -7,8 +7,8 @@ use hamal_pager::PageNo;
 use super::build::{set_hints, set_slot, write_cell};
 use super::view::Node;
 use super::{
-    Builder, Damage, SLOT_BYTES, SLOTS, Shape, Slot, Sort, common_bytes, damage, head_of, hint_distance,
-    max_key_bytes, set_u16, set_u32, u16_at,
+    Builder, Damage, FLAG_GHOST, SLOT_BYTES, SLOTS, Shape, Slot, Sort, common_bytes, damage, head_of,
+    hint_distance, max_key_bytes, set_u16, set_u32, u16_at,
 };
 use crate::change::Row;
 use crate::ids::TxnId;
@@ -123,6 +123,17 @@ pub(crate) fn put_row(page: &mut [u8], key: &[u8], row: Row<'_>) -> Result<(), D
     page[start..start + suffix.len()].copy_from_slice(suffix);
     set_u16(page, offset + 12, row.value.len());
     write_cell(page, offset, suffix.len(), row);
+    Ok(())
+}
+
+/// The row of `key` gets this stamp and ghost flag; its value stays.
+pub(crate) fn mark_row(page: &mut [u8], key: &[u8], stamp: TxnId, ghost: bool) -> Result<(), Damage> {
+    let node = Node::leaf(page)?;
+    let Ok(index) = node.search(key)? else { return Err(damage("the row to be marked", 0)) };
+    node.cell(index)?;
+    let offset = node.slot(index)?.offset;
+    page[offset..offset + 8].copy_from_slice(&stamp.0.to_le_bytes());
+    page[offset + 8] = page[offset + 8] & !FLAG_GHOST | u8::from(ghost) * FLAG_GHOST;
     Ok(())
 }
 
