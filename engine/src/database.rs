@@ -1,72 +1,19 @@
-//! The open database: the public handle, and the background threads behind it.
+//! The open database (interface).
 
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use hamal_storage::{OsStorage, Storage};
+use hamal_storage::Storage;
 
-use crate::checkpoint::Effort;
-use crate::engine::Engine;
-use crate::maintenance::Threads;
-use crate::options::{Durability, Maintenance};
 use crate::report::{CheckpointReport, RecoveryReport, Stats, VerifyProgress, VerifyReport};
-use crate::{
-    Error, ErrorKind, Options, Result, Snapshot, TableInfo, Transaction, TransactionOptions, recovery, verify,
-};
+use crate::{Options, Result, Snapshot, TableInfo, Transaction, TransactionOptions};
 
-/// Times that [`Database::transact`] runs its work before it gives the conflict to the caller.
-const TRANSACT_ATTEMPTS: u32 = 16;
-
-/// An open database. Cheap to clone; all clones, transactions and snapshots share one handle, which closes when the last is
-/// dropped.
+/// An open database. Cheap to clone; all clones, transactions and snapshots share one handle, which closes when the last is dropped.
 #[derive(Clone, Debug)]
-pub struct Database {
-    handle: Arc<Handle>,
-}
+pub struct Database {}
 
-/// What all clones, transactions and snapshots share. Dropping it closes the database.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    pub(crate) engine: Arc<Engine>,
-    threads: Option<Threads>,
-    closed: bool,
-}
-
-impl Handle {
-    /// Lets the background threads know that there is more log, and by when it must be on the disk.
-    pub(crate) fn after_commit(&self, durability: Durability) {
-        if let Durability::Periodic(interval) = durability {
-            self.engine.flush_within(interval);
-        }
-        if let Some(threads) = &self.threads {
-            threads.notify_if_due(&self.engine);
-        }
-    }
-
-    fn shut_down(&mut self) -> Result<()> {
-        self.closed = true;
-        if let Some(threads) = self.threads.take() {
-            threads.stop();
-        }
-        // A poisoned handle writes nothing more: recovery settles it.
-        self.engine.check_poison()?;
-        self.engine.close()
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        if self.closed {
-            return;
-        }
-        if let Err(error) = self.shut_down() {
-            tracing::warn!(%error, "the database was not closed cleanly; the next open recovers it");
-        }
-    }
-}
-
+#[expect(unused_variables, clippy::needless_pass_by_value, clippy::unused_self, reason = "interface")]
 impl Database {
     /// Opens, or makes, the database in this directory with default [`Options`].
     pub fn open(path: impl AsRef<Path>) -> Result<Database> {
@@ -74,125 +21,76 @@ impl Database {
     }
 
     pub(crate) fn open_path(path: &Path, options: Options) -> Result<Database> {
-        Database::open_storage(Arc::new(OsStorage::new(path)), options)
-            .map_err(|e| e.context(format!("opening {}", path.display())))
+        unimplemented!()
     }
 
     pub(crate) fn open_storage(storage: Arc<dyn Storage>, options: Options) -> Result<Database> {
-        let maintenance = options.maintenance;
-        let engine = Arc::new(recovery::open(storage, options)?);
-        let threads = match maintenance {
-            Maintenance::Background => Some(Threads::start(&engine)?),
-            Maintenance::Manual => None,
-        };
-        Ok(Database { handle: Arc::new(Handle { engine, threads, closed: false }) })
+        unimplemented!()
     }
 
-    /// Starts a read-write transaction with the database's durability. Read-write transactions take turns for now: `Conflict` after
-    /// the lock timeout if another, or a snapshot, is still open.
+    /// Starts a read-write transaction with the database's durability.
     pub fn begin(&self) -> Result<Transaction> {
         self.begin_with(TransactionOptions::new())
     }
 
     /// Starts a read-write transaction.
     pub fn begin_with(&self, options: TransactionOptions) -> Result<Transaction> {
-        Transaction::begin(&self.handle, options)
+        unimplemented!()
     }
 
     /// Runs `work` in a transaction and commits it; runs it again, on a new transaction, when it or the commit returns a
-    /// retryable error, up to 16 times. Any other error, and a panic, rolls back.
-    pub fn transact<T>(&self, mut work: impl FnMut(&Transaction) -> Result<T>) -> Result<T> {
-        let mut attempt = 1;
-        loop {
-            let result = self.begin().and_then(|tx| {
-                let value = work(&tx)?;
-                tx.commit()?;
-                Ok(value)
-            });
-            match result {
-                Err(e) if e.is_retryable() && attempt < TRANSACT_ATTEMPTS => attempt += 1,
-                other => return other,
-            }
-        }
+    /// retryable error. Any other error, and a panic, rolls back.
+    pub fn transact<T>(&self, work: impl FnMut(&Transaction) -> Result<T>) -> Result<T> {
+        unimplemented!()
     }
 
-    /// A read-only view of the committed state. For now it waits for a running read-write transaction, and the next one for it.
+    /// A read-only view of the committed state.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        Snapshot::begin(&self.handle)
+        unimplemented!()
     }
 
     /// All tables, by name.
     pub fn tables(&self) -> Result<Vec<TableInfo>> {
-        self.snapshot()?.tables()
+        unimplemented!()
     }
 
-    /// Takes a checkpoint now, after writing back every page that is dirty. Transactions go on meanwhile.
+    /// Takes a checkpoint now.
     pub fn checkpoint(&self) -> Result<CheckpointReport> {
-        self.handle.engine.take_checkpoint(Effort::Full)
+        unimplemented!()
     }
 
-    /// With [`Maintenance::Manual`]: does what the background threads would do by now. Returns whether anything was done.
+    /// With [`crate::Maintenance::Manual`]: does what the background threads would do by now. Returns whether
+    /// anything was done.
     pub fn maintain(&self) -> Result<bool> {
-        self.handle.engine.maintain()
+        unimplemented!()
     }
 
     /// Makes every commit so far durable, whatever its durability.
     pub fn flush(&self) -> Result<()> {
-        Ok(self.handle.engine.log.flush()?)
+        unimplemented!()
     }
 
-    /// Proves every invariant of every page of every partition, while no transaction writes. Damage is reported in the findings, not
-    /// as an error; `Cancelled` if `progress` breaks. O(database).
+    /// Proves every invariant of every page of every partition. Damage is reported in the findings, not as an error.
     pub fn verify(
         &self,
         progress: &mut dyn FnMut(VerifyProgress) -> ControlFlow<()>,
     ) -> Result<VerifyReport> {
-        let _quiet = self.snapshot()?;
-        verify::run(&self.handle.engine, progress)
+        unimplemented!()
     }
 
     /// What opening found and did.
     pub fn recovery_report(&self) -> &RecoveryReport {
-        self.handle.engine.report.get_or_init(RecoveryReport::default)
+        unimplemented!()
     }
 
-    /// Counters. Cheap.
+    /// Counters.
     pub fn stats(&self) -> Stats {
-        let engine = &self.handle.engine;
-        let pager = engine.pager.stats();
-        Stats {
-            page_bytes: engine.page_bytes as u64,
-            resident_bytes: pager.resident_bytes,
-            cache_bytes: engine.options.cache_bytes,
-            cache_misses: pager.misses,
-            evictions: pager.evictions,
-            dirty_pages: pager.dirty_pages,
-            pages_written: pager.pages_written,
-            pages_stolen: engine.steals.steals.load(Ordering::Relaxed),
-            commits: engine.counters.commits.load(Ordering::Relaxed),
-            rollbacks: engine.counters.rollbacks.load(Ordering::Relaxed),
-            compensation_records: engine.journal.compensations(),
-            log_flushes: engine.log.flushes(),
-            log_tail: engine.log.tail().0,
-            log_durable: engine.log.durable().0,
-            log_used_bytes: engine.log.used_bytes(),
-            checkpoints: engine.counters.checkpoints.load(Ordering::Relaxed),
-            structure_changes: engine.journal.structure_changes(),
-            active_transactions: engine.active.len() as u64,
-            partitions: engine.open_partitions().len() as u64,
-        }
+        unimplemented!()
     }
 
-    /// Closes the database: stops background work, writes everything back, takes a last checkpoint, and says whether all that
-    /// worked. `InvalidArgument` while another clone, a transaction or a snapshot is still there: the database stays open for them,
-    /// and closes when the last of them is dropped.
+    /// Closes the database: waits for background work, takes a last checkpoint, and says whether all that worked.
+    /// `InvalidArgument` while transactions or snapshots are open (then the handle stays usable).
     pub fn close(self) -> Result<()> {
-        match Arc::try_unwrap(self.handle) {
-            Ok(mut handle) => handle.shut_down(),
-            Err(_) => Err(Error::new(
-                ErrorKind::InvalidArgument,
-                "other handles, transactions or snapshots are still open; the database closes when the last is dropped",
-            )),
-        }
+        unimplemented!()
     }
 }

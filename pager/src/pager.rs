@@ -1,12 +1,25 @@
-//! The page cache of one database (interface).
+//! The page cache of one database: what the engine opens, and asks for partitions, write-back and checkpoints.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Debug;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use hamal_storage::{Result, Storage};
+use hamal_storage::{Error, File, Result, Storage};
 use hamal_wal::{Log, Lsn};
 
+use crate::core::{Core, Parts};
+use crate::doublewrite::{self, Doublewrite};
+use crate::partition::file_name;
 use crate::{PageNo, Partition, PartitionId};
+
+/// Where the partitions' files are.
+const DIRECTORY: &str = "part";
+/// The least a cache may hold: this many pages and this many bytes.
+const MIN_PAGES: u64 = 64;
+const MIN_BYTES: u64 = 1 << 20;
 
 /// The one thing the pager asks of the log.
 pub trait WriteAhead: Debug + Send + Sync {
@@ -20,17 +33,61 @@ impl WriteAhead for Log {
     }
 }
 
-/// How a page cache is laid out and bounded.
+/// How a page cache is laid out and bounded. More fields may come: build it as
+/// `PagerOptions { page_bytes, ..Default::default() }`.
 #[derive(Clone, Debug)]
 pub struct PagerOptions {
-    /// Page size, bytes: 4096, 8192, 16384, 32768 or 65536.
+    /// Page size, bytes: 4096, 8192, 16384, 32768 or 65536. Default 8192.
     pub page_bytes: usize,
-    /// Most bytes of pages kept in memory, over all partitions; held to. At least 1 MiB... checked at open.
+    /// Most bytes of pages kept in memory, over all partitions, copies on their way to the disk included; held to. At
+    /// least 1 MiB and 64 pages, which is checked at open. Default 64 MiB.
     pub cache_bytes: u64,
-    /// Written into every page and checked on every load.
+    /// Written into every page and checked on every load. Default 0.
     pub database_id: u64,
-    /// Pages per doublewrite batch, at most.
+    /// Pages per doublewrite batch, at most: 1 to 4096. A small cache makes smaller batches. Default 64.
     pub batch_pages: usize,
+}
+
+impl Default for PagerOptions {
+    fn default() -> Self {
+        PagerOptions { page_bytes: 8192, cache_bytes: 64 << 20, database_id: 0, batch_pages: 64 }
+    }
+}
+
+impl PagerOptions {
+    fn check(&self) -> Result<()> {
+        let invalid = |message: String| Err(Error::Invalid(message));
+        if !matches!(self.page_bytes, 4096 | 8192 | 16384 | 32768 | 65536) {
+            let bytes = self.page_bytes;
+            return invalid(format!("a page of {bytes} bytes: it must be 4096, 8192, 16384, 32768 or 65536"));
+        }
+        let system = rustix::param::page_size();
+        if !self.page_bytes.is_multiple_of(system) {
+            let bytes = self.page_bytes;
+            return invalid(format!(
+                "a page of {bytes} bytes is smaller than the system's, which has {system}"
+            ));
+        }
+        if !(1..=doublewrite::MAX_PAGES).contains(&self.batch_pages) {
+            let most = doublewrite::MAX_PAGES;
+            return invalid(format!("batches of {} pages: it must be 1 to {most}", self.batch_pages));
+        }
+        let minimum = MIN_BYTES.max(MIN_PAGES * self.page_bytes as u64);
+        if self.cache_bytes < minimum {
+            return invalid(format!(
+                "a cache of {} bytes is too small: with pages of {} bytes it must have at least {minimum}",
+                self.cache_bytes, self.page_bytes
+            ));
+        }
+        Ok(())
+    }
+
+    /// How many pages fit, and how many of a batch's copies: both come out of the budget, the copies at most an eighth.
+    fn frames_and_batch_pages(&self) -> (u32, usize) {
+        let pages = (self.cache_bytes / self.page_bytes as u64).min(u64::from(u32::MAX)) as u32;
+        let batch_pages = self.batch_pages.min(pages as usize / 8);
+        (pages - batch_pages as u32, batch_pages)
+    }
 }
 
 /// A page whose newest bytes are not durable in its file.
@@ -59,7 +116,7 @@ pub struct RestoredPage {
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct PagerStats {
-    /// Frames in use, bytes.
+    /// Pages in memory, or on their way in or out, bytes.
     pub resident_bytes: u64,
     /// Fixes that had to read the file.
     pub misses: u64,
@@ -75,67 +132,137 @@ pub struct PagerStats {
 
 /// The page cache of one database: regions of all partitions, the frame budget, the doublewrite area.
 #[derive(Debug)]
-pub struct Pager {}
+pub struct Pager {
+    core: Arc<Core>,
+}
 
-#[expect(unused_variables, clippy::needless_pass_by_value, reason = "interface")]
 impl Pager {
     /// Opens the cache over a database directory; makes `doublewrite` and `part/` if missing (and syncs the
     /// directories). Refuses (`Invalid`) a `cache_bytes` too small, naming the minimum.
+    #[expect(clippy::needless_pass_by_value, reason = "options are given, not lent")]
     pub fn open(
         storage: Arc<dyn Storage>,
         log: Arc<dyn WriteAhead>,
         options: PagerOptions,
     ) -> Result<Arc<Pager>> {
-        unimplemented!()
+        options.check()?;
+        let has_directory = storage.exists(DIRECTORY).map_err(|e| Error::io("look for", DIRECTORY, e))?;
+        if !has_directory {
+            storage.create_directory(DIRECTORY).map_err(|e| Error::io("create", DIRECTORY, e))?;
+            storage.sync_directory("").map_err(|e| Error::io("sync", "the database directory", e))?;
+        }
+        let doublewrite = Doublewrite::open(&*storage, options.batch_pages * options.page_bytes)?;
+        let (frames, batch_pages) = options.frames_and_batch_pages();
+        let (page_bytes, database_id) = (options.page_bytes, options.database_id);
+        let core =
+            Core::new(Parts { storage, log, page_bytes, database_id, batch_pages, frames, doublewrite });
+        Ok(Arc::new(Pager { core: Arc::new(core) }))
     }
 
     /// Page size, bytes.
     pub fn page_bytes(&self) -> usize {
-        unimplemented!()
+        self.core.page_bytes
     }
 
     /// Makes a new partition's file (empty, durable name). An orphan file of that name is replaced.
     pub fn create_partition(self: &Arc<Self>, id: PartitionId) -> Result<Arc<Partition>> {
-        unimplemented!()
+        self.core.check_closed(id)?;
+        let (name, storage) = (file_name(id), &self.core.storage);
+        if storage.exists(&name).map_err(|e| Error::io("look for", &name, e))? {
+            storage.remove(&name).map_err(|e| Error::io("remove", &name, e))?;
+        }
+        let file = storage.create(&name).map_err(|e| Error::io("create", &name, e))?;
+        self.sync_directory()?;
+        self.register(id, file)
     }
 
     /// Opens a partition's existing file. `Io` with `NotFound` if there is none.
     pub fn open_partition(self: &Arc<Self>, id: PartitionId) -> Result<Arc<Partition>> {
-        unimplemented!()
+        self.core.check_closed(id)?;
+        let name = file_name(id);
+        let file = self.core.storage.open(&name).map_err(|e| Error::io("open", &name, e))?;
+        self.register(id, file)
+    }
+
+    fn register(&self, id: PartitionId, file: Arc<dyn File>) -> Result<Arc<Partition>> {
+        if id.0 == u32::MAX {
+            return Err(Error::Invalid(format!("{id} is no partition id")));
+        }
+        let partition = Partition::new(id, file, Arc::clone(&self.core))?;
+        self.core.change_partitions(|open| match open.entry(id) {
+            Entry::Vacant(free) => Ok(Arc::clone(free.insert(partition))),
+            Entry::Occupied(_) => Err(Error::Invalid(format!("partition {id} is open already"))),
+        })
+    }
+
+    fn sync_directory(&self) -> Result<()> {
+        self.core.storage.sync_directory(DIRECTORY).map_err(|e| Error::io("sync", DIRECTORY, e))
     }
 
     /// Forgets a partition: its pages leave the cache unwritten, its dirty entries vanish. The caller guarantees that
-    /// nobody uses it any more. `remove_file` also unlinks the file and syncs the directory.
+    /// nobody uses it any more. `remove_file` also unlinks the file (fine if there is none) and syncs the directory.
     pub fn close_partition(&self, id: PartitionId, remove_file: bool) -> Result<()> {
-        unimplemented!()
+        if let Some(partition) = self.core.change_partitions(|open| open.remove(&id)) {
+            self.core.empty_partition(&partition);
+        }
+        if remove_file {
+            let name = file_name(id);
+            match self.core.storage.remove(&name) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", name, e)),
+                _ => self.sync_directory()?,
+            }
+        }
+        Ok(())
     }
 
     /// Before redo: puts back from the doublewrite area the pages whose copy in place is torn. A copy counts if
     /// it is valid, of this database, the latest valid one for its page, and its page LSN is at least `oldest_lsn`
     /// and below `end_lsn`. Written in place and synced before this returns.
     pub fn restore_torn_pages(&self, oldest_lsn: Lsn, end_lsn: Lsn) -> Result<Vec<RestoredPage>> {
-        unimplemented!()
+        self.core.restore_torn_pages(oldest_lsn, end_lsn)
     }
 
     /// The dirty page table for a checkpoint: the `rec_lsn` arrays first, the in-flight batches second, the minimum of
     /// both (hazard H3). The caller has reserved its BEGIN record before.
     pub fn dirty_pages(&self) -> Vec<DirtyPage> {
-        unimplemented!()
+        let pages = self.core.dirty.scan(|| {
+            let in_slots = self.core.dirty_in_slots(|_| true).into_iter();
+            in_slots.map(|(lsn, resident)| ((resident.partition.id(), resident.page), lsn))
+        });
+        let table = pages.into_iter();
+        table.map(|((partition, page), rec_lsn)| DirtyPage { partition, page, rec_lsn }).collect()
     }
 
     /// Writes back up to `max_pages` dirty pages whose `rec_lsn` is below `below`, oldest first, in doublewrite
     /// batches. Returns how many became clean. The caller holds no latch.
     pub fn write_back(&self, below: Lsn, max_pages: usize) -> Result<usize> {
-        unimplemented!()
+        self.core.write_back(below, max_pages)
     }
 
     /// The smallest `rec_lsn` of all dirty pages, if any. O(dirty pages).
     pub fn oldest_rec_lsn(&self) -> Option<Lsn> {
-        unimplemented!()
+        self.dirty_pages().iter().map(|dirty| dirty.rec_lsn).min()
     }
 
     /// Counters since open.
     pub fn stats(&self) -> PagerStats {
-        unimplemented!()
+        let counters = &self.core.counters;
+        PagerStats {
+            resident_bytes: (self.core.frames.used() * self.core.page_bytes) as u64,
+            misses: counters.misses.load(Ordering::Relaxed),
+            evictions: counters.evictions.load(Ordering::Relaxed),
+            pages_written: counters.pages_written.load(Ordering::Relaxed),
+            batches: counters.batches.load(Ordering::Relaxed),
+            dirty_pages: self.core.dirty.count(),
+        }
+    }
+}
+
+impl Drop for Pager {
+    fn drop(&mut self) {
+        // The core and its partitions hold each other.
+        self.core.change_partitions(BTreeMap::clear);
+        self.core.leaving.lock().clear();
+        self.core.batch.lock().clear();
     }
 }

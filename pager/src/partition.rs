@@ -1,196 +1,335 @@
-//! One partition's pages and the guards on them (interface).
+//! One partition: its file, the region its pages live in, and the ways to fix one of them.
+//!
+//! A page is *fixed* while a guard holds it in memory at its address. Absent pages are read in by whoever turns EVICTED into
+//! LOADING; everybody else waits for that one.
+//!
+//! I1. The caller of a `fix_` method, of `load` and of `fix_new` holds no latch and no epoch guard, for these wait for latches,
+//!     frames and I/O. `try_` methods and `optimistic` wait for nothing.
+//! I2. A page that could not be read leaves nothing behind: no memory, no frame, no state.
 
-use hamal_storage::Result;
-use hamal_wal::Lsn;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use crossbeam::utils::Backoff;
+use hamal_storage::{Error, File, Result, read_exact_at};
+use parking_lot::Mutex;
+
+use crate::core::Core;
+use crate::epoch::{self, EpochGuard};
+use crate::frames::Slot;
+use crate::guard::{Attempt, ExclusivePage, OptimisticPage, SharedPage};
+use crate::header::{self, Identity};
+use crate::region::{PageAt, Region, drop_pages};
+use crate::state::{Absence, Latch, Loaded, PageClass};
 use crate::{PageNo, PartitionId};
 
-/// Keeps inner pages that are being read optimistically from being reused or evicted.
-#[derive(Debug)]
-pub struct EpochGuard {}
-
-/// Pins the current thread's epoch. Hold it only for one descent; never across a wait or I/O (hazard H16).
-pub fn pin_epoch() -> EpochGuard {
-    unimplemented!()
-}
-
-/// How a page's bytes may be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PageClass {
-    /// Inner nodes: read optimistically, so every write is a relaxed store of aligned words.
-    Inner,
-    /// Everything else: read and written under its latch.
-    Plain,
-}
-
-/// The answer of an operation that neither waits nor does I/O.
-#[derive(Debug)]
-pub enum Attempt<G> {
-    /// It worked.
-    Fixed(G),
-    /// Somebody holds the latch.
-    Busy,
-    /// The page is not in memory: let go of everything, call [`Partition::load`], start again.
-    Absent,
-}
+/// The file grows by at least this many pages.
+const GROWTH_PAGES: u32 = 64;
 
 /// One partition: its file and the region its pages live in.
-#[derive(Debug)]
-pub struct Partition {}
-
-/// A page under a shared latch.
-#[derive(Debug)]
-pub struct SharedPage<'p> {
-    _partition: &'p Partition,
+pub struct Partition {
+    id: PartitionId,
+    name: String,
+    file: Arc<dyn File>,
+    file_pages: AtomicU32,
+    growing: Mutex<()>,
+    region: Region,
+    core: Arc<Core>,
 }
 
-/// A page under the exclusive latch. Dropping it bumps the page's version and unlatches.
-#[derive(Debug)]
-pub struct ExclusivePage<'p> {
-    _partition: &'p Partition,
+/// The name of a partition's file.
+pub(crate) fn file_name(id: PartitionId) -> String {
+    format!("part/{id}.dat")
 }
 
-/// An inner page read without a latch: everything it returns is noise until [`OptimisticPage::validate`] says so.
-#[derive(Debug)]
-pub struct OptimisticPage<'p> {
-    _partition: &'p Partition,
-}
-
-#[expect(unused_variables, reason = "interface")]
 impl Partition {
+    pub(crate) fn new(id: PartitionId, file: Arc<dyn File>, core: Arc<Core>) -> Result<Arc<Partition>> {
+        let name = file_name(id);
+        let bytes = file.len().map_err(|e| Error::io("read the length of", &name, e))?;
+        let file_pages = u32::try_from(bytes / core.page_bytes as u64).unwrap_or(u32::MAX);
+        Ok(Arc::new(Partition {
+            id,
+            name,
+            file,
+            file_pages: AtomicU32::new(file_pages),
+            growing: Mutex::new(()),
+            region: Region::new(core.page_bytes),
+            core,
+        }))
+    }
+
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    pub(crate) fn file(&self) -> &dyn File {
+        &*self.file
+    }
+
+    pub(crate) fn file_name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where a page is, if its memory has ever been asked for.
+    pub(crate) fn place(&self, page: PageNo) -> Option<PageAt<'_>> {
+        self.region.get(page)
+    }
+
+    /// Where the page starts in the file.
+    pub(crate) fn offset(&self, page: PageNo) -> u64 {
+        u64::from(page.0) * self.core.page_bytes as u64
+    }
+
+    fn identity(&self, page: PageNo) -> Identity {
+        Identity { partition: self.id, page, database_id: self.core.database_id }
+    }
+
     /// Which partition this is.
     pub fn id(&self) -> PartitionId {
-        unimplemented!()
+        self.id
     }
 
     /// Page size, bytes.
     pub fn page_bytes(&self) -> usize {
-        unimplemented!()
+        self.core.page_bytes
     }
 
     /// Pages the file has room for on disk now.
     pub fn file_pages(&self) -> u32 {
-        unimplemented!()
+        self.file_pages.load(Ordering::Acquire)
     }
 
     /// Grows the file (in larger steps) so that pages below `pages` have disk space, `StorageFull` if the disk has
     /// none. Before any structure change that would use them.
     pub fn ensure_file_pages(&self, pages: u32) -> Result<()> {
-        unimplemented!()
+        if pages <= self.file_pages() {
+            return Ok(());
+        }
+        let _one_grower = self.growing.lock();
+        let have = self.file_pages();
+        if pages <= have {
+            return Ok(());
+        }
+        let generous = pages.max(have.saturating_add(GROWTH_PAGES.max(have / 8)));
+        // A disk with room for what is needed, if not for more, is not full yet.
+        let grown = match self.allocate(have, generous) {
+            Err(e) if e.is_no_space() && pages < generous => self.allocate(have, pages).map(|()| pages),
+            other => other.map(|()| generous),
+        }?;
+        self.file_pages.store(grown, Ordering::Release);
+        Ok(())
+    }
+
+    fn allocate(&self, have: u32, pages: u32) -> Result<()> {
+        let (from, to) = (self.offset(PageNo(have)), self.offset(PageNo(pages)));
+        self.file.allocate(from, to - from).map_err(|e| Error::io("reserve space for", &self.name, e))
     }
 
     /// Shared latch; waits, and reads the page in if it must. The caller holds no latch and no epoch guard.
     /// `Corrupt` if the page fails its checks (checksum, page number, partition, database id, never written).
     pub fn fix_shared(&self, page: PageNo) -> Result<SharedPage<'_>> {
-        unimplemented!()
+        if let Some(at) = self.region.get(page)
+            && at.state().try_shared() == Latch::Taken
+        {
+            return Ok(SharedPage::latched(at, page));
+        }
+        let at = self.fix(page, Loaded::Shared, |at| at.state().try_shared())?;
+        Ok(SharedPage::latched(at, page))
     }
 
     /// Exclusive latch; waits, and reads the page in if it must. The caller holds no latch and no epoch guard.
     pub fn fix_exclusive(&self, page: PageNo) -> Result<ExclusivePage<'_>> {
-        unimplemented!()
+        if let Some(at) = self.region.get(page)
+            && at.state().try_exclusive() == Latch::Taken
+        {
+            return Ok(ExclusivePage::latched(at, page, self));
+        }
+        let at = self.fix(page, Loaded::Exclusive, |at| at.state().try_exclusive())?;
+        Ok(ExclusivePage::latched(at, page, self))
     }
 
     /// Shared latch without waiting or I/O.
     pub fn try_shared(&self, page: PageNo) -> Attempt<SharedPage<'_>> {
-        unimplemented!()
+        let Some(at) = self.region.get(page) else { return Attempt::Absent };
+        match at.state().try_shared() {
+            Latch::Taken => Attempt::Fixed(SharedPage::latched(at, page)),
+            Latch::Busy => Attempt::Busy,
+            Latch::Absent(_) => Attempt::Absent,
+        }
     }
 
     /// Exclusive latch without waiting or I/O.
     pub fn try_exclusive(&self, page: PageNo) -> Attempt<ExclusivePage<'_>> {
-        unimplemented!()
+        let Some(at) = self.region.get(page) else { return Attempt::Absent };
+        match at.state().try_exclusive() {
+            Latch::Taken => Attempt::Fixed(ExclusivePage::latched(at, page, self)),
+            Latch::Busy => Attempt::Busy,
+            Latch::Absent(_) => Attempt::Absent,
+        }
     }
 
     /// Latched exclusively, all zeros apart from the header's identity fields, without reading the file: for a page
     /// about to be formatted. May wait for a frame: the caller holds no latch. If the page was an inner page and its memory is
     /// still visible to optimistic readers, waits for the epoch.
+    ///
+    /// `Invalid` if the file has no room for the page: [`Partition::ensure_file_pages`] comes first.
     pub fn fix_new(&self, page: PageNo, class: PageClass) -> Result<ExclusivePage<'_>> {
-        unimplemented!()
+        if page.0 >= self.file_pages() {
+            let (name, room) = (&self.name, self.file_pages());
+            return Err(Error::Invalid(format!(
+                "page {page} of {name} is new, but the file has room for {room}"
+            )));
+        }
+        let at = self.wait_for(page, |at| match at.state().try_exclusive() {
+            Latch::Absent(Absence::Evicted) => Ok(at.state().begin_load()),
+            Latch::Taken => Ok(true),
+            other => self.step_aside(at, other).map(|()| false),
+        })?;
+        if at.state().is_loading() {
+            let slot = self.take_frame(at, page)?;
+            at.slot().store(slot.0, Ordering::Relaxed);
+            at.state().finish_load(class, Loaded::Exclusive);
+            self.core.loads.wake(at.key());
+        } else if at.state().class() == PageClass::Inner && class == PageClass::Plain {
+            epoch::wait_for_readers();
+            at.state().set_class(class);
+        } else {
+            at.state().set_class(class);
+        }
+        let mut fixed = ExclusivePage::latched(at, page, self);
+        fixed.edit(|bytes| {
+            bytes.fill(0);
+            self.identity(page).write(bytes);
+        });
+        Ok(fixed)
     }
 
     /// Starts an optimistic read. `Absent` if not in memory; `Busy` if latched exclusively or not an inner page.
     pub fn optimistic<'p>(&'p self, page: PageNo, epoch: &'p EpochGuard) -> Attempt<OptimisticPage<'p>> {
-        unimplemented!()
+        let Some(at) = self.region.get(page) else { return Attempt::Absent };
+        match at.state().begin_read() {
+            Ok(seen) => Attempt::Fixed(OptimisticPage::begun(at, page, self, seen, epoch)),
+            Err(Latch::Absent(_)) => Attempt::Absent,
+            Err(_) => Attempt::Busy,
+        }
     }
 
     /// Brings a page into memory (it may be gone again at once). The caller holds no latch and no epoch guard.
     pub fn load(&self, page: PageNo) -> Result<()> {
-        unimplemented!()
+        self.fix(page, Loaded::Unlocked, |at| match at.state().presence() {
+            Latch::Busy => Latch::Taken,
+            other => other,
+        })?;
+        Ok(())
+    }
+
+    /// Tries until `attempt` succeeds, reading the page in if it is not in memory.
+    fn fix(&self, page: PageNo, into: Loaded, attempt: impl Fn(PageAt<'_>) -> Latch) -> Result<PageAt<'_>> {
+        if page.0 >= self.file_pages() {
+            let expected = format!("page {page}, a page never written");
+            let found = format!("a file of {} pages", self.file_pages());
+            return Err(Error::Corrupt {
+                file: self.name.clone(),
+                offset: self.offset(page),
+                expected,
+                found,
+            });
+        }
+        self.wait_for(page, |at| match attempt(at) {
+            Latch::Taken => Ok(true),
+            Latch::Absent(Absence::Evicted) if at.state().begin_load() => {
+                self.read_in(at, page, into).map(|()| true)
+            }
+            other => self.step_aside(at, other).map(|()| false),
+        })
+    }
+
+    /// Repeats `step` until it says that it is done.
+    fn wait_for(&self, page: PageNo, mut step: impl FnMut(PageAt<'_>) -> Result<bool>) -> Result<PageAt<'_>> {
+        debug_assert!(!epoch::is_pinned(), "a pinned thread must not wait (H16)");
+        let at = self.region.get_or_make(page)?;
+        let backoff = Backoff::new();
+        while !step(at)? {
+            backoff.snooze();
+        }
+        Ok(at)
+    }
+
+    /// What to do while a page cannot be latched.
+    fn step_aside(&self, at: PageAt<'_>, why: Latch) -> Result<()> {
+        match why {
+            Latch::Absent(Absence::Loading) => {
+                self.core.loads.wait_while(at.key(), || at.state().is_loading());
+                Ok(())
+            }
+            Latch::Absent(Absence::Leaving) => self.core.hurry_leaving(),
+            _ => Ok(()),
+        }
+    }
+
+    /// A frame for a page that the caller is loading; on failure the page is as it was.
+    fn take_frame(&self, at: PageAt<'_>, page: PageNo) -> Result<Slot> {
+        match self.core.take_frame() {
+            Ok(slot) => {
+                self.core.frames.occupy(slot, self.id, page);
+                Ok(slot)
+            }
+            Err(e) => {
+                at.state().abandon_load();
+                self.core.loads.wake(at.key());
+                Err(e)
+            }
+        }
+    }
+
+    /// Reads a page that the caller is loading.
+    fn read_in(&self, at: PageAt<'_>, page: PageNo, into: Loaded) -> Result<()> {
+        let slot = self.take_frame(at, page)?;
+        at.slot().store(slot.0, Ordering::Relaxed);
+        // SAFETY: the page is LOADING and ours; it was evicted, so no optimistic reader can reach it.
+        let bytes = unsafe { at.bytes_mut() };
+        match self.read_checked(page, bytes) {
+            Ok(()) => {
+                let class = header::class(bytes);
+                self.core.counters.misses.fetch_add(1, Ordering::Relaxed);
+                at.state().finish_load(class, into);
+                self.core.loads.wake(at.key());
+                Ok(())
+            }
+            Err(e) => {
+                // SAFETY: the page is LOADING and ours, and `bytes` is not used again.
+                unsafe { drop_pages(&mut [at]) };
+                self.core.frames.give_back(&[slot]);
+                at.state().abandon_load();
+                self.core.loads.wake(at.key());
+                Err(e)
+            }
+        }
+    }
+
+    fn read_checked(&self, page: PageNo, bytes: &mut [u8]) -> Result<()> {
+        let offset = self.offset(page);
+        read_exact_at(self.file(), bytes, offset).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => Error::Corrupt {
+                file: self.name.clone(),
+                offset,
+                expected: format!("page {page}"),
+                found: "the end of the file".into(),
+            },
+            _ => Error::io("read", &self.name, e),
+        })?;
+        self.identity(page).check(bytes, &self.name, offset)
     }
 }
 
-#[expect(unused_variables, reason = "interface")]
-impl SharedPage<'_> {
-    /// Which page.
-    pub fn page_no(&self) -> PageNo {
-        unimplemented!()
-    }
-
-    /// The page's bytes.
-    pub fn bytes(&self) -> &[u8] {
-        unimplemented!()
-    }
-}
-
-#[expect(unused_variables, reason = "interface")]
-impl ExclusivePage<'_> {
-    /// Which page.
-    pub fn page_no(&self) -> PageNo {
-        unimplemented!()
-    }
-
-    /// The page's bytes.
-    pub fn bytes(&self) -> &[u8] {
-        unimplemented!()
-    }
-
-    /// Changes the page. `Plain`: in place. `Inner`: on a copy, whose changed words are then stored one by one. A
-    /// panic inside aborts the process.
-    pub fn edit<R>(&mut self, change: impl FnOnce(&mut [u8]) -> R) -> R {
-        unimplemented!()
-    }
-
-    /// Marks the page dirty: `rec_lsn` becomes `tail` unless it is set already. Must be called under this latch with the log's
-    /// tail, *before* the record is appended (hazard H2).
-    pub fn mark_dirty(&mut self, tail: Lsn) {
-        unimplemented!()
-    }
-
-    /// The page has been freed (in a logged change, already applied): it leaves the cache unwritten and clean. An
-    /// inner page's memory goes once no optimistic reader can see it.
-    pub fn discard(self) {
-        unimplemented!()
-    }
-}
-
-#[expect(unused_variables, reason = "interface")]
-impl<'p> OptimisticPage<'p> {
-    /// Which page.
-    pub fn page_no(&self) -> PageNo {
-        unimplemented!()
-    }
-
-    /// Number of 8-byte words.
-    pub fn words(&self) -> usize {
-        unimplemented!()
-    }
-
-    /// One aligned word, little-endian, by a relaxed load; 0 if `index` is out of range.
-    pub fn word(&self, index: usize) -> u64 {
-        unimplemented!()
-    }
-
-    /// Whether nothing has changed since the read began, so that all words read so far were one consistent page.
-    pub fn validate(&self) -> bool {
-        unimplemented!()
-    }
-
-    /// The shared latch, if the page is still at the version that was read (compare-and-swap, never check-then-lock).
-    pub fn upgrade_shared(self) -> Option<SharedPage<'p>> {
-        unimplemented!()
-    }
-
-    /// The exclusive latch, if the page is still at the version that was read.
-    pub fn upgrade_exclusive(self) -> Option<ExclusivePage<'p>> {
-        unimplemented!()
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Partition")
+            .field("id", &self.id)
+            .field("file", &self.file)
+            .field("file_pages", &self.file_pages())
+            .field("region", &self.region)
+            .finish_non_exhaustive()
     }
 }

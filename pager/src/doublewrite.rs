@@ -1,0 +1,141 @@
+//! The doublewrite area: a copy of every page about to be written in place, so that a write torn by a power cut can
+//! be mended. docs/file-format.md section 4.
+//!
+//! The file is a plain concatenation of page images; each image's header names its page. It is made, full of zeros and
+//! synced, before its first use, so that a batch needs no space.
+//!
+//! I1. A batch's copies are durable here before its first page is written in place, and are overwritten only after its
+//!     in-place writes are durable (hazard H13). `write_back` sees to both.
+//! I2. A copy is believed only if its checksum and database id are right, its kind is one there is, it is the latest such
+//!     copy of its page, and its LSN is within the log; and it is used only where the page in place is damaged.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use hamal_storage::{Error, File, Result, Storage, read_exact_at, write_all_at};
+use hamal_wal::Lsn;
+
+use crate::core::Core;
+use crate::header::{self, Identity, kind};
+use crate::partition::file_name;
+use crate::{PageNo, PartitionId, RestoredPage};
+
+/// The area's name.
+pub(crate) const NAME: &str = "doublewrite";
+/// The most pages an area can have; whatever is behind them in the file is ignored.
+pub(crate) const MAX_PAGES: usize = 4096;
+
+/// The open area.
+#[derive(Debug)]
+pub(crate) struct Doublewrite {
+    file: Arc<dyn File>,
+}
+
+impl Doublewrite {
+    /// Opens the area; makes it, or makes it larger, if need be. What it holds stays.
+    pub(crate) fn open(storage: &dyn Storage, bytes: usize) -> Result<Doublewrite> {
+        let failed = |action| move |e| Error::io(action, NAME, e);
+        let exists = storage.exists(NAME).map_err(failed("look for"))?;
+        let file = if exists {
+            storage.open(NAME).map_err(failed("open"))?
+        } else {
+            storage.create(NAME).map_err(failed("create"))?
+        };
+        let have = file.len().map_err(failed("read the length of"))?;
+        if have < bytes as u64 {
+            file.allocate(have, bytes as u64 - have).map_err(failed("reserve space for"))?;
+            // Really written, so that later overwrites need no metadata.
+            let zeros = vec![0; bytes - have as usize];
+            write_all_at(&*file, &zeros, have).map_err(failed("write"))?;
+            file.sync_data().map_err(failed("sync"))?;
+        }
+        if !exists {
+            storage.sync_directory("").map_err(|e| Error::io("sync", "the database directory", e))?;
+        }
+        Ok(Doublewrite { file })
+    }
+
+    /// Writes a batch's copies to the start of the area. Not durable yet.
+    pub(crate) fn write(&self, images: &[u8]) -> Result<()> {
+        write_all_at(&*self.file, images, 0).map_err(|e| Error::io("write", NAME, e))
+    }
+
+    /// Makes the copies durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| Error::io("sync", NAME, e))
+    }
+
+    /// The latest valid copy of each page: where it is in the area, and its LSN.
+    fn copies(
+        &self,
+        database_id: u64,
+        page_bytes: usize,
+    ) -> Result<BTreeMap<(PartitionId, PageNo), (u64, Lsn)>> {
+        let failed = |action| move |e| Error::io(action, NAME, e);
+        let pages = self.file.len().map_err(failed("read the length of"))? / page_bytes as u64;
+        let mut latest = BTreeMap::new();
+        let mut image = vec![0; page_bytes];
+        for index in 0..pages.min(MAX_PAGES as u64) {
+            let offset = index * page_bytes as u64;
+            read_exact_at(&*self.file, &mut image, offset).map_err(failed("read"))?;
+            let identity = Identity::of(&image);
+            let known_kind = (kind::PARTITION_HEADER..=kind::OVERFLOW).contains(&header::kind(&image));
+            if !known_kind || identity.database_id != database_id || !header::is_sound(&image) {
+                continue;
+            }
+            let lsn = header::page_lsn(&image);
+            let copy = latest.entry((identity.partition, identity.page)).or_insert((offset, lsn));
+            if lsn > copy.1 {
+                *copy = (offset, lsn);
+            }
+        }
+        Ok(latest)
+    }
+}
+
+impl Core {
+    /// Puts back the pages whose copy in place is damaged and whose copy here is good (I2).
+    pub(crate) fn restore_torn_pages(&self, oldest_lsn: Lsn, end_lsn: Lsn) -> Result<Vec<RestoredPage>> {
+        let mut restored = Vec::new();
+        let copies = self.doublewrite.copies(self.database_id, self.page_bytes)?;
+        let mut image = vec![0; self.page_bytes];
+        let mut files = BTreeMap::new();
+        for ((partition, page), (offset, page_lsn)) in copies {
+            let name = file_name(partition);
+            if page_lsn < oldest_lsn || page_lsn >= end_lsn {
+                continue;
+            }
+            let file = match files.get(&partition) {
+                Some(file) => Arc::clone(file),
+                None => match self.storage.open(&name) {
+                    Ok(file) => file,
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                    Err(e) => return Err(Error::io("open", name, e)),
+                },
+            };
+            let identity = Identity { partition, page, database_id: self.database_id };
+            let in_place = u64::from(page.0) * self.page_bytes as u64;
+            match read_exact_at(&*file, &mut image, in_place) {
+                Ok(()) if identity.check(&image, &name, in_place).is_ok() => continue,
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
+                Err(e) => return Err(Error::io("read", name, e)),
+            }
+            self.doublewrite.read(&mut image, offset)?;
+            write_all_at(&*file, &image, in_place).map_err(|e| Error::io("write", &name, e))?;
+            files.insert(partition, file);
+            restored.push(RestoredPage { partition, page, page_lsn });
+        }
+        for (partition, file) in files {
+            file.sync_data().map_err(|e| Error::io("sync", file_name(partition), e))?;
+        }
+        Ok(restored)
+    }
+}
+
+impl Doublewrite {
+    fn read(&self, image: &mut [u8], offset: u64) -> Result<()> {
+        read_exact_at(&*self.file, image, offset).map_err(|e| Error::io("read", NAME, e))
+    }
+}

@@ -1,0 +1,258 @@
+//! The memory of one partition's pages: anonymous maps at fixed addresses, and three arrays beside them.
+//!
+//! Owns where page p is, and the system calls that make and drop memory; not who may touch it (`state`, `guard`).
+//! Chunk 0 holds 4096 pages and each further chunk as many as all before it, so a page's chunk is one
+//! `leading_zeros`, a small partition takes little address space, and nothing ever moves.
+//!
+//! I1. A chunk, once made, stays where it is until the region is dropped; pages are aligned to their size within a
+//!     chunk, and chunks to 2 MiB, for transparent huge pages.
+//! I2. The memory of an evicted page is all zeros: fresh from the system, or dropped by [`drop_pages`].
+//! I3. Nobody makes a chunk by a page number out of a file that has not been compared with the file's length.
+
+use std::fmt;
+use std::slice;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU32;
+
+use hamal_storage::{Error, Result};
+use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
+use parking_lot::Mutex;
+
+use crate::PageNo;
+use crate::state::StateWord;
+use crate::sync::AtomicU64;
+
+/// Pages in chunk 0: 2^12.
+const FIRST_CHUNK_PAGES: u32 = 4096;
+/// Chunks 0..=20 cover all 2^32 page numbers.
+const CHUNKS: usize = 21;
+/// Chunks start at multiples of this.
+const ALIGN_BYTES: usize = 2 << 20;
+
+/// Some of a region's pages: one map, and what belongs to each page of it.
+pub(crate) struct Chunk {
+    map: MmapRaw,
+    /// Bytes from the start of the map to the first page.
+    skip: usize,
+    page_bytes: usize,
+    state: Box<[AtomicU64]>,
+    rec_lsn: Box<[AtomicU64]>,
+    slot: Box<[AtomicU32]>,
+}
+
+/// All pages of a partition.
+pub(crate) struct Region {
+    page_bytes: usize,
+    chunks: [OnceLock<Chunk>; CHUNKS],
+    making: Mutex<()>,
+}
+
+/// One page's place: its memory and its words.
+#[derive(Clone, Copy)]
+pub(crate) struct PageAt<'r> {
+    chunk: &'r Chunk,
+    index: usize,
+}
+
+/// The chunk of a page, and its index there.
+fn place(page: PageNo) -> (usize, usize) {
+    let chunk = 20 - (page.0 | (FIRST_CHUNK_PAGES - 1)).leading_zeros();
+    let first = if chunk == 0 { 0 } else { FIRST_CHUNK_PAGES << (chunk - 1) };
+    (chunk as usize, (page.0 - first) as usize)
+}
+
+fn chunk_pages(chunk: usize) -> usize {
+    if chunk == 0 { FIRST_CHUNK_PAGES as usize } else { (FIRST_CHUNK_PAGES as usize) << (chunk - 1) }
+}
+
+impl Region {
+    pub(crate) fn new(page_bytes: usize) -> Self {
+        Region { page_bytes, chunks: [const { OnceLock::new() }; CHUNKS], making: Mutex::new(()) }
+    }
+
+    /// Where the page is, if its chunk has been made.
+    pub(crate) fn get(&self, page: PageNo) -> Option<PageAt<'_>> {
+        let (chunk, index) = place(page);
+        Some(PageAt { chunk: self.chunks[chunk].get()?, index })
+    }
+
+    /// Where the page is; makes its chunk if need be. The caller has compared `page` with the file's length (I3).
+    pub(crate) fn get_or_make(&self, page: PageNo) -> Result<PageAt<'_>> {
+        if let Some(at) = self.get(page) {
+            return Ok(at);
+        }
+        let (chunk, index) = place(page);
+        let _one_maker = self.making.lock();
+        if self.chunks[chunk].get().is_none() {
+            let made = Chunk::make(chunk_pages(chunk), self.page_bytes)?;
+            let _ = self.chunks[chunk].set(made);
+        }
+        Ok(PageAt {
+            chunk: self.chunks[chunk].get_or_init(|| unreachable!("made above, under the lock")),
+            index,
+        })
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pages: usize = (0..CHUNKS).filter(|&k| self.chunks[k].get().is_some()).map(chunk_pages).sum();
+        f.debug_struct("Region")
+            .field("page_bytes", &self.page_bytes)
+            .field("pages", &pages)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What to tell a user whose system has no address space left for us.
+fn no_room(bytes: usize, why: impl fmt::Display) -> Error {
+    Error::Limit {
+        what: format!("address space for {bytes} bytes of pages"),
+        why: format!(
+            "{why}; raise the limit on the process's address space (ulimit -v, RLIMIT_AS) and, if \
+             vm.overcommit_memory is 2, set it to 0 or 1 or raise vm.overcommit_ratio"
+        ),
+    }
+}
+
+impl Chunk {
+    fn make(pages: usize, page_bytes: usize) -> Result<Chunk> {
+        let bytes = pages * page_bytes;
+        let map = MmapOptions::new()
+            .len(bytes + ALIGN_BYTES)
+            .no_reserve_swap()
+            .map_anon()
+            .map_err(|e| no_room(bytes, e))?;
+        let map = MmapRaw::from(map);
+        let skip = (map.as_ptr() as usize).wrapping_neg() % ALIGN_BYTES;
+        let out_of_memory = |()| no_room(bytes, "no memory for its state words");
+        Ok(Chunk {
+            map,
+            skip,
+            page_bytes,
+            state: bytemuck::try_zeroed_slice_box(pages).map_err(out_of_memory)?,
+            rec_lsn: bytemuck::try_zeroed_slice_box(pages).map_err(out_of_memory)?,
+            slot: bytemuck::try_zeroed_slice_box(pages).map_err(out_of_memory)?,
+        })
+    }
+
+    fn page_ptr(&self, index: usize) -> *mut u8 {
+        debug_assert!(index < self.state.len());
+        self.map.as_mut_ptr().wrapping_add(self.skip + index * self.page_bytes)
+    }
+
+    /// Gives the memory of a run of pages back to the system; it reads as zeros from then on.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns every page of the run (EXCLUSIVE, LOADING or LEAVING), and no optimistic reader can reach one.
+    unsafe fn drop_run(&self, first: usize, pages: usize) {
+        let (at, bytes) = (self.skip + first * self.page_bytes, pages * self.page_bytes);
+        // SAFETY: nobody has a reference into the range, by the caller's contract; it is within the map, as
+        // `first + pages` is within the chunk; it is aligned to system pages, as `Pager::open` refuses
+        // smaller pages, so memmap2's rounding does not touch a neighbour.
+        if unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, at, bytes) }.is_err() {
+            // The system kept the memory (locked into RAM, say): I2 must hold all the same.
+            // SAFETY: as above, and the range is mapped writable.
+            unsafe { self.page_ptr(first).write_bytes(0, bytes) };
+        }
+    }
+}
+
+impl<'r> PageAt<'r> {
+    pub(crate) fn state(self) -> StateWord<'r> {
+        StateWord::new(&self.chunk.state[self.index])
+    }
+
+    pub(crate) fn rec_lsn(self) -> &'r AtomicU64 {
+        &self.chunk.rec_lsn[self.index]
+    }
+
+    /// The frame slot that pays for the page while it is in memory.
+    pub(crate) fn slot(self) -> &'r AtomicU32 {
+        &self.chunk.slot[self.index]
+    }
+
+    /// The page's address: a name for it that is unique in the process while its region lives.
+    pub(crate) fn key(self) -> usize {
+        self.chunk.page_ptr(self.index) as usize
+    }
+
+    /// The page's bytes.
+    ///
+    /// # Safety
+    ///
+    /// While the slice lives nobody writes the page: the caller holds its latch, shared or exclusive.
+    pub(crate) unsafe fn bytes(self) -> &'r [u8] {
+        // SAFETY: the page is mapped for as long as the region lives (I1) and initialised (zeros from the system, or
+        // written); by the caller's contract nobody writes it meanwhile.
+        unsafe { slice::from_raw_parts(self.chunk.page_ptr(self.index), self.chunk.page_bytes) }
+    }
+
+    /// The page's bytes, to change.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the page (EXCLUSIVE or LOADING), has no other reference into it, and no optimistic reader can reach
+    /// it: it is of class plain, or was evicted before.
+    pub(crate) unsafe fn bytes_mut(self) -> &'r mut [u8] {
+        // SAFETY: mapped and initialised as in `bytes`; by the caller's contract this is the only reference.
+        unsafe { slice::from_raw_parts_mut(self.chunk.page_ptr(self.index), self.chunk.page_bytes) }
+    }
+
+    /// The page's aligned words, for relaxed access.
+    ///
+    /// # Safety
+    ///
+    /// While the slice lives the page's bytes are written through such words only: the page is of class inner, and the
+    /// caller either holds its latch or is pinned to an epoch in which it was.
+    pub(crate) unsafe fn words(self) -> &'r [AtomicU64] {
+        let words = self.chunk.page_bytes / size_of::<AtomicU64>();
+        #[expect(clippy::cast_ptr_alignment, reason = "pages are aligned to 4096 bytes")]
+        let first = self.chunk.page_ptr(self.index).cast::<AtomicU64>();
+        // SAFETY: mapped and initialised as in `bytes`; aligned, as pages are aligned to 4096 bytes; by the caller's
+        // contract no write that is not atomic races with an access through the slice.
+        unsafe { slice::from_raw_parts(first, words) }
+    }
+}
+
+/// Gives the memory of pages back to the system, neighbours together: a run of 64 costs a seventh of 64 calls.
+/// Sorts `pages` by address.
+///
+/// # Safety
+///
+/// The caller owns every page (EXCLUSIVE, LOADING or LEAVING), and no optimistic reader can reach one.
+pub(crate) unsafe fn drop_pages(pages: &mut [PageAt<'_>]) {
+    pages.sort_unstable_by_key(|at| at.key());
+    for run in pages.chunk_by(|a, b| std::ptr::eq(a.chunk, b.chunk) && a.index + 1 == b.index) {
+        // SAFETY: the run is of pages that the caller owns and nobody else can reach, by the caller's contract.
+        unsafe { run[0].chunk.drop_run(run[0].index, run.len()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_cover_all_page_numbers_without_gap_or_overlap() {
+        let mut first = 0u64;
+        for chunk in 0..CHUNKS {
+            let last = first + chunk_pages(chunk) as u64 - 1;
+            assert_eq!(place(PageNo(first as u32)), (chunk, 0));
+            assert_eq!(place(PageNo(last as u32)), (chunk, chunk_pages(chunk) - 1));
+            first = last + 1;
+        }
+        assert_eq!(first, 1 << 32);
+    }
+
+    #[test]
+    fn pages_are_aligned_for_huge_pages() {
+        let region = Region::new(4096);
+        for page in [0, 4095, 4096, 8191, 8192] {
+            let at = region.get_or_make(PageNo(page)).unwrap();
+            assert_eq!(at.key() % 4096, 0);
+            assert_eq!((at.key() - at.index * 4096) % ALIGN_BYTES, 0);
+        }
+    }
+}

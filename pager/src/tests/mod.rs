@@ -1,0 +1,4 @@
+//! Behaviour of the whole pager, over a storage with hooks.
+
+mod basics;
+mod rig;
