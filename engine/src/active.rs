@@ -41,6 +41,11 @@ pub(crate) struct TxnState {
 }
 
 impl TxnState {
+    /// The newest record of the chain in this partition; [`Lsn::NEVER`] if there is none.
+    pub(crate) fn last_lsn(&self, partition: PartitionId) -> Lsn {
+        self.chains.iter().find(|c| c.partition == partition).map_or(Lsn::NEVER, |c| c.last_lsn)
+    }
+
     /// The chain in this partition, made if missing.
     pub(crate) fn chain(&mut self, partition: PartitionId) -> &mut ChainState {
         let at = self.chains.iter().position(|c| c.partition == partition).unwrap_or_else(|| {

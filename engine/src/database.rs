@@ -1,19 +1,72 @@
-//! The open database (interface).
+//! The open database: the public handle, and the background threads behind it.
 
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use hamal_storage::Storage;
+use hamal_storage::{OsStorage, Storage};
 
+use crate::checkpoint::Effort;
+use crate::engine::Engine;
+use crate::maintenance::Threads;
+use crate::options::{Durability, Maintenance};
 use crate::report::{CheckpointReport, RecoveryReport, Stats, VerifyProgress, VerifyReport};
-use crate::{Options, Result, Snapshot, TableInfo, Transaction, TransactionOptions};
+use crate::{
+    Error, ErrorKind, Options, Result, Snapshot, TableInfo, Transaction, TransactionOptions, recovery, verify,
+};
 
-/// An open database. Cheap to clone; all clones, transactions and snapshots share one handle, which closes when the last is dropped.
+/// Times that [`Database::transact`] runs its work before it gives the conflict to the caller.
+const TRANSACT_ATTEMPTS: u32 = 16;
+
+/// An open database. Cheap to clone; all clones, transactions and snapshots share one handle, which closes when the last is
+/// dropped.
 #[derive(Clone, Debug)]
-pub struct Database {}
+pub struct Database {
+    handle: Arc<Handle>,
+}
 
-#[expect(unused_variables, clippy::needless_pass_by_value, clippy::unused_self, reason = "interface")]
+/// What all clones, transactions and snapshots share. Dropping it closes the database.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) engine: Arc<Engine>,
+    threads: Option<Threads>,
+    closed: bool,
+}
+
+impl Handle {
+    /// Lets the background threads know that there is more log, and by when it must be on the disk.
+    pub(crate) fn after_commit(&self, durability: Durability) {
+        if let Durability::Periodic(interval) = durability {
+            self.engine.flush_within(interval);
+        }
+        if let Some(threads) = &self.threads {
+            threads.notify_if_due(&self.engine);
+        }
+    }
+
+    fn shut_down(&mut self) -> Result<()> {
+        self.closed = true;
+        if let Some(threads) = self.threads.take() {
+            threads.stop();
+        }
+        // A poisoned handle writes nothing more: recovery settles it.
+        self.engine.check_poison()?;
+        self.engine.close()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.closed {
+            return;
+        }
+        if let Err(error) = self.shut_down() {
+            tracing::warn!(%error, "the database was not closed cleanly; the next open recovers it");
+        }
+    }
+}
+
 impl Database {
     /// Opens, or makes, the database in this directory with default [`Options`].
     pub fn open(path: impl AsRef<Path>) -> Result<Database> {
@@ -21,76 +74,125 @@ impl Database {
     }
 
     pub(crate) fn open_path(path: &Path, options: Options) -> Result<Database> {
-        unimplemented!()
+        Database::open_storage(Arc::new(OsStorage::new(path)), options)
+            .map_err(|e| e.context(format!("opening {}", path.display())))
     }
 
     pub(crate) fn open_storage(storage: Arc<dyn Storage>, options: Options) -> Result<Database> {
-        unimplemented!()
+        let maintenance = options.maintenance;
+        let engine = Arc::new(recovery::open(storage, options)?);
+        let threads = match maintenance {
+            Maintenance::Background => Some(Threads::start(&engine)?),
+            Maintenance::Manual => None,
+        };
+        Ok(Database { handle: Arc::new(Handle { engine, threads, closed: false }) })
     }
 
-    /// Starts a read-write transaction with the database's durability.
+    /// Starts a read-write transaction with the database's durability. Read-write transactions take turns for now: `Conflict` after
+    /// the lock timeout if another, or a snapshot, is still open.
     pub fn begin(&self) -> Result<Transaction> {
         self.begin_with(TransactionOptions::new())
     }
 
     /// Starts a read-write transaction.
     pub fn begin_with(&self, options: TransactionOptions) -> Result<Transaction> {
-        unimplemented!()
+        Transaction::begin(&self.handle, options)
     }
 
     /// Runs `work` in a transaction and commits it; runs it again, on a new transaction, when it or the commit returns a
-    /// retryable error. Any other error, and a panic, rolls back.
-    pub fn transact<T>(&self, work: impl FnMut(&Transaction) -> Result<T>) -> Result<T> {
-        unimplemented!()
+    /// retryable error, up to 16 times. Any other error, and a panic, rolls back.
+    pub fn transact<T>(&self, mut work: impl FnMut(&Transaction) -> Result<T>) -> Result<T> {
+        let mut attempt = 1;
+        loop {
+            let result = self.begin().and_then(|tx| {
+                let value = work(&tx)?;
+                tx.commit()?;
+                Ok(value)
+            });
+            match result {
+                Err(e) if e.is_retryable() && attempt < TRANSACT_ATTEMPTS => attempt += 1,
+                other => return other,
+            }
+        }
     }
 
-    /// A read-only view of the committed state.
+    /// A read-only view of the committed state. For now it waits for a running read-write transaction, and the next one for it.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        unimplemented!()
+        Snapshot::begin(&self.handle)
     }
 
     /// All tables, by name.
     pub fn tables(&self) -> Result<Vec<TableInfo>> {
-        unimplemented!()
+        self.snapshot()?.tables()
     }
 
-    /// Takes a checkpoint now.
+    /// Takes a checkpoint now, after writing back every page that is dirty. Transactions go on meanwhile.
     pub fn checkpoint(&self) -> Result<CheckpointReport> {
-        unimplemented!()
+        self.handle.engine.take_checkpoint(Effort::Full)
     }
 
-    /// With [`crate::Maintenance::Manual`]: does what the background threads would do by now. Returns whether
-    /// anything was done.
+    /// With [`Maintenance::Manual`]: does what the background threads would do by now. Returns whether anything was done.
     pub fn maintain(&self) -> Result<bool> {
-        unimplemented!()
+        self.handle.engine.maintain()
     }
 
     /// Makes every commit so far durable, whatever its durability.
     pub fn flush(&self) -> Result<()> {
-        unimplemented!()
+        Ok(self.handle.engine.log.flush()?)
     }
 
-    /// Proves every invariant of every page of every partition. Damage is reported in the findings, not as an error.
+    /// Proves every invariant of every page of every partition, while no transaction writes. Damage is reported in the findings, not
+    /// as an error; `Cancelled` if `progress` breaks. O(database).
     pub fn verify(
         &self,
         progress: &mut dyn FnMut(VerifyProgress) -> ControlFlow<()>,
     ) -> Result<VerifyReport> {
-        unimplemented!()
+        let _quiet = self.snapshot()?;
+        verify::run(&self.handle.engine, progress)
     }
 
     /// What opening found and did.
     pub fn recovery_report(&self) -> &RecoveryReport {
-        unimplemented!()
+        self.handle.engine.report.get_or_init(RecoveryReport::default)
     }
 
-    /// Counters.
+    /// Counters. Cheap.
     pub fn stats(&self) -> Stats {
-        unimplemented!()
+        let engine = &self.handle.engine;
+        let pager = engine.pager.stats();
+        Stats {
+            page_bytes: engine.page_bytes as u64,
+            resident_bytes: pager.resident_bytes,
+            cache_bytes: engine.options.cache_bytes,
+            cache_misses: pager.misses,
+            evictions: pager.evictions,
+            dirty_pages: pager.dirty_pages,
+            pages_written: pager.pages_written,
+            pages_stolen: engine.steals.steals.load(Ordering::Relaxed),
+            commits: engine.counters.commits.load(Ordering::Relaxed),
+            rollbacks: engine.counters.rollbacks.load(Ordering::Relaxed),
+            compensation_records: engine.journal.compensations(),
+            log_flushes: engine.log.flushes(),
+            log_tail: engine.log.tail().0,
+            log_durable: engine.log.durable().0,
+            log_used_bytes: engine.log.used_bytes(),
+            checkpoints: engine.counters.checkpoints.load(Ordering::Relaxed),
+            structure_changes: engine.journal.structure_changes(),
+            active_transactions: engine.active.len() as u64,
+            partitions: engine.open_partitions().len() as u64,
+        }
     }
 
-    /// Closes the database: waits for background work, takes a last checkpoint, and says whether all that worked.
-    /// `InvalidArgument` while transactions or snapshots are open (then the handle stays usable).
+    /// Closes the database: stops background work, writes everything back, takes a last checkpoint, and says whether all that
+    /// worked. `InvalidArgument` while another clone, a transaction or a snapshot is still there: the database stays open for them,
+    /// and closes when the last of them is dropped.
     pub fn close(self) -> Result<()> {
-        unimplemented!()
+        match Arc::try_unwrap(self.handle) {
+            Ok(mut handle) => handle.shut_down(),
+            Err(_) => Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "other handles, transactions or snapshots are still open; the database closes when the last is dropped",
+            )),
+        }
     }
 }

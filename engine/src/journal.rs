@@ -29,6 +29,7 @@ pub(crate) struct Journal {
     /// Every transaction below this id is settled: no snapshot, no undo needs what it overwrote (hazard H6).
     pub(crate) horizon: Arc<AtomicU64>,
     compensations: AtomicU64,
+    structure_changes: AtomicU64,
 }
 
 /// On whose behalf a change is made: decides the record's kind, chain and undo.
@@ -82,7 +83,7 @@ thread_local! {
 
 impl Journal {
     pub(crate) fn new(log: Arc<Log>, horizon: Arc<AtomicU64>) -> Self {
-        Journal { log, horizon, compensations: AtomicU64::new(0) }
+        Journal { log, horizon, compensations: AtomicU64::new(0), structure_changes: AtomicU64::new(0) }
     }
 
     /// The horizon now.
@@ -93,6 +94,11 @@ impl Journal {
     /// Compensation records written.
     pub(crate) fn compensations(&self) -> u64 {
         self.compensations.load(Ordering::Relaxed)
+    }
+
+    /// Structure changes written.
+    pub(crate) fn structure_changes(&self) -> u64 {
+        self.structure_changes.load(Ordering::Relaxed)
     }
 
     /// Room for one record with changes of at most `change_bytes` (sum of `encoded_bytes`) and undo of at most
@@ -169,6 +175,7 @@ impl Journal {
                 Author::System => {
                     put_structure_head(payload, edits.len());
                     put_edits(payload, edits);
+                    self.structure_changes.fetch_add(1, Ordering::Relaxed);
                     Ok(admission.permit.append(payload)?)
                 }
             }

@@ -3,23 +3,32 @@
 #![forbid(unsafe_code)]
 
 mod active;
+mod catalog;
 mod change;
+mod checkpoint;
 mod codec;
 mod database;
 mod encoding;
+mod engine;
 mod error;
 mod ids;
 pub mod inspect;
 mod journal;
+mod maintenance;
+mod master;
 mod node;
 mod options;
+mod overflow;
 mod raw;
 mod record;
+mod recovery;
 mod report;
+mod rollback;
 mod snapshot;
 mod table;
 mod transaction;
 mod tree;
+mod verify;
 
 pub use database::Database;
 #[cfg(target_endian = "little")]

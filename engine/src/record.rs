@@ -87,8 +87,8 @@ pub(crate) enum Record<'a> {
     End { txn: TxnId, partition: PartitionId },
     /// These pages' files hold at least everything up to the LSN beside each.
     PagesClean { pages: Vec<(PartitionId, PageNo, Lsn)> },
-    /// A fuzzy checkpoint begins.
-    BeginCheckpoint,
+    /// A fuzzy checkpoint begins. The database's id tells a log that belongs to another database.
+    BeginCheckpoint { database_id: u64 },
     /// Part of its dirty page table.
     CheckpointPages { partition: PartitionId, pages: Vec<(PageNo, Lsn)> },
     /// Part of its transaction table.
@@ -96,7 +96,7 @@ pub(crate) enum Record<'a> {
     /// Part of its row counts, by table.
     CheckpointCounts { counts: Vec<(u32, u64)> },
     /// It is complete. Counts include every commit below `counts_as_of`.
-    EndCheckpoint { begin_lsn: Lsn, counts_as_of: Lsn, next_txn: TxnId, next_table: u32, next_partition: u32 },
+    EndCheckpoint { begin_lsn: Lsn, counts_as_of: Lsn, next_txn: TxnId, next_id: u32 },
     /// The partition is gone for ever, its file with it (hazard H11).
     PartitionDeleted { partition: PartitionId },
 }
@@ -257,7 +257,10 @@ impl Record<'_> {
                     put_u64(out, lsn.0);
                 });
             }
-            Record::BeginCheckpoint => out.push(kind::BEGIN_CHECKPOINT),
+            Record::BeginCheckpoint { database_id } => {
+                out.push(kind::BEGIN_CHECKPOINT);
+                put_u64(out, *database_id);
+            }
             Record::CheckpointPages { partition, pages } => {
                 out.push(kind::CHECKPOINT_PAGES);
                 put_u32(out, partition.0);
@@ -285,13 +288,12 @@ impl Record<'_> {
                     put_u64(out, *count);
                 });
             }
-            Record::EndCheckpoint { begin_lsn, counts_as_of, next_txn, next_table, next_partition } => {
+            Record::EndCheckpoint { begin_lsn, counts_as_of, next_txn, next_id } => {
                 out.push(kind::END_CHECKPOINT);
                 put_u64(out, begin_lsn.0);
                 put_u64(out, counts_as_of.0);
                 put_u64(out, next_txn.0);
-                put_u32(out, *next_table);
-                put_u32(out, *next_partition);
+                put_u32(out, *next_id);
             }
             Record::PartitionDeleted { partition } => {
                 out.push(kind::PARTITION_DELETED);
@@ -341,7 +343,9 @@ impl<'a> Record<'a> {
                     ))
                 })?,
             },
-            kind::BEGIN_CHECKPOINT => Record::BeginCheckpoint,
+            kind::BEGIN_CHECKPOINT => {
+                Record::BeginCheckpoint { database_id: take_u64(i, "the database id")? }
+            }
             kind::CHECKPOINT_PAGES => Record::CheckpointPages {
                 partition: PartitionId(take_u32(i, "a partition id")?),
                 pages: take_list(i, 12, "dirty pages", |i| {
@@ -372,8 +376,7 @@ impl<'a> Record<'a> {
                 begin_lsn: Lsn(take_u64(i, "begin_lsn")?),
                 counts_as_of: Lsn(take_u64(i, "counts_as_of")?),
                 next_txn: TxnId(take_u64(i, "the next transaction id")?),
-                next_table: take_u32(i, "the next table id")?,
-                next_partition: take_u32(i, "the next partition id")?,
+                next_id: take_u32(i, "the next table or partition id")?,
             },
             kind::PARTITION_DELETED => {
                 Record::PartitionDeleted { partition: PartitionId(take_u32(i, "a partition id")?) }
@@ -409,7 +412,7 @@ impl<'a> Record<'a> {
             Record::Abort { .. } => "abort",
             Record::End { .. } => "end",
             Record::PagesClean { .. } => "pages-clean",
-            Record::BeginCheckpoint => "begin-checkpoint",
+            Record::BeginCheckpoint { .. } => "begin-checkpoint",
             Record::CheckpointPages { .. } => "checkpoint-pages",
             Record::CheckpointTransactions { .. } => "checkpoint-transactions",
             Record::CheckpointCounts { .. } => "checkpoint-counts",

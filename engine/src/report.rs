@@ -38,10 +38,8 @@ pub struct Stats {
     pub log_used_bytes: u64,
     /// Checkpoints taken.
     pub checkpoints: u64,
-    /// Page splits.
-    pub splits: u64,
-    /// Page merges.
-    pub merges: u64,
+    /// Structure changes: splits, merges, purges, pages allocated and freed.
+    pub structure_changes: u64,
     /// Active read-write transactions.
     pub active_transactions: u64,
     /// Partitions (one per table, and the catalog's).

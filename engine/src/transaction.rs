@@ -1,15 +1,93 @@
-//! Read-write transactions (interface).
+//! Read-write transactions.
+//!
+//! For now read-write transactions take turns ([`Engine::turn`]), so a transaction is serial by construction; its rows carry its id as
+//! their stamp, its records are chained per partition, and everything below this file is ready for many at once.
+//!
+//! I1. A statement is one log record, or is rolled back to where it began: a failed statement has no effect.
+//! I2. The turn is given up once the commit record is reserved, not when it is durable (early release): the next committer's flush
+//!     covers both. Snapshots and empty transactions wait until what they saw is durable (hazard H10).
+//! I3. A transaction that cannot be rolled back poisons the handle: reopening recovers.
 
-use crate::Result;
-use crate::raw::RawTable;
+use std::collections::HashMap;
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-/// A read-write transaction: sees its own writes; rolls back when dropped uncommitted.
+use hamal_pager::PartitionId;
+use hamal_wal::{Log, Lsn};
+use parking_lot::{ArcRwLockWriteGuard, Mutex, RawRwLock};
+
+use crate::active::TxnEntry;
+use crate::catalog::{CATALOG, TableRow, table_key};
+use crate::change::Row;
+use crate::checkpoint::Effort;
+use crate::database::Handle;
+use crate::engine::{Engine, PartitionHandle};
+use crate::journal::{Author, Chain};
+use crate::options::Durability;
+use crate::raw::{Owner, RawTable};
+use crate::record::Record;
+use crate::tree::{Decision, Tree};
+use crate::{Error, ErrorKind, Result, TransactionOptions, recovery, rollback};
+
+/// A table that a transaction or snapshot has opened.
 #[derive(Debug)]
-pub struct Transaction {}
+pub(crate) struct OpenTable {
+    pub(crate) id: u32,
+    pub(crate) key_type: String,
+    pub(crate) value_type: String,
+    pub(crate) handle: Arc<PartitionHandle>,
+    pub(crate) tree: Tree,
+    /// The transaction's chain in the table's partition; `None` in a snapshot.
+    pub(crate) chain: Option<Chain>,
+    /// Rows added less rows removed by this transaction.
+    pub(crate) delta: AtomicI64,
+    /// Bumped by every write of this transaction, so that ranges notice.
+    pub(crate) writes: AtomicU64,
+}
+
+/// A read-write transaction: sees its own writes; rolls back when dropped uncommitted. `Send` and `Sync`; it keeps the database
+/// open.
+#[derive(Debug)]
+pub struct Transaction {
+    handle: Arc<Handle>,
+    entry: Arc<TxnEntry>,
+    durability: Durability,
+    work: Mutex<Work>,
+    turn: Option<ArcRwLockWriteGuard<RawRwLock, ()>>,
+}
+
+/// What a transaction remembers besides its chains.
+#[derive(Debug, Default)]
+struct Work {
+    tables: HashMap<String, Arc<OpenTable>>,
+    /// Net row count changes of tables that are no longer open (dropped or renamed since).
+    closed_deltas: HashMap<u32, i64>,
+    created: Vec<PartitionId>,
+    dropped: Vec<PartitionId>,
+    savepoints: Vec<Mark>,
+    next_savepoint: u64,
+    failure: Option<String>,
+    ended: bool,
+}
+
+/// Where a transaction stood: enough to roll back to.
+#[derive(Clone, Debug)]
+struct Mark {
+    id: u64,
+    /// Last record of each chain.
+    chains: Vec<(PartitionId, Lsn)>,
+    deltas: HashMap<u32, i64>,
+    created: usize,
+    dropped: usize,
+}
 
 /// A point to roll back to, made by [`Transaction::savepoint`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Savepoint {}
+pub struct Savepoint {
+    transaction: u64,
+    id: u64,
+}
 
 /// A table, as the catalog has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +97,7 @@ pub struct TableInfo {
     pub name: String,
     /// Its id; never reused.
     pub id: u32,
-    /// Name of its key type, as [`crate::TableDef`] gives it; bytes: `"bytes"`.
+    /// Name of its key type, as the table definition gives it; bytes: `"bytes"`.
     pub key_type: String,
     /// Name of its value type.
     pub value_type: String,
@@ -31,8 +109,96 @@ pub struct TableInfo {
     pub file_bytes: u64,
 }
 
-#[expect(unused_variables, dead_code, clippy::unused_self, reason = "interface")]
 impl Transaction {
+    pub(crate) fn begin(handle: &Arc<Handle>, options: TransactionOptions) -> Result<Transaction> {
+        let engine = &handle.engine;
+        engine.check_poison()?;
+        let timeout = engine.options.lock_timeout;
+        let turn = engine.turn.try_write_arc_for(timeout).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Conflict,
+                format!("waited {timeout:?} for the turn to write; another transaction or snapshot holds it"),
+            )
+        })?;
+        engine.check_poison()?;
+        Ok(Transaction {
+            handle: handle.clone(),
+            entry: engine.active.begin(),
+            durability: options.durability.unwrap_or(engine.options.durability),
+            work: Mutex::default(),
+            turn: Some(turn),
+        })
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.handle.engine
+    }
+
+    /// `TransactionEnded` once a failure has left it with nothing to do but roll back.
+    pub(crate) fn check_usable(&self) -> Result<()> {
+        match &self.work.lock().failure {
+            None => Ok(()),
+            Some(cause) => Err(Error::new(
+                ErrorKind::TransactionEnded,
+                format!("the transaction has failed and can only be rolled back: {cause}"),
+            )),
+        }
+    }
+
+    /// Runs a statement of several records; if it fails, takes back what it did (I1). `LogFull` is tried once more after a checkpoint.
+    pub(crate) fn statement<T>(&self, mut run: impl FnMut() -> Result<T>) -> Result<T> {
+        self.check_usable()?;
+        let mark = self.mark();
+        let mut result = run();
+        if let Err(e) = &result {
+            let full = e.kind() == ErrorKind::LogFull;
+            self.roll_back_to_mark(&mark)?;
+            if full {
+                self.engine().take_checkpoint(Effort::Full)?;
+                result = run();
+                if result.is_err() {
+                    self.roll_back_to_mark(&mark)?;
+                }
+            }
+        }
+        result
+    }
+
+    /// Runs a statement on the rows of one table, whose records are all in the table's chain; if it fails, takes back what it did (I1).
+    /// `LogFull` is tried once more after a checkpoint.
+    pub(crate) fn row_statement<T>(
+        &self,
+        table: &OpenTable,
+        chain: &Chain,
+        mut run: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        let down_to = self.entry.lock().last_lsn(chain.partition);
+        let delta = table.delta.load(Ordering::Relaxed);
+        let mut attempt = || {
+            run().inspect_err(|_| table.delta.store(delta, Ordering::Relaxed)).or_else(|e| {
+                rollback::undo_chain(self.engine(), chain, down_to).inspect_err(|e| self.fail(e))?;
+                Err(e)
+            })
+        };
+        match attempt() {
+            Err(e) if e.kind() == ErrorKind::LogFull => {
+                self.engine().take_checkpoint(Effort::Full)?;
+                attempt()
+            }
+            other => other,
+        }
+    }
+
+    /// The transaction can only be rolled back from here on.
+    fn fail(&self, cause: &Error) {
+        self.work.lock().failure.get_or_insert_with(|| cause.to_string());
+    }
+
+    fn catalog(&self) -> Result<(Tree, Chain)> {
+        let tree = self.engine().partition(CATALOG)?.tree();
+        Ok((tree, Chain { entry: self.entry.clone(), partition: CATALOG }))
+    }
+
     /// Opens a table by name. `types`: the key's and value's type names, or `None` to take it as bytes whatever it is.
     /// `create`: make it (with those types, else bytes) if it is missing, else `NotFound`.
     pub(crate) fn open_raw(
@@ -41,46 +207,404 @@ impl Transaction {
         types: Option<(&str, &str)>,
         create: bool,
     ) -> Result<RawTable<'_>> {
-        unimplemented!()
+        self.check_usable()?;
+        if let Some(table) = self.work.lock().tables.get(name) {
+            check_types(name, table, types)?;
+            return Ok(RawTable::new(Owner::Transaction(self), table.clone()));
+        }
+        let (catalog, _) = self.catalog()?;
+        let found = find_table(&catalog, name)?;
+        let row = match found {
+            Some(row) => row,
+            None if create => {
+                self.statement(|| self.create_table(name, types.unwrap_or(("bytes", "bytes"))))?
+            }
+            None => return Err(no_table(name)),
+        };
+        let handle = self.engine().partition(row.partition)?;
+        let delta = self.work.lock().closed_deltas.remove(&row.id).unwrap_or(0);
+        let table = Arc::new(OpenTable {
+            id: row.id,
+            tree: handle.tree(),
+            chain: Some(Chain { entry: self.entry.clone(), partition: row.partition }),
+            key_type: row.key_type,
+            value_type: row.value_type,
+            handle,
+            delta: AtomicI64::new(delta),
+            writes: AtomicU64::new(0),
+        });
+        self.work.lock().tables.insert(name.to_owned(), table.clone());
+        check_types(name, &table, types)?;
+        Ok(RawTable::new(Owner::Transaction(self), table))
+    }
+
+    fn create_table(&self, name: &str, (key_type, value_type): (&str, &str)) -> Result<TableRow> {
+        let key = table_key(name)?;
+        let engine = self.engine();
+        let id = engine.draw_id()?;
+        let row = TableRow {
+            id,
+            partition: PartitionId(id),
+            key_type: key_type.to_owned(),
+            value_type: value_type.to_owned(),
+        };
+        let handle = engine.create_partition(row.partition)?;
+        self.work.lock().created.push(row.partition);
+        Tree::format_partition(&engine.journal, &handle.partition)?;
+        self.write_catalog_row(key, Some(&row.encode()))?;
+        Ok(row)
+    }
+
+    /// Writes or removes a row of the catalog.
+    fn write_catalog_row(&self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let (tree, chain) = self.catalog()?;
+        let stamp = chain.txn();
+        let row = Row { stamp, ghost: value.is_none(), overflow: false, value: value.unwrap_or_default() };
+        tree.update(&self.engine().journal, Author::Transaction(&chain), key, row.value.len(), &mut |_| {
+            Ok(Decision::Write(row))
+        })?;
+        Ok(())
     }
 
     /// Whether there is a table of this name.
     pub fn has_table(&self, name: &str) -> Result<bool> {
-        unimplemented!()
+        Ok(find_table(&self.catalog()?.0, name)?.is_some())
     }
 
     /// All tables, by name, this transaction's changes included.
     pub fn tables(&self) -> Result<Vec<TableInfo>> {
-        unimplemented!()
+        let rows = recovery::tables(self.engine())?;
+        let deltas = self.deltas();
+        table_infos(self.engine(), rows, &deltas)
     }
 
-    /// Renames a table. `NotFound`; `AlreadyExists`. Names are 1 to 255 bytes.
+    /// Renames a table. `NotFound`; `AlreadyExists`. Names are 1 to 255 bytes. Open handles to the table stay valid.
     pub fn rename_table(&self, from: &str, to: &str) -> Result<()> {
-        unimplemented!()
+        let (catalog, _) = self.catalog()?;
+        let row = find_table(&catalog, from)?.ok_or_else(|| no_table(from))?;
+        table_key(to)?;
+        if from == to {
+            return Ok(());
+        }
+        if find_table(&catalog, to)?.is_some() {
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("there is a table {to:?} already")));
+        }
+        self.statement(|| {
+            self.write_catalog_row(table_key(from)?, None)?;
+            self.write_catalog_row(table_key(to)?, Some(&row.encode()))
+        })?;
+        let mut work = self.work.lock();
+        if let Some(table) = work.tables.remove(from) {
+            work.tables.insert(to.to_owned(), table);
+        }
+        Ok(())
     }
 
     /// Drops a table and all its rows. Its file goes once the commit is durable. `NotFound`.
     pub fn drop_table(&self, name: &str) -> Result<()> {
-        unimplemented!()
+        let (catalog, _) = self.catalog()?;
+        let row = find_table(&catalog, name)?.ok_or_else(|| no_table(name))?;
+        self.statement(|| self.write_catalog_row(table_key(name)?, None))?;
+        let mut work = self.work.lock();
+        if let Some(table) = work.tables.remove(name) {
+            work.closed_deltas.insert(table.id, table.delta.load(Ordering::Relaxed));
+        }
+        work.dropped.push(row.partition);
+        Ok(())
+    }
+
+    /// Net change of row counts by table id.
+    fn deltas(&self) -> HashMap<u32, i64> {
+        let work = self.work.lock();
+        let mut deltas = work.closed_deltas.clone();
+        deltas.extend(work.tables.values().map(|t| (t.id, t.delta.load(Ordering::Relaxed))));
+        deltas
+    }
+
+    fn mark(&self) -> Mark {
+        let chains = self.entry.lock().chains.iter().map(|c| (c.partition, c.last_lsn)).collect();
+        let deltas = self.deltas();
+        let work = self.work.lock();
+        Mark {
+            id: work.next_savepoint,
+            chains,
+            deltas,
+            created: work.created.len(),
+            dropped: work.dropped.len(),
+        }
+    }
+
+    /// Takes back everything since the mark. A failure leaves the transaction good for nothing but rolling back.
+    fn roll_back_to_mark(&self, mark: &Mark) -> Result<()> {
+        self.undo_to(&mark.chains).inspect_err(|e| self.fail(e))?;
+        let mut work = self.work.lock();
+        // Names may mean other tables again: they are looked up anew, with the counts of then.
+        let tables = mem::take(&mut work.tables);
+        for table in tables.values() {
+            table.writes.fetch_add(1, Ordering::Relaxed);
+            table.delta.store(mark.deltas.get(&table.id).copied().unwrap_or(0), Ordering::Relaxed);
+        }
+        work.closed_deltas.clone_from(&mark.deltas);
+        for (name, table) in tables {
+            work.closed_deltas.remove(&table.id);
+            work.tables.insert(name, table);
+        }
+        work.dropped.truncate(mark.dropped);
+        // Partitions made since stay in `created`: their catalog rows are gone, their files go when the transaction ends.
+        let _ = mark.created;
+        Ok(())
+    }
+
+    fn undo_to(&self, chains: &[(PartitionId, Lsn)]) -> Result<()> {
+        let mut now: Vec<PartitionId> = self.entry.lock().chains.iter().map(|c| c.partition).collect();
+        now.sort_by_key(|p| *p == CATALOG);
+        for partition in now {
+            let down_to = chains.iter().find(|c| c.0 == partition).map_or(Lsn::NEVER, |c| c.1);
+            let chain = Chain { entry: self.entry.clone(), partition };
+            rollback::undo_chain(self.engine(), &chain, down_to)?;
+        }
+        Ok(())
     }
 
     /// Marks this point. Savepoints nest to any depth; rolling back to one forgets those made after it.
     pub fn savepoint(&self) -> Result<Savepoint> {
-        unimplemented!()
+        self.check_usable()?;
+        let mark = self.mark();
+        let mut work = self.work.lock();
+        work.next_savepoint += 1;
+        let savepoint = Savepoint { transaction: self.entry.id.0, id: mark.id };
+        work.savepoints.push(mark);
+        Ok(savepoint)
     }
 
-    /// Takes back everything since the savepoint. `NotFound` if it has been forgotten.
+    /// Takes back everything since the savepoint, which stays good for another time. `NotFound` if it has been forgotten or is
+    /// another transaction's. Handles of tables that were created or renamed since must be opened again.
     pub fn rollback_to(&self, savepoint: Savepoint) -> Result<()> {
-        unimplemented!()
+        self.check_usable()?;
+        let mark = {
+            let mut work = self.work.lock();
+            let at = work
+                .savepoints
+                .iter()
+                .position(|m| m.id == savepoint.id && savepoint.transaction == self.entry.id.0)
+                .ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::NotFound,
+                        "the savepoint has been forgotten, or is another transaction's",
+                    )
+                })?;
+            work.savepoints.truncate(at + 1);
+            work.savepoints[at].clone()
+        };
+        self.roll_back_to_mark(&mark)?;
+        self.reopen_names()
     }
 
-    /// Commits. Durable when it returns, if the durability is `Sync`.
-    pub fn commit(self) -> Result<()> {
-        unimplemented!()
+    /// After a rollback to a savepoint: names mean what the catalog says again.
+    fn reopen_names(&self) -> Result<()> {
+        let (catalog, _) = self.catalog()?;
+        let mut work = self.work.lock();
+        let tables = mem::take(&mut work.tables);
+        for (name, table) in tables {
+            match find_table(&catalog, &name)? {
+                Some(row) if row.id == table.id => {
+                    work.tables.insert(name, table);
+                }
+                _ => {
+                    work.closed_deltas.insert(table.id, table.delta.load(Ordering::Relaxed));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits. Durable when it returns, if the durability is `Sync`. `CommitUnknown`: the record was written but the disk failed;
+    /// reopening tells. Any other error: the transaction has been rolled back.
+    pub fn commit(mut self) -> Result<()> {
+        let work = mem::take(self.work.get_mut());
+        self.work.get_mut().ended = true;
+        if let Some(cause) = &work.failure {
+            let error = Error::new(
+                ErrorKind::TransactionEnded,
+                format!("the transaction had failed and was rolled back: {cause}"),
+            );
+            self.abandon(&work.created);
+            return Err(error);
+        }
+        let deltas: Vec<(u32, i64)> = work
+            .tables
+            .values()
+            .map(|t| (t.id, t.delta.load(Ordering::Relaxed)))
+            .chain(work.closed_deltas.iter().map(|(t, d)| (*t, *d)))
+            .filter(|(_, delta)| *delta != 0)
+            .collect();
+        let handle = self.handle.clone();
+        let engine = &handle.engine;
+        if self.entry.lock().chains.is_empty() {
+            rollback::end(engine, &self.entry);
+            self.turn = None;
+            // What it read may belong to a commit that is not durable yet (hazard H10).
+            return wait_for_readers_prefix(engine);
+        }
+        let lsn = match self.append_commit(deltas) {
+            Ok(lsn) => lsn,
+            Err(e) => {
+                self.abandon(&work.created);
+                return Err(e);
+            }
+        };
+        rollback::end(engine, &self.entry);
+        engine.counters.commits.fetch_add(1, Ordering::Relaxed);
+        if !work.dropped.is_empty() || !work.created.is_empty() {
+            // Files go only after the commit that drops them is durable (hazard H11), and before anybody else's turn.
+            make_commit_durable(engine, lsn)?;
+            for partition in work.dropped.iter().chain(&work.created) {
+                // The commit stands whatever happens here; what is left of the file is removed by the next recovery.
+                let _poisoned = self.delete_if_unnamed(*partition);
+            }
+        }
+        self.turn = None;
+        handle.after_commit(self.durability);
+        if self.durability == Durability::Sync { make_commit_durable(engine, lsn) } else { Ok(()) }
+    }
+
+    /// The commit section: the record, the counts and the end of the transaction in one step (hazards H2, H8, H17).
+    fn append_commit(&self, counts: Vec<(u32, i64)>) -> Result<Lsn> {
+        let engine = self.engine();
+        let record = Record::Commit { txn: self.entry.id, micros: engine.storage.now_micros(), counts };
+        let mut payload = Vec::new();
+        record.encode(&mut payload);
+        let mut permit = engine.log.admit_promised(Log::framed_bytes(payload.len()))?;
+        let mut commits = engine.commits.lock();
+        let mut state = self.entry.lock();
+        let lsn = permit.append(&payload)?;
+        state.ended = true;
+        if let Record::Commit { counts, .. } = record {
+            for (table, delta) in counts {
+                let count = commits.counts.entry(table).or_default();
+                *count = count.saturating_add_signed(delta);
+            }
+        }
+        if self.durability == Durability::Sync {
+            commits.last_sync_lsn = lsn;
+        }
+        Ok(lsn)
+    }
+
+    /// After a commit: a partition that was dropped, or made and lost again to a savepoint, goes.
+    fn delete_if_unnamed(&self, partition: PartitionId) -> Result<()> {
+        let engine = self.engine();
+        let named = recovery::tables(engine)?.iter().any(|(_, row)| row.partition == partition);
+        let open = engine.open_partitions().iter().any(|h| h.partition.id() == partition);
+        if named || !open {
+            return Ok(());
+        }
+        engine.delete_partition(partition).inspect_err(|e| engine.poison(e))
     }
 
     /// Rolls back, and says whether that worked (dropping does the same silently).
-    pub fn rollback(self) -> Result<()> {
-        unimplemented!()
+    pub fn rollback(mut self) -> Result<()> {
+        let work = mem::take(self.work.get_mut());
+        self.work.get_mut().ended = true;
+        self.abandon(&work.created);
+        self.engine().check_poison()
     }
+
+    /// Undoes everything. What cannot be undone now is left to recovery: the handle is poisoned (I3).
+    fn abandon(&mut self, created: &[PartitionId]) {
+        let engine = &self.handle.engine;
+        let undone = if self.entry.lock().chains.is_empty() {
+            rollback::end(engine, &self.entry);
+            Ok(())
+        } else {
+            engine
+                .journal
+                .append(&Record::Abort { txn: self.entry.id })
+                .and_then(|_| rollback::roll_back(engine, &self.entry, &mut |_| Ok(())).map(|_| ()))
+        };
+        let cleaned = undone.and_then(|()| created.iter().try_for_each(|p| self.delete_if_unnamed(*p)));
+        if let Err(e) = cleaned {
+            engine.poison(&e.context(format!("transaction {} could not be rolled back", self.entry.id)));
+        }
+        self.turn = None;
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if !self.work.get_mut().ended {
+            let work = mem::take(self.work.get_mut());
+            self.abandon(&work.created);
+        }
+    }
+}
+
+fn make_commit_durable(engine: &Engine, lsn: Lsn) -> Result<()> {
+    engine.log.make_durable(lsn).map_err(|e| {
+        let e = Error::from(e);
+        engine.poison(&e);
+        Error::new(
+            ErrorKind::CommitUnknown,
+            format!("the commit may or may not survive; reopen the database to learn which: {e}"),
+        )
+    })
+}
+
+/// Waits until every commit that a reader may see, and that promised to be durable, is durable.
+pub(crate) fn wait_for_readers_prefix(engine: &Engine) -> Result<()> {
+    let lsn = engine.commits.lock().last_sync_lsn;
+    if lsn != Lsn::NEVER {
+        engine.log.make_durable(lsn)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn find_table(catalog: &Tree, name: &str) -> Result<Option<TableRow>> {
+    let row = catalog
+        .get(table_key(name)?, |row| if row.ghost { None } else { Some(TableRow::decode(row.value)) })?
+        .flatten();
+    row.transpose().map_err(|e| e.context(format!("the catalog's row of table {name:?}")))
+}
+
+pub(crate) fn no_table(name: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no table {name:?}"))
+}
+
+pub(crate) fn check_types(name: &str, table: &OpenTable, types: Option<(&str, &str)>) -> Result<()> {
+    match types {
+        Some((key, value)) if (key, value) != (table.key_type.as_str(), table.value_type.as_str()) => {
+            Err(Error::new(
+                ErrorKind::TypeMismatch,
+                format!(
+                    "table {name:?} holds {} -> {}, and was opened as {key} -> {value}",
+                    table.key_type, table.value_type
+                ),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What tools show of the catalog.
+pub(crate) fn table_infos(
+    engine: &Engine,
+    rows: Vec<(String, TableRow)>,
+    deltas: &HashMap<u32, i64>,
+) -> Result<Vec<TableInfo>> {
+    rows.into_iter()
+        .map(|(name, row)| {
+            let committed = engine.commits.lock().counts.get(&row.id).copied().unwrap_or(0);
+            let delta = deltas.get(&row.id).copied().unwrap_or(0);
+            let file_pages = engine.partition(row.partition)?.partition.file_pages();
+            Ok(TableInfo {
+                name,
+                id: row.id,
+                key_type: row.key_type,
+                value_type: row.value_type,
+                rows: committed.saturating_add_signed(delta),
+                partition: row.partition.0,
+                file_bytes: u64::from(file_pages) * engine.page_bytes as u64,
+            })
+        })
+        .collect()
 }

@@ -1,0 +1,133 @@
+//! Fuzzy checkpoints (ARIES section 5.4): nobody stops for them.
+//!
+//! 1. Write back the pages that were dirty at the previous checkpoint already, so that redo spans about two intervals at most.
+//! 2. Reserve BEGIN. Then, and only then, copy the transaction table (entering each transaction's section once, hazard H2), the
+//!    dirty page table (arrays first, in-flight batches second, hazard H3) and the row counts with the LSN they are exact for
+//!    (hazard H17).
+//! 3. Append the tables and END; make END durable; write both master copies; recycle the log below what anybody needs.
+//!
+//! I1. The master record names a checkpoint only when its END, and so all of its tables, are durable.
+//! I2. Log is given back only below the oldest of: BEGIN, every `rec_lsn`, the first record of every active transaction.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use hamal_pager::{PageNo, PartitionId};
+use hamal_wal::Lsn;
+
+use crate::Result;
+use crate::engine::Engine;
+use crate::master::{Master, MasterFiles};
+use crate::record::Record;
+use crate::report::CheckpointReport;
+
+/// Entries per record of a checkpoint's tables: keeps every record far below a log buffer.
+const CHUNK: usize = 512;
+/// Pages per write-back call: between two calls, others get at the doublewrite area.
+const WRITE_BACK_PAGES: usize = 256;
+
+/// How much is written back before a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// What the previous checkpoint knew as dirty.
+    Fuzzy,
+    /// Everything dirty when the checkpoint starts.
+    Full,
+}
+
+/// What the checkpointer remembers from one checkpoint to the next.
+#[derive(Debug)]
+pub(crate) struct CheckpointState {
+    pub(crate) master: MasterFiles,
+    /// BEGIN of the last checkpoint.
+    pub(crate) last_begin: Lsn,
+    /// The log's tail behind its END.
+    pub(crate) last_end: Lsn,
+    /// When it was taken, monotonic.
+    pub(crate) last_at: std::time::Duration,
+}
+
+impl Engine {
+    /// Takes a checkpoint.
+    pub(crate) fn take_checkpoint(&self, effort: Effort) -> Result<CheckpointReport> {
+        let mut state = self.checkpoint.lock();
+        self.check_poison()?;
+        let below = match effort {
+            Effort::Fuzzy => state.last_begin,
+            Effort::Full => self.log.tail(),
+        };
+        let mut report = CheckpointReport::default();
+        loop {
+            let written = self.write_back(below, WRITE_BACK_PAGES)?;
+            report.pages_written += written as u64;
+            if written == 0 {
+                break;
+            }
+        }
+
+        let database_id = state.master.current().database_id;
+        let begin = self.journal.append(&Record::BeginCheckpoint { database_id })?;
+        let transactions = self.active.images();
+        let dirty = self.pager.dirty_pages();
+        let (mut counts, counts_as_of) = {
+            let commits = self.commits.lock();
+            (commits.counts.iter().map(|(t, n)| (*t, *n)).collect::<Vec<_>>(), self.log.tail())
+        };
+        counts.sort_unstable();
+
+        let redo_lsn = dirty.iter().map(|d| d.rec_lsn).fold(begin, Lsn::min);
+        let oldest = transactions.iter().map(|t| t.first_lsn).fold(redo_lsn, Lsn::min);
+        report.begin_lsn = begin.0;
+        report.redo_lsn = redo_lsn.0;
+        report.dirty_pages = dirty.len() as u64;
+        report.active_transactions = transactions.len() as u64;
+
+        for chunk in transactions.chunks(CHUNK) {
+            self.journal.append(&Record::CheckpointTransactions { transactions: chunk.to_vec() })?;
+        }
+        let mut tables: BTreeMap<PartitionId, Vec<(PageNo, Lsn)>> = BTreeMap::new();
+        for d in dirty {
+            tables.entry(d.partition).or_default().push((d.page, d.rec_lsn));
+        }
+        for (partition, mut pages) in tables {
+            pages.sort_unstable();
+            for chunk in pages.chunks(CHUNK) {
+                self.journal.append(&Record::CheckpointPages { partition, pages: chunk.to_vec() })?;
+            }
+        }
+        for chunk in counts.chunks(CHUNK) {
+            self.journal.append(&Record::CheckpointCounts { counts: chunk.to_vec() })?;
+        }
+        let end = self.journal.append(&Record::EndCheckpoint {
+            begin_lsn: begin,
+            counts_as_of,
+            next_txn: self.active.next_id(),
+            next_id: self.next_id.load(Ordering::Relaxed),
+        })?;
+        let tail = self.log.tail();
+        report.end_lsn = end.0;
+        self.log.make_durable(end)?;
+
+        let used = self.log.used_bytes();
+        let next = Master {
+            checkpoint_lsn: begin,
+            attested: self.log.durable(),
+            oldest_lsn: oldest,
+            ..state.master.current().clone()
+        };
+        state.master.write(next).inspect_err(|e| self.poison(e))?;
+        state.last_begin = begin;
+        state.last_end = tail;
+        state.last_at = self.storage.monotonic();
+        self.log.truncate(oldest)?;
+        report.log_freed_bytes = used.saturating_sub(self.log.used_bytes());
+        self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(?report, "checkpoint");
+        Ok(report)
+    }
+
+    /// Writes back dirty pages; a failure poisons (F7: what the disk holds is unknown).
+    pub(crate) fn write_back(&self, below: Lsn, max_pages: usize) -> Result<usize> {
+        Ok(self.pager.write_back(below, max_pages)?)
+    }
+}

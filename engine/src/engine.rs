@@ -1,0 +1,238 @@
+//! The open engine: what every transaction, checkpoint and recovery pass shares.
+//!
+//! Lock order, outermost first: the turn (transactions), `checkpoint`, `vacuum`, page latches, a transaction's section
+//! ([`crate::active`]), `commits`. `partitions` and `poison` are leaves: nothing is taken under them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hamal_pager::{PageNo, Pager, Partition, PartitionId, WriteAhead};
+use hamal_storage::{Lock, Storage};
+use hamal_wal::{Log, Lsn};
+use parking_lot::{Mutex, RwLock};
+
+use crate::active::ActiveTable;
+use crate::checkpoint::CheckpointState;
+use crate::journal::Journal;
+use crate::record::Record;
+use crate::tree::{ROOT, SYSTEM_ROOT, Tree};
+use crate::{Error, ErrorKind, Options, RecoveryReport, Result};
+
+/// What changes in one step when a transaction commits (hazard H8's section; hazard H17's counts).
+#[derive(Debug, Default)]
+pub(crate) struct Commits {
+    /// Committed rows by table id.
+    pub(crate) counts: HashMap<u32, u64>,
+    /// The newest commit record that somebody may have been, or will be, told is durable.
+    pub(crate) last_sync_lsn: Lsn,
+}
+
+/// Counters that no other part keeps.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) commits: AtomicU64,
+    pub(crate) rollbacks: AtomicU64,
+    pub(crate) checkpoints: AtomicU64,
+}
+
+/// One open database, apart from its background threads.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) options: Options,
+    pub(crate) page_bytes: usize,
+    pub(crate) log: Arc<Log>,
+    pub(crate) pager: Arc<Pager>,
+    pub(crate) journal: Journal,
+    pub(crate) active: ActiveTable,
+    /// Read-write transactions take it exclusively, snapshots share it.
+    pub(crate) turn: Arc<RwLock<()>>,
+    pub(crate) commits: Mutex<Commits>,
+    pub(crate) checkpoint: Mutex<CheckpointState>,
+    /// Held by whoever purges, merges or frees in the background; verification holds it to keep the trees still.
+    pub(crate) vacuum: Mutex<()>,
+    pub(crate) next_id: AtomicU32,
+    pub(crate) counters: Counters,
+    /// By when (monotonic) the log must be flushed for a `Periodic` commit; `None`: nothing is due.
+    pub(crate) flush_by: Mutex<Option<Duration>>,
+    pub(crate) steals: Arc<StealCounter>,
+    partitions: RwLock<HashMap<PartitionId, Arc<PartitionHandle>>>,
+    poison: Mutex<Option<String>>,
+    pub(crate) report: std::sync::OnceLock<RecoveryReport>,
+    _lock: Box<dyn Lock>,
+}
+
+/// An open partition and what the engine remembers about it.
+#[derive(Debug)]
+pub(crate) struct PartitionHandle {
+    pub(crate) partition: Arc<Partition>,
+    /// Ghosts and unlinked extents made since the last vacuum pass began: an estimate.
+    pub(crate) garbage: AtomicU64,
+    /// Where the vacuum goes on; `None`: at the start.
+    pub(crate) vacuum_at: Mutex<Option<Vec<u8>>>,
+}
+
+impl PartitionHandle {
+    /// The tree of user rows.
+    pub(crate) fn tree(&self) -> Tree {
+        Tree { partition: self.partition.clone(), root: ROOT }
+    }
+
+    /// The tree of system rows.
+    pub(crate) fn system_tree(&self) -> Tree {
+        Tree { partition: self.partition.clone(), root: SYSTEM_ROOT }
+    }
+
+    /// The tree with this root page, if there is one.
+    pub(crate) fn tree_at(&self, root: PageNo) -> Result<Tree> {
+        match root {
+            ROOT => Ok(self.tree()),
+            SYSTEM_ROOT => Ok(self.system_tree()),
+            other => {
+                Err(Error::new(ErrorKind::Corrupt, format!("an undo names page {other} as a tree's root")))
+            }
+        }
+    }
+}
+
+/// The pager's view of the log, which also counts steals: pages that go to disk while a transaction that may yet roll back has
+/// changed them.
+#[derive(Debug)]
+pub(crate) struct StealCounter {
+    pub(crate) log: Arc<Log>,
+    pub(crate) steals: AtomicU64,
+}
+
+impl WriteAhead for StealCounter {
+    fn make_durable(&self, lsn: Lsn) -> hamal_storage::Result<()> {
+        self.log.make_durable(lsn)
+    }
+}
+
+/// The parts that recovery has made by the time an [`Engine`] can be put together.
+pub(crate) struct Parts {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) options: Options,
+    pub(crate) page_bytes: usize,
+    pub(crate) log: Arc<Log>,
+    pub(crate) steals: Arc<StealCounter>,
+    pub(crate) pager: Arc<Pager>,
+    pub(crate) journal: Journal,
+    pub(crate) active: ActiveTable,
+    pub(crate) counts: HashMap<u32, u64>,
+    pub(crate) next_id: u32,
+    pub(crate) checkpoint: CheckpointState,
+    pub(crate) lock: Box<dyn Lock>,
+}
+
+impl Engine {
+    pub(crate) fn new(parts: Parts) -> Engine {
+        Engine {
+            storage: parts.storage,
+            options: parts.options,
+            page_bytes: parts.page_bytes,
+            log: parts.log,
+            pager: parts.pager,
+            journal: parts.journal,
+            active: parts.active,
+            turn: Arc::default(),
+            commits: Mutex::new(Commits { counts: parts.counts, last_sync_lsn: Lsn::NEVER }),
+            checkpoint: Mutex::new(parts.checkpoint),
+            vacuum: Mutex::new(()),
+            next_id: AtomicU32::new(parts.next_id),
+            counters: Counters::default(),
+            flush_by: Mutex::new(None),
+            steals: parts.steals,
+            partitions: RwLock::default(),
+            poison: Mutex::new(None),
+            report: std::sync::OnceLock::new(),
+            _lock: parts.lock,
+        }
+    }
+
+    /// The log must be durable up to now within this interval.
+    pub(crate) fn flush_within(&self, interval: Duration) {
+        let by = self.storage.monotonic() + interval;
+        let mut due = self.flush_by.lock();
+        *due = Some(due.map_or(by, |d| d.min(by)));
+    }
+
+    /// A partition, opened if it is not yet. `Corrupt` if its file is missing.
+    pub(crate) fn partition(&self, id: PartitionId) -> Result<Arc<PartitionHandle>> {
+        if let Some(handle) = self.partitions.read().get(&id) {
+            return Ok(handle.clone());
+        }
+        let mut partitions = self.partitions.write();
+        if let Some(handle) = partitions.get(&id) {
+            return Ok(handle.clone());
+        }
+        let partition = self.pager.open_partition(id).map_err(|e| missing_file(id, e))?;
+        Ok(partitions.entry(id).or_insert(new_handle(partition)).clone())
+    }
+
+    /// Makes a new partition's file.
+    pub(crate) fn create_partition(&self, id: PartitionId) -> Result<Arc<PartitionHandle>> {
+        let handle = new_handle(self.pager.create_partition(id)?);
+        self.partitions.write().insert(id, handle.clone());
+        Ok(handle)
+    }
+
+    /// All open partitions, by id.
+    pub(crate) fn open_partitions(&self) -> Vec<Arc<PartitionHandle>> {
+        let mut handles: Vec<_> = self.partitions.read().values().cloned().collect();
+        handles.sort_by_key(|h| h.partition.id());
+        handles
+    }
+
+    /// Removes a partition that no committed catalog row names any more (hazard H11): first a durable record that says so, then
+    /// the file. Nobody uses the partition.
+    pub(crate) fn delete_partition(&self, id: PartitionId) -> Result<()> {
+        let lsn = self.journal.append(&Record::PartitionDeleted { partition: id })?;
+        self.log.make_durable(lsn)?;
+        // A checkpoint that listed the partition's pages must not overlap with their disappearance.
+        let _checkpoint = self.checkpoint.lock();
+        let _vacuum = self.vacuum.lock();
+        self.partitions.write().remove(&id);
+        Ok(self.pager.close_partition(id, true)?)
+    }
+
+    /// Draws an id for a table and its first partition. Never given out again.
+    pub(crate) fn draw_id(&self) -> Result<u32> {
+        self.next_id
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(1))
+            .map_err(|_| Error::new(ErrorKind::Limit, "all table ids have been used"))
+    }
+
+    /// After a failure that leaves the disk's content unknown: no more transactions in this handle.
+    pub(crate) fn poison(&self, cause: &Error) {
+        tracing::error!(%cause, "database poisoned");
+        self.poison.lock().get_or_insert_with(|| cause.to_string());
+    }
+
+    /// `Poisoned` if an earlier failure has left the disk's content unknown.
+    pub(crate) fn check_poison(&self) -> Result<()> {
+        let cause = self.poison.lock().clone().or_else(|| self.log.poison());
+        match cause {
+            None => Ok(()),
+            Some(cause) => Err(Error::new(
+                ErrorKind::Poisoned,
+                format!("an earlier failure has poisoned this handle; reopen the database: {cause}"),
+            )),
+        }
+    }
+}
+
+fn new_handle(partition: Arc<Partition>) -> Arc<PartitionHandle> {
+    Arc::new(PartitionHandle { partition, garbage: AtomicU64::new(0), vacuum_at: Mutex::new(None) })
+}
+
+fn missing_file(id: PartitionId, error: hamal_storage::Error) -> Error {
+    match &error {
+        hamal_storage::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Error::corrupt(format!("part/{id}.dat"), 0, "the partition's file", "no file")
+        }
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,229 @@
+//! Background work: checkpoints by log volume and by time, continuous write-back, vacuum, periodic log flushes. One function does
+//! a round of it; who calls that is a setting.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::checkpoint::Effort;
+use crate::engine::{Engine, PartitionHandle};
+use crate::{Error, ErrorKind, Result, overflow};
+
+/// Leaves visited per partition and round.
+const VACUUM_LEAVES: usize = 256;
+/// Garbage, in rows, that starts a vacuum of a partition.
+const VACUUM_GARBAGE: u64 = 256;
+/// Extents freed per partition and round.
+const FREE_EXTENTS: usize = 256;
+/// Pages written back per round.
+const WRITE_BACK_PAGES: usize = 256;
+/// Longest sleep of the maintenance thread: what bounds how late a vacuum notices garbage.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+impl Engine {
+    /// One round: a checkpoint if one is due, else some write-back; some vacuum. Returns whether anything was done.
+    pub(crate) fn maintain(&self) -> Result<bool> {
+        self.check_poison()?;
+        let mut done = self.flush_if_due()?;
+        if self.checkpoint_due() {
+            self.take_checkpoint(Effort::Fuzzy)?;
+            done = true;
+        } else {
+            // What is dirty for longer than a checkpoint's worth of log goes first, so that the next checkpoint finds little to write.
+            let tail = self.log.tail();
+            let below = tail.0.saturating_sub(self.options.checkpoint_log_bytes / 2);
+            done |= self.write_back(hamal_wal::Lsn(below), WRITE_BACK_PAGES)? > 0;
+        }
+        let _vacuum = self.vacuum.lock();
+        for handle in self.open_partitions() {
+            done |= self.vacuum_partition(&handle)?;
+        }
+        Ok(done)
+    }
+
+    /// How long until a `Periodic` commit must be durable.
+    fn until_flush(&self) -> Option<Duration> {
+        self.flush_by.lock().map(|by| by.saturating_sub(self.storage.monotonic()))
+    }
+
+    /// Flushes the log if a `Periodic` commit has waited long enough.
+    fn flush_if_due(&self) -> Result<bool> {
+        {
+            let mut by = self.flush_by.lock();
+            if by.is_none_or(|by| by > self.storage.monotonic()) {
+                return Ok(false);
+            }
+            *by = None;
+        }
+        self.log.flush()?;
+        Ok(true)
+    }
+
+    fn checkpoint_due(&self) -> bool {
+        let Some(state) = self.checkpoint.try_lock() else { return false };
+        let log_bytes = self.log.tail().0 - state.last_begin.0;
+        let age = self.storage.monotonic().saturating_sub(state.last_at);
+        // A checkpoint's own records are not worth another one.
+        log_bytes >= self.options.checkpoint_log_bytes
+            || (age >= self.options.checkpoint_interval && log_bytes > 4096)
+            || self.log.used_bytes() > self.options.max_log_bytes / 2
+                && log_bytes > self.options.max_log_bytes / 8
+    }
+
+    fn vacuum_partition(&self, handle: &PartitionHandle) -> Result<bool> {
+        let mut at = handle.vacuum_at.lock();
+        if at.is_none() && handle.garbage.load(Ordering::Relaxed) < VACUUM_GARBAGE {
+            return Ok(false);
+        }
+        if at.is_none() {
+            handle.garbage.store(0, Ordering::Relaxed);
+        }
+        let work = || -> Result<Option<Vec<u8>>> {
+            overflow::free_pending(&self.journal, &handle.partition, FREE_EXTENTS)?;
+            handle.system_tree().vacuum(&self.journal, None, VACUUM_LEAVES)?;
+            handle.tree().vacuum(&self.journal, at.as_deref(), VACUUM_LEAVES)
+        };
+        match work() {
+            Ok(next) => {
+                *at = next;
+                Ok(true)
+            }
+            // Tidying up can wait until there is log again.
+            Err(e) if e.kind() == ErrorKind::LogFull => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Everything written back, and a last checkpoint: the next open has nothing to do.
+    pub(crate) fn close(&self) -> Result<()> {
+        let quiet = {
+            let state = self.checkpoint.lock();
+            self.pager.oldest_rec_lsn().is_none()
+                && self.active.len() == 0
+                && self.log.durable() == self.log.tail()
+                && state.last_end == self.log.tail()
+        };
+        if quiet {
+            return Ok(());
+        }
+        self.log.flush()?;
+        self.take_checkpoint(Effort::Full)?;
+        Ok(())
+    }
+}
+
+/// What the threads share with whoever wakes and stops them.
+#[derive(Debug, Default)]
+struct Signal {
+    state: Mutex<SignalState>,
+    wake: Condvar,
+    flush: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct SignalState {
+    stop: bool,
+    due: bool,
+}
+
+/// The background threads of one database.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    signal: Arc<Signal>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    pub(crate) fn start(engine: &Arc<Engine>) -> Result<Threads> {
+        let signal = Arc::new(Signal::default());
+        let mut threads = Threads { signal: signal.clone(), threads: Vec::new() };
+        let (e, s) = (engine.clone(), signal.clone());
+        threads.spawn("hamal-maintenance", move || maintain_until_stopped(&e, &s))?;
+        let (e, s) = (engine.clone(), signal);
+        threads.spawn("hamal-flush", move || flush_until_stopped(&e, &s))?;
+        Ok(threads)
+    }
+
+    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|e| {
+            Error::new(ErrorKind::Limit, format!("the thread {name} could not be started: {e}"))
+        })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Wakes the maintenance thread if the log has grown enough for a checkpoint.
+    pub(crate) fn notify_if_due(&self, engine: &Engine) {
+        if engine.until_flush().is_some_and(|left| left < LONGEST_SLEEP) {
+            self.signal.flush.notify_all();
+        }
+        if engine.checkpoint_due() {
+            let mut state = self.signal.state.lock();
+            if !state.due {
+                state.due = true;
+                self.signal.wake.notify_all();
+            }
+        }
+    }
+
+    /// Stops the threads and waits for them.
+    pub(crate) fn stop(mut self) {
+        self.signal.state.lock().stop = true;
+        self.signal.wake.notify_all();
+        self.signal.flush.notify_all();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a background thread panicked");
+            }
+        }
+    }
+}
+
+fn maintain_until_stopped(engine: &Engine, signal: &Signal) {
+    loop {
+        {
+            let mut state = signal.state.lock();
+            if !state.stop && !state.due {
+                signal.wake.wait_for(&mut state, LONGEST_SLEEP.min(engine.options.checkpoint_interval));
+            }
+            if state.stop {
+                return;
+            }
+            state.due = false;
+        }
+        // As long as a round finds something to do there may be more.
+        loop {
+            match engine.maintain() {
+                Ok(true) if !signal.state.lock().stop => {}
+                Ok(_) => break,
+                Err(e) if e.kind() == ErrorKind::Poisoned => return,
+                Err(e) => {
+                    tracing::warn!(error = %e, "background maintenance failed; it is tried again");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Keeps the promise of [`crate::Durability::Periodic`].
+fn flush_until_stopped(engine: &Engine, signal: &Signal) {
+    loop {
+        {
+            let mut state = signal.state.lock();
+            if !state.stop {
+                signal.flush.wait_for(&mut state, engine.until_flush().unwrap_or(LONGEST_SLEEP));
+            }
+            if state.stop {
+                return;
+            }
+        }
+        if let Err(e) = engine.flush_if_due() {
+            engine.poison(&e);
+            return;
+        }
+    }
+}

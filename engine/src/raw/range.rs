@@ -1,0 +1,209 @@
+//! A range of a table, walked from both ends.
+//!
+//! I1. No latch and no epoch guard is held between calls: each end owns a private copy of one leaf.
+//! I2. `lower..upper` is what neither end has returned yet; each end moves its own bound past every row it returns, so that the ends
+//!     never cross.
+//! I3. A copy is used only while the transaction has written nothing since it was taken; otherwise the end descends again from
+//!     its bound. So a range always shows the transaction's own latest rows.
+//! I4. Reverse walks descend again by the leaf's low fence; nothing is ever latched leftwards (hazard H21).
+
+use std::ops::Bound;
+
+use crate::raw::RawTable;
+use crate::tree::LeafCopy;
+use crate::{Error, Result};
+
+/// Bound on the raw keys.
+type KeyBound = Bound<Vec<u8>>;
+
+/// One end: a leaf's copy and which of its rows are still to be returned.
+#[derive(Debug, Default)]
+struct End {
+    leaf: LeafCopy,
+    /// Rows `start..stop` of the copy are still in the range.
+    start: usize,
+    stop: usize,
+    /// The table's write count when the copy was taken; `None`: there is no copy.
+    writes: Option<u64>,
+}
+
+/// A range of a table, walked from both ends; holds no latch between calls.
+#[derive(Debug)]
+pub(crate) struct RawRange<'t> {
+    table: RawTable<'t>,
+    lower: KeyBound,
+    upper: KeyBound,
+    front: End,
+    back: End,
+    /// Both ends are used: each must mind the other's bound.
+    both: bool,
+    done: bool,
+}
+
+impl<'t> RawRange<'t> {
+    pub(crate) fn new(table: RawTable<'t>, lower: KeyBound, upper: KeyBound) -> Result<Self> {
+        let done = match (&lower, &upper) {
+            (Bound::Included(l), Bound::Included(u)) if l > u => return Err(reversed()),
+            (Bound::Included(l) | Bound::Excluded(l), Bound::Included(u) | Bound::Excluded(u)) if l > u => {
+                return Err(reversed());
+            }
+            (Bound::Included(l), Bound::Excluded(u))
+            | (Bound::Excluded(l), Bound::Included(u) | Bound::Excluded(u)) => l == u,
+            _ => false,
+        };
+        Ok(RawRange { table, lower, upper, front: End::default(), back: End::default(), both: false, done })
+    }
+
+    /// Moves to the next row from the front and fills `key` and `value` (cleared first); `false` at the end.
+    pub(crate) fn next(&mut self, key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<bool> {
+        self.both |= self.back.writes.is_some();
+        while !self.done {
+            let writes = self.table.writes();
+            if self.front.writes != Some(writes) {
+                self.descend_front(writes)?;
+            }
+            if self.both {
+                self.front.stop = self.front.stop.min(stop_index(&self.front.leaf, &self.upper));
+            }
+            while self.front.start < self.front.stop {
+                let index = self.front.start;
+                self.front.start += 1;
+                if self.front.leaf.row(index).ghost {
+                    continue;
+                }
+                key.clear();
+                self.front.leaf.key_into(index, key);
+                set_excluded(&mut self.lower, key);
+                fill(&self.table, &self.front.leaf, index, value)?;
+                return Ok(true);
+            }
+            // The leaf is used up: go on above its upper fence, unless the range ends first.
+            match self.front.leaf.upper_fence() {
+                Some(fence) if before_upper(fence, &self.upper) => {
+                    self.lower = Bound::Included(fence.to_vec());
+                    self.front.writes = None;
+                }
+                _ => self.done = true,
+            }
+        }
+        Ok(false)
+    }
+
+    /// As `next`, from the back.
+    pub(crate) fn next_back(&mut self, key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<bool> {
+        self.both |= self.front.writes.is_some();
+        while !self.done {
+            let writes = self.table.writes();
+            if self.back.writes != Some(writes) {
+                self.descend_back(writes)?;
+            }
+            if self.both {
+                self.back.start = self.back.start.max(start_index(&self.back.leaf, &self.lower));
+            }
+            while self.back.start < self.back.stop {
+                self.back.stop -= 1;
+                let index = self.back.stop;
+                if self.back.leaf.row(index).ghost {
+                    continue;
+                }
+                key.clear();
+                self.back.leaf.key_into(index, key);
+                set_excluded(&mut self.upper, key);
+                fill(&self.table, &self.back.leaf, index, value)?;
+                return Ok(true);
+            }
+            match self.back.leaf.lower_fence() {
+                Some(fence) if after_lower(fence, &self.lower) => {
+                    self.upper = Bound::Excluded(fence.to_vec());
+                    self.back.writes = None;
+                }
+                _ => self.done = true,
+            }
+        }
+        Ok(false)
+    }
+
+    fn descend_front(&mut self, writes: u64) -> Result<()> {
+        let from = match &self.lower {
+            Bound::Included(key) | Bound::Excluded(key) => Some(key.as_slice()),
+            Bound::Unbounded => None,
+        };
+        self.table.tree().leaf_at(from, &mut self.front.leaf)?;
+        self.front.start = start_index(&self.front.leaf, &self.lower);
+        self.front.stop = stop_index(&self.front.leaf, &self.upper);
+        self.front.writes = Some(writes);
+        Ok(())
+    }
+
+    fn descend_back(&mut self, writes: u64) -> Result<()> {
+        let tree = self.table.tree();
+        match &self.upper {
+            Bound::Included(key) => tree.leaf_at(Some(key), &mut self.back.leaf)?,
+            Bound::Excluded(key) => tree.leaf_before(Some(key), &mut self.back.leaf)?,
+            Bound::Unbounded => tree.leaf_before(None, &mut self.back.leaf)?,
+        }
+        self.back.start = start_index(&self.back.leaf, &self.lower);
+        self.back.stop = stop_index(&self.back.leaf, &self.upper);
+        self.back.writes = Some(writes);
+        Ok(())
+    }
+}
+
+fn reversed() -> Error {
+    Error::invalid("the range's lower bound is above its upper bound")
+}
+
+fn set_excluded(bound: &mut KeyBound, key: &[u8]) {
+    if let Bound::Excluded(old) = bound {
+        old.clear();
+        old.extend_from_slice(key);
+    } else {
+        *bound = Bound::Excluded(key.to_vec());
+    }
+}
+
+/// Index of the first row of the leaf that is at or above the bound.
+fn start_index(leaf: &LeafCopy, lower: &KeyBound) -> usize {
+    match lower {
+        Bound::Unbounded => 0,
+        Bound::Included(key) => leaf.lower_bound(key),
+        Bound::Excluded(key) => leaf.upper_bound(key),
+    }
+}
+
+/// Index behind the last row of the leaf that is at or below the bound.
+fn stop_index(leaf: &LeafCopy, upper: &KeyBound) -> usize {
+    match upper {
+        Bound::Unbounded => leaf.len(),
+        Bound::Included(key) => leaf.upper_bound(key),
+        Bound::Excluded(key) => leaf.lower_bound(key),
+    }
+}
+
+/// Whether keys at or above `fence` can be below the upper bound.
+fn before_upper(fence: &[u8], upper: &KeyBound) -> bool {
+    match upper {
+        Bound::Unbounded => true,
+        Bound::Included(key) => fence <= key.as_slice(),
+        Bound::Excluded(key) => fence < key.as_slice(),
+    }
+}
+
+/// Whether keys below `fence` can be above the lower bound.
+fn after_lower(fence: &[u8], lower: &KeyBound) -> bool {
+    match lower {
+        Bound::Unbounded => true,
+        Bound::Included(key) | Bound::Excluded(key) => key.as_slice() < fence,
+    }
+}
+
+fn fill(table: &RawTable<'_>, leaf: &LeafCopy, index: usize, value: &mut Vec<u8>) -> Result<()> {
+    let row = leaf.row(index);
+    value.clear();
+    if row.overflow {
+        table.resolve(row.value, value)
+    } else {
+        value.extend_from_slice(row.value);
+        Ok(())
+    }
+}

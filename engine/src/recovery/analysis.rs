@@ -1,0 +1,333 @@
+//! The analysis pass: reads the log from the last checkpoint's BEGIN to its end and finds which transactions lost, which pages may
+//! miss changes, how many rows each table has. Read-only.
+//!
+//! I1. A transaction's entry is the merge of the checkpoint's copy and the records seen, by largest LSN (hazard H2): the copy was
+//!     taken after BEGIN, so records between BEGIN and the copy may be newer or older than it.
+//! I2. A page is in the table with a `rec_lsn` at or below the first record its durable copy lacks (hazard H3).
+//! I3. Counts: the checkpoint's, plus the deltas of commits at or after `counts_as_of` (hazard H17).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use hamal_pager::{PageNo, PartitionId};
+use hamal_storage::Storage;
+use hamal_wal::{Lsn, Resume};
+
+use super::{log_options, progress, scanner};
+use crate::ids::TxnId;
+use crate::master::Master;
+use crate::record::{ChainImage, Record, TxnImage};
+use crate::report::{PassReport, RecoveryPass};
+use crate::{Error, Options, Result};
+
+#[derive(Clone, Copy, Debug)]
+struct DirtyEntry {
+    rec_lsn: Lsn,
+    /// The newest record seen that changes the page.
+    last_lsn: Lsn,
+}
+
+#[derive(Debug, Default)]
+struct Txn {
+    first_lsn: Lsn,
+    /// Partition -> (`last_lsn`, `undo_next_lsn`).
+    chains: BTreeMap<PartitionId, (Lsn, Lsn)>,
+}
+
+/// What analysis found.
+#[derive(Debug)]
+pub(crate) struct Analysis {
+    transactions: BTreeMap<TxnId, Txn>,
+    /// Committed or wholly undone since BEGIN: a checkpoint's copy of them is out of date.
+    finished: HashSet<TxnId>,
+    /// Chains undone since BEGIN, likewise.
+    ended: HashSet<(TxnId, PartitionId)>,
+    dirty: HashMap<(PartitionId, PageNo), DirtyEntry>,
+    /// Partitions that are gone for ever (hazard H11).
+    pub(crate) deleted: HashSet<PartitionId>,
+    counts: HashMap<u32, u64>,
+    pending_counts: HashMap<u32, u64>,
+    counts_as_of: Lsn,
+    deltas: Vec<(Lsn, u32, i64)>,
+    complete: bool,
+    pub(crate) next_txn: TxnId,
+    pub(crate) next_id: u32,
+    pub(crate) winners: u64,
+    /// Updates of losers seen: an estimate of what undo has to do.
+    pub(crate) loser_records: u64,
+    /// Nothing follows the checkpoint.
+    pub(crate) quiet: bool,
+    pub(crate) torn: bool,
+    pub(crate) resume: Resume,
+    pub(crate) report: PassReport,
+}
+
+/// Runs the pass. `Corrupt` for damage, for a checkpoint that is not there or not whole, and for the log of another database.
+pub(crate) fn run(storage: &Arc<dyn Storage>, options: &Options, master: &Master) -> Result<Analysis> {
+    let started = storage.monotonic();
+    let begin = master.checkpoint_lsn;
+    let log_options = log_options(options, master.log_segment_bytes);
+    let mut scanner = scanner(storage, &log_options, begin, master.attested)?;
+    let mut analysis = Analysis {
+        transactions: BTreeMap::new(),
+        finished: HashSet::new(),
+        ended: HashSet::new(),
+        dirty: HashMap::new(),
+        deleted: HashSet::new(),
+        counts: HashMap::new(),
+        pending_counts: HashMap::new(),
+        counts_as_of: Lsn::NEVER,
+        deltas: Vec::new(),
+        complete: false,
+        next_txn: TxnId(1),
+        next_id: 1,
+        winners: 0,
+        loser_records: 0,
+        quiet: true,
+        torn: false,
+        resume: Resume { end: begin, attested: master.attested, incarnation: master.incarnation },
+        report: PassReport::default(),
+    };
+    let mut loser_updates: HashMap<TxnId, u64> = HashMap::new();
+    while let Some(frame) = scanner.next_frame()? {
+        let lsn = frame.lsn;
+        if frame.incarnation > master.incarnation {
+            return Err(damaged(
+                lsn,
+                format!("incarnation at most {}", master.incarnation),
+                frame.incarnation,
+            ));
+        }
+        let record = Record::decode(frame.payload).map_err(|e| e.context(format!("log record {lsn}")))?;
+        if lsn == begin
+            && !matches!(record, Record::BeginCheckpoint { database_id } if database_id == master.database_id)
+        {
+            return Err(damaged(lsn, "the checkpoint that the master record names", record.kind_name()));
+        }
+        if let Record::Update { txn, .. } = &record {
+            *loser_updates.entry(*txn).or_default() += 1;
+        }
+        analysis.see(lsn, begin, master, &record)?;
+        analysis.report.records += 1;
+        analysis.report.bytes = frame.end.0 - begin.0;
+        if analysis.report.records % 65_536 == 0 {
+            progress(options, RecoveryPass::Analysis, analysis.report.bytes, 0)?;
+        }
+    }
+    if let (Some(end), Some(resume)) = (scanner.end(), scanner.resume()) {
+        analysis.torn = end.torn;
+        analysis.resume = resume;
+    }
+    if !analysis.complete {
+        return Err(damaged(begin, "a whole checkpoint", "one that never ended"));
+    }
+    analysis.loser_records =
+        loser_updates.iter().filter(|(t, _)| analysis.transactions.contains_key(t)).map(|(_, n)| n).sum();
+    analysis.report.pages = analysis.dirty.len() as u64;
+    analysis.report.applied = analysis.report.records;
+    analysis.report.elapsed = storage.monotonic().saturating_sub(started);
+    progress(options, RecoveryPass::Analysis, analysis.report.bytes, analysis.report.bytes)?;
+    Ok(analysis)
+}
+
+fn damaged(lsn: Lsn, expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Error {
+    Error::corrupt("the log", lsn.0, expected, found)
+}
+
+impl Analysis {
+    fn see(&mut self, lsn: Lsn, begin: Lsn, master: &Master, record: &Record<'_>) -> Result<()> {
+        self.next_txn = self.next_txn.max(TxnId(record.txn().0.saturating_add(1)));
+        for part in record.parts() {
+            self.next_id = self.next_id.max(part.partition.0.saturating_add(1));
+            if !self.deleted.contains(&part.partition) {
+                let entry = DirtyEntry { rec_lsn: lsn, last_lsn: lsn };
+                self.dirty.entry((part.partition, part.page)).or_insert(entry).last_lsn = lsn;
+            }
+        }
+        match record {
+            Record::Update { txn, parts, .. } => self.chain(*txn, parts, lsn, lsn, lsn)?,
+            Record::Compensation { txn, parts, undo_next_lsn, .. } => {
+                self.chain(*txn, parts, lsn, lsn, *undo_next_lsn)?;
+            }
+            Record::Structure { .. } => self.quiet = false,
+            Record::Commit { txn, counts, .. } => {
+                self.quiet = false;
+                self.transactions.remove(txn);
+                self.finished.insert(*txn);
+                self.winners += 1;
+                self.deltas.extend(counts.iter().map(|(table, delta)| (lsn, *table, *delta)));
+            }
+            Record::Abort { .. } => self.quiet = false,
+            Record::End { txn, partition } => {
+                self.quiet = false;
+                self.ended.insert((*txn, *partition));
+                if let Some(t) = self.transactions.get_mut(txn) {
+                    t.chains.remove(partition);
+                    if t.chains.is_empty() {
+                        self.transactions.remove(txn);
+                    }
+                }
+            }
+            Record::PagesClean { pages } => {
+                for (partition, page, clean_lsn) in pages {
+                    self.clean(*partition, *page, *clean_lsn);
+                }
+            }
+            Record::BeginCheckpoint { database_id } => {
+                if *database_id != master.database_id {
+                    return Err(damaged(
+                        lsn,
+                        format!("database {:#x}", master.database_id),
+                        format!("{database_id:#x}"),
+                    ));
+                }
+                self.pending_counts.clear();
+                self.quiet &= lsn == begin;
+            }
+            Record::CheckpointPages { partition, pages } => {
+                self.next_id = self.next_id.max(partition.0.saturating_add(1));
+                for (page, rec_lsn) in pages {
+                    if self.deleted.contains(partition) {
+                        continue;
+                    }
+                    let entry = DirtyEntry { rec_lsn: *rec_lsn, last_lsn: *rec_lsn };
+                    let known = self.dirty.entry((*partition, *page)).or_insert(entry);
+                    known.rec_lsn = known.rec_lsn.min(*rec_lsn);
+                }
+            }
+            Record::CheckpointTransactions { transactions } => {
+                for image in transactions {
+                    self.merge(image);
+                }
+            }
+            Record::CheckpointCounts { counts } => self.pending_counts.extend(counts.iter().copied()),
+            Record::EndCheckpoint { begin_lsn, counts_as_of, next_txn, next_id } => {
+                self.complete |= *begin_lsn == begin;
+                self.counts = std::mem::take(&mut self.pending_counts);
+                self.counts_as_of = *counts_as_of;
+                self.next_txn = self.next_txn.max(*next_txn);
+                self.next_id = self.next_id.max(*next_id);
+            }
+            Record::PartitionDeleted { partition } => {
+                self.quiet = false;
+                self.next_id = self.next_id.max(partition.0.saturating_add(1));
+                self.deleted.insert(*partition);
+                self.dirty.retain(|(p, _), _| p != partition);
+            }
+        }
+        Ok(())
+    }
+
+    /// A record of a transaction's chain.
+    fn chain(
+        &mut self,
+        txn: TxnId,
+        parts: &[crate::record::PagePart<'_>],
+        lsn: Lsn,
+        last_lsn: Lsn,
+        undo_next_lsn: Lsn,
+    ) -> Result<()> {
+        self.quiet = false;
+        let Some(first) = parts.first() else {
+            return Err(damaged(lsn, "at least one page in a transaction's record", "none"));
+        };
+        let entry = self.transactions.entry(txn).or_default();
+        if entry.first_lsn == Lsn::NEVER {
+            entry.first_lsn = lsn;
+        }
+        entry.chains.insert(first.partition, (last_lsn, undo_next_lsn));
+        Ok(())
+    }
+
+    /// A checkpoint's copy of a transaction (I1).
+    fn merge(&mut self, image: &TxnImage) {
+        self.next_txn = self.next_txn.max(TxnId(image.txn.0.saturating_add(1)));
+        if self.finished.contains(&image.txn) {
+            return;
+        }
+        let chains: Vec<&ChainImage> =
+            image.chains.iter().filter(|c| !self.ended.contains(&(image.txn, c.partition))).collect();
+        if chains.is_empty() {
+            return;
+        }
+        let entry = self.transactions.entry(image.txn).or_default();
+        if entry.first_lsn == Lsn::NEVER || image.first_lsn < entry.first_lsn {
+            entry.first_lsn = image.first_lsn;
+        }
+        for c in chains {
+            let known = entry.chains.entry(c.partition).or_default();
+            if known.0 < c.last_lsn {
+                *known = (c.last_lsn, c.undo_next_lsn);
+            }
+        }
+    }
+
+    /// The page's file holds everything up to `clean_lsn`.
+    fn clean(&mut self, partition: PartitionId, page: PageNo, clean_lsn: Lsn) {
+        if let Some(entry) = self.dirty.get_mut(&(partition, page)) {
+            if entry.last_lsn <= clean_lsn {
+                self.dirty.remove(&(partition, page));
+            } else {
+                entry.rec_lsn = entry.rec_lsn.max(Lsn(clean_lsn.0 + 1));
+            }
+        }
+    }
+
+    /// A page was put back from a copy with this page LSN: it is replayed from there (hazard H13). `false` if its partition is gone.
+    pub(crate) fn restore(&mut self, partition: PartitionId, page: PageNo, page_lsn: Lsn) -> bool {
+        if self.deleted.contains(&partition) {
+            return false;
+        }
+        let entry = DirtyEntry { rec_lsn: page_lsn, last_lsn: page_lsn };
+        let known = self.dirty.entry((partition, page)).or_insert(entry);
+        known.rec_lsn = known.rec_lsn.min(page_lsn);
+        true
+    }
+
+    /// Where redo starts; `None` if no page can miss anything.
+    pub(crate) fn redo_lsn(&self) -> Option<Lsn> {
+        self.dirty.values().map(|d| d.rec_lsn).min()
+    }
+
+    /// The page's `rec_lsn`, if it may miss changes.
+    pub(crate) fn rec_lsn(&self, partition: PartitionId, page: PageNo) -> Option<Lsn> {
+        self.dirty.get(&(partition, page)).map(|d| d.rec_lsn)
+    }
+
+    /// The partition of every page that may miss changes.
+    pub(crate) fn dirty_partitions(&self) -> impl Iterator<Item = PartitionId> + '_ {
+        self.dirty.keys().map(|(partition, _)| *partition)
+    }
+
+    /// Transactions to roll back, oldest first.
+    pub(crate) fn losers(&self) -> Vec<TxnImage> {
+        self.transactions
+            .iter()
+            .map(|(txn, t)| TxnImage {
+                txn: *txn,
+                first_lsn: t.first_lsn,
+                chains: t
+                    .chains
+                    .iter()
+                    .map(|(partition, (last_lsn, undo_next_lsn))| ChainImage {
+                        partition: *partition,
+                        last_lsn: *last_lsn,
+                        undo_next_lsn: *undo_next_lsn,
+                    })
+                    .collect(),
+            })
+            .collect()
+    }
+
+    /// Rows of each table, every commit included (I3).
+    pub(crate) fn row_counts(&self) -> HashMap<u32, u64> {
+        let mut counts = self.counts.clone();
+        for (lsn, table, delta) in &self.deltas {
+            if *lsn >= self.counts_as_of {
+                let count = counts.entry(*table).or_default();
+                *count = count.saturating_add_signed(*delta);
+            }
+        }
+        counts
+    }
+}

@@ -1,0 +1,104 @@
+//! Making a new database. The master record comes last: until it is durable, `CREATING` says that whatever is there may go.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use hamal_pager::{Pager, PartitionId};
+use hamal_storage::{Error as LowError, Lock, Storage};
+use hamal_wal::{Log, Lsn};
+
+use super::{log_options, pager_options, remove_marker};
+use crate::active::ActiveTable;
+use crate::catalog::CATALOG;
+use crate::checkpoint::{CheckpointState, Effort};
+use crate::engine::{Engine, Parts, StealCounter};
+use crate::ids::TxnId;
+use crate::journal::Journal;
+use crate::master::{CREATING, Master, MasterFiles};
+use crate::report::RecoveryReport;
+use crate::tree::Tree;
+use crate::{Options, Result};
+
+pub(super) fn create(storage: Arc<dyn Storage>, options: Options, lock: Box<dyn Lock>) -> Result<Engine> {
+    clear(&*storage)?;
+    let database_id = storage.random_u64() | 1;
+    let incarnation = 1;
+    let log = Arc::new(Log::create(
+        storage.clone(),
+        log_options(&options, options.log_segment_bytes),
+        incarnation,
+    )?);
+    let steals = Arc::new(StealCounter { log: log.clone(), steals: AtomicU64::new(0) });
+    let page_bytes = options.page_bytes;
+    let pager =
+        Pager::open(storage.clone(), steals.clone(), pager_options(&options, page_bytes, database_id))?;
+    let horizon = Arc::new(AtomicU64::new(0));
+    let master = Master {
+        sequence: 0,
+        database_id,
+        page_bytes,
+        incarnation,
+        log_segment_bytes: options.log_segment_bytes,
+        checkpoint_lsn: Lsn::FIRST,
+        attested: Lsn::FIRST,
+        oldest_lsn: Lsn::FIRST,
+    };
+    let engine = Engine::new(Parts {
+        checkpoint: CheckpointState {
+            master: MasterFiles::open(&*storage, master)?,
+            last_begin: Lsn::FIRST,
+            last_end: Lsn::NEVER,
+            last_at: storage.monotonic(),
+        },
+        storage,
+        options,
+        page_bytes,
+        journal: Journal::new(log.clone(), horizon.clone()),
+        log,
+        steals,
+        pager,
+        active: ActiveTable::new(TxnId(1), horizon),
+        counts: std::collections::HashMap::new(),
+        next_id: CATALOG.0 + 1,
+        lock,
+    });
+    let catalog = engine.create_partition(CATALOG)?;
+    Tree::format_partition(&engine.journal, &catalog.partition)?;
+    engine.take_checkpoint(Effort::Full)?;
+    remove_marker(&*engine.storage)?;
+    engine.report.get_or_init(|| RecoveryReport {
+        clean: true,
+        created: true,
+        incarnation,
+        ..RecoveryReport::default()
+    });
+    Ok(engine)
+}
+
+/// Sets the marker and removes what a broken-off creation left.
+fn clear(storage: &dyn Storage) -> Result<()> {
+    let io = |action, name: &str, e| LowError::io(action, name, e);
+    if !storage.exists(CREATING).map_err(|e| io("look for", CREATING, e))? {
+        storage.create(CREATING).map_err(|e| io("create", CREATING, e))?;
+    }
+    storage.sync_directory("").map_err(|e| io("sync", "the database directory", e))?;
+    let remove = |name: &str| match storage.remove(name) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io("remove", name, e)),
+        _ => Ok(()),
+    };
+    for directory in ["wal", "part"] {
+        if storage.exists(directory).map_err(|e| io("look for", directory, e))? {
+            for name in storage.list(directory).map_err(|e| io("list", directory, e))? {
+                remove(&format!("{directory}/{name}"))?;
+            }
+            storage.sync_directory(directory).map_err(|e| io("sync", directory, e))?;
+        }
+    }
+    for name in ["doublewrite", crate::master::NAMES[0], crate::master::NAMES[1]] {
+        remove(name)?;
+    }
+    storage.sync_directory("").map_err(|e| io("sync", "the database directory", e))?;
+    Ok(())
+}
+
+const _: () = assert!(PartitionId(0).0 == CATALOG.0, "the catalog is partition 0");

@@ -1,0 +1,140 @@
+//! Undo: walks one chain of a transaction backwards and writes a compensation record for each change. The same code takes back a
+//! statement, a savepoint, a transaction, and a loser found by recovery (ARIES section 4, figure 12).
+//!
+//! I1. A chain's `undo_next_lsn` falls with every step, so undo ends.
+//! I2. What is undone is never undone again: a compensation's `undo_next_lsn` jumps over it, after a crash too.
+//! I3. No step needs space in a page (hazard H5) nor more log than was promised.
+
+use std::sync::Arc;
+
+use hamal_pager::PartitionId;
+use hamal_wal::{Log, Lsn};
+
+use crate::active::TxnEntry;
+use crate::catalog::CATALOG;
+use crate::change::PageChange;
+use crate::engine::{Engine, PartitionHandle};
+use crate::journal::{Author, Chain};
+use crate::overflow;
+use crate::record::{PagePart, Record, Undo};
+use crate::{Error, ErrorKind, Result};
+
+/// Undoes a chain's records above `down_to` ([`Lsn::NEVER`]: all). Returns how many records were undone.
+pub(crate) fn undo_chain(engine: &Engine, chain: &Chain, down_to: Lsn) -> Result<u64> {
+    let handle = engine.partition(chain.partition)?;
+    let mut undone = 0;
+    while undo_step(engine, &handle, chain, down_to)? {
+        undone += 1;
+    }
+    Ok(undone)
+}
+
+/// Undoes the chain's newest record above `down_to`; `false` if there is none.
+pub(crate) fn undo_step(
+    engine: &Engine,
+    handle: &Arc<PartitionHandle>,
+    chain: &Chain,
+    down_to: Lsn,
+) -> Result<bool> {
+    loop {
+        let lsn = chain.entry.lock().chain(chain.partition).undo_next_lsn;
+        if lsn <= down_to {
+            return Ok(false);
+        }
+        let payload = engine.log.read(lsn)?;
+        let record = Record::decode(&payload).map_err(|e| e.context(format!("log record {lsn}")))?;
+        match record {
+            Record::Update { txn, prev_lsn, parts, undo } if txn == chain.entry.id && prev_lsn < lsn => {
+                let author = Author::Rollback(chain, prev_lsn);
+                match undo {
+                    Undo::Row { root, before } => {
+                        let PageChange::Row { key, .. } = only_change(lsn, &parts)? else {
+                            return Err(unexpected(lsn, "a row change"));
+                        };
+                        handle.tree_at(root)?.undo_row(&engine.journal, author, key, before)?;
+                    }
+                    Undo::Mark { root, stamp, ghost } => {
+                        let PageChange::Mark { key, .. } = only_change(lsn, &parts)? else {
+                            return Err(unexpected(lsn, "a removal"));
+                        };
+                        handle.tree_at(root)?.undo_mark(&engine.journal, author, key, stamp, ghost)?;
+                    }
+                    Undo::Extent { first, count } => {
+                        overflow::undo_extent(&engine.journal, author, &handle.partition, first, count)?;
+                    }
+                }
+                return Ok(true);
+            }
+            Record::Compensation { txn, undo_next_lsn, .. }
+                if txn == chain.entry.id && undo_next_lsn < lsn =>
+            {
+                chain.entry.lock().chain(chain.partition).undo_next_lsn = undo_next_lsn;
+            }
+            other => {
+                return Err(unexpected(
+                    lsn,
+                    format!("an update of transaction {}, not {}", chain.entry.id, other.kind_name()),
+                ));
+            }
+        }
+    }
+}
+
+fn only_change<'r, 'a>(lsn: Lsn, parts: &'r [PagePart<'a>]) -> Result<&'r PageChange<'a>> {
+    match parts {
+        [part] => Ok(&part.change),
+        _ => Err(unexpected(lsn, "one page part")),
+    }
+}
+
+fn unexpected(lsn: Lsn, expected: impl std::fmt::Display) -> Error {
+    Error::new(
+        ErrorKind::Corrupt,
+        format!("log record {lsn} does not belong in an undo chain: expected {expected}"),
+    )
+}
+
+/// Undoes a whole transaction and ends it: its chains, the catalog's last (hazard H11), with an end record for each. Returns how
+/// many records were undone.
+pub(crate) fn roll_back(
+    engine: &Engine,
+    entry: &Arc<TxnEntry>,
+    step: &mut dyn FnMut(PartitionId) -> Result<()>,
+) -> Result<u64> {
+    let mut partitions: Vec<PartitionId> = entry.lock().chains.iter().map(|c| c.partition).collect();
+    partitions.sort_by_key(|p| *p == CATALOG);
+    let mut undone = 0;
+    for (at, partition) in partitions.iter().enumerate() {
+        let chain = Chain { entry: entry.clone(), partition: *partition };
+        let handle = engine.partition(*partition)?;
+        while undo_step(engine, &handle, &chain, Lsn::NEVER)? {
+            undone += 1;
+            step(*partition)?;
+        }
+        end_chain(engine, &chain, at + 1 == partitions.len())?;
+    }
+    end(engine, entry);
+    engine.counters.rollbacks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    Ok(undone)
+}
+
+/// Logs that a chain is undone to its start, in the transaction's critical section (hazard H2).
+fn end_chain(engine: &Engine, chain: &Chain, last: bool) -> Result<()> {
+    let mut payload = Vec::new();
+    Record::End { txn: chain.entry.id, partition: chain.partition }.encode(&mut payload);
+    let mut permit = engine.log.admit_promised(Log::framed_bytes(payload.len()))?;
+    let mut state = chain.entry.lock();
+    permit.append(&payload)?;
+    state.chains.retain(|c| c.partition != chain.partition);
+    state.ended |= last;
+    Ok(())
+}
+
+/// Takes an ended transaction out of the table and gives back what it was promised.
+pub(crate) fn end(engine: &Engine, entry: &TxnEntry) {
+    let promised = std::mem::take(&mut entry.lock().promised_bytes);
+    if promised > 0 {
+        engine.log.release(promised);
+    }
+    engine.active.remove(entry.id);
+}
