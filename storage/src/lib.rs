@@ -11,6 +11,7 @@ mod error;
 mod file;
 mod name;
 mod os;
+pub mod sim;
 
 pub use error::{Error, Result};
 pub use file::{File, Lock, Storage, read_exact_at, write_all_at};
