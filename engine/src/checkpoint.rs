@@ -47,6 +47,12 @@ pub(crate) struct CheckpointState {
     pub(crate) last_at: std::time::Duration,
 }
 
+/// Log room that is always promised to the next checkpoint, to commits, aborts, ends and recovery (hazard H20), bytes.
+pub(crate) fn standing_promise(options: &crate::Options, page_bytes: usize) -> u64 {
+    let dirty_table = options.cache_bytes / page_bytes as u64 * 16;
+    (dirty_table + (64 << 10)).min(options.max_log_bytes / 4)
+}
+
 impl Engine {
     /// Takes a checkpoint.
     pub(crate) fn take_checkpoint(&self, effort: Effort) -> Result<CheckpointReport> {

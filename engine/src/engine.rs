@@ -14,7 +14,7 @@ use hamal_wal::{Log, Lsn};
 use parking_lot::{Mutex, RwLock};
 
 use crate::active::ActiveTable;
-use crate::checkpoint::CheckpointState;
+use crate::checkpoint::{CheckpointState, standing_promise};
 use crate::journal::Journal;
 use crate::record::Record;
 use crate::tree::{ROOT, SYSTEM_ROOT, Tree};
@@ -128,8 +128,10 @@ pub(crate) struct Parts {
 }
 
 impl Engine {
-    pub(crate) fn new(parts: Parts) -> Engine {
-        Engine {
+    /// Puts the parts together, and promises the log room that nobody may be refused.
+    pub(crate) fn new(parts: Parts) -> Result<Engine> {
+        parts.log.promise(standing_promise(&parts.options, parts.page_bytes))?;
+        Ok(Engine {
             storage: parts.storage,
             options: parts.options,
             page_bytes: parts.page_bytes,
@@ -149,7 +151,7 @@ impl Engine {
             poison: Mutex::new(None),
             report: std::sync::OnceLock::new(),
             _lock: parts.lock,
-        }
+        })
     }
 
     /// The log must be durable up to now within this interval.

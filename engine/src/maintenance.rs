@@ -28,6 +28,7 @@ impl Engine {
     pub(crate) fn maintain(&self) -> Result<bool> {
         self.check_poison()?;
         let mut done = self.flush_if_due()?;
+        self.log.prepare_ahead();
         if self.checkpoint_due() {
             self.take_checkpoint(Effort::Fuzzy)?;
             done = true;

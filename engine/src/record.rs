@@ -481,3 +481,6 @@ fn take_undo<'a>(input: &mut &'a [u8]) -> Result<Undo<'a>> {
         other => Err(Error::new(ErrorKind::Corrupt, format!("undo kind {other} is unknown"))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -171,7 +171,7 @@ fn recover(
             last_at: std::time::Duration::ZERO,
         },
         lock,
-    });
+    })?;
 
     redo::run(&engine, &log_options, &analysis, &mut report)?;
     undo(&engine, &analysis, &mut report)?;

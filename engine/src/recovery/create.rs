@@ -61,7 +61,7 @@ pub(super) fn create(storage: Arc<dyn Storage>, options: Options, lock: Box<dyn 
         counts: std::collections::HashMap::new(),
         next_id: CATALOG.0 + 1,
         lock,
-    });
+    })?;
     let catalog = engine.create_partition(CATALOG)?;
     Tree::format_partition(&engine.journal, &catalog.partition)?;
     engine.take_checkpoint(Effort::Full)?;

@@ -1,0 +1,117 @@
+//! Every record kind there and back, and hostile payloads.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ErrorKind;
+
+/// One record of each kind and shape.
+pub(crate) fn samples() -> Vec<Record<'static>> {
+    let part = PagePart {
+        partition: PartitionId(3),
+        page: PageNo(7),
+        page_prev_lsn: Lsn(4_096),
+        change: PageChange::Row {
+            key: b"key",
+            row: Row { stamp: TxnId(9), ghost: false, overflow: true, value: b"value" },
+        },
+    };
+    let bits =
+        |change| PagePart { partition: PartitionId(3), page: PageNo(1), page_prev_lsn: Lsn(8), change };
+    let before = Row { stamp: TxnId(2), ghost: true, overflow: false, value: b"" };
+    let (txn, prev_lsn) = (TxnId(9), Lsn(4_160));
+    vec![
+        Record::Update {
+            txn,
+            prev_lsn,
+            parts: vec![part.clone()],
+            undo: Undo::Row { root: PageNo(2), before: Some(before) },
+        },
+        Record::Update {
+            txn,
+            prev_lsn: Lsn::NEVER,
+            parts: vec![part.clone()],
+            undo: Undo::Row { root: PageNo(2), before: None },
+        },
+        Record::Update {
+            txn,
+            prev_lsn,
+            parts: vec![bits(PageChange::Mark { key: b"k", stamp: txn, ghost: true })],
+            undo: Undo::Mark { root: PageNo(4), stamp: TxnId(1), ghost: false },
+        },
+        Record::Update {
+            txn,
+            prev_lsn,
+            parts: vec![bits(PageChange::SetBits { first: 5, count: 2 })],
+            undo: Undo::Extent { first: PageNo(5), count: 2 },
+        },
+        Record::Compensation { txn, prev_lsn, undo_next_lsn: Lsn(64), parts: vec![part.clone()] },
+        Record::Structure { parts: vec![part, bits(PageChange::ClearBits { first: 9, count: 1 })] },
+        Record::Commit { txn, micros: 1_700_000_000_000_000, counts: vec![(1, -5), (2, i64::MAX)] },
+        Record::Abort { txn },
+        Record::End { txn, partition: PartitionId(3) },
+        Record::PagesClean {
+            pages: vec![(PartitionId(0), PageNo(1), Lsn(2)), (PartitionId(3), PageNo(4), Lsn(5))],
+        },
+        Record::BeginCheckpoint { database_id: 77 },
+        Record::CheckpointPages {
+            partition: PartitionId(3),
+            pages: vec![(PageNo(1), Lsn(100)), (PageNo(9), Lsn(1))],
+        },
+        Record::CheckpointTransactions {
+            transactions: vec![TxnImage {
+                txn,
+                first_lsn: Lsn(1),
+                chains: vec![ChainImage {
+                    partition: PartitionId(3),
+                    last_lsn: Lsn(9),
+                    undo_next_lsn: Lsn(8),
+                }],
+            }],
+        },
+        Record::CheckpointCounts { counts: vec![(1, 0), (2, u64::MAX)] },
+        Record::EndCheckpoint { begin_lsn: Lsn(1), counts_as_of: Lsn(2), next_txn: TxnId(3), next_id: 4 },
+        Record::PartitionDeleted { partition: PartitionId(3) },
+    ]
+}
+
+fn encoded(record: &Record<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    record.encode(&mut out);
+    out
+}
+
+#[test]
+fn every_record_survives_encoding() {
+    for record in samples() {
+        assert_eq!(Record::decode(&encoded(&record)).unwrap(), record);
+    }
+}
+
+#[test]
+fn a_record_cut_short_or_with_bytes_behind_it_is_corrupt() {
+    for record in samples() {
+        let bytes = encoded(&record);
+        for len in 0..bytes.len() {
+            let error = Record::decode(&bytes[..len]).expect_err("cut short");
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{record:?} cut to {len}");
+        }
+        let longer = [bytes.as_slice(), &[0]].concat();
+        assert_eq!(Record::decode(&longer).expect_err("longer").kind(), ErrorKind::Corrupt);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_payload_makes_decoding_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Record::decode(&bytes);
+    }
+
+    #[test]
+    fn no_changed_byte_makes_decoding_panic(which in 0_usize..16, at in any::<prop::sample::Index>(), to in any::<u8>()) {
+        let mut bytes = encoded(&samples()[which]);
+        let at = at.index(bytes.len());
+        bytes[at] = to;
+        let _ = Record::decode(&bytes);
+    }
+}
