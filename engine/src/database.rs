@@ -168,7 +168,7 @@ impl Database {
             evictions: pager.evictions,
             dirty_pages: pager.dirty_pages,
             pages_written: pager.pages_written,
-            pages_stolen: engine.steals.steals.load(Ordering::Relaxed),
+            pages_stolen: engine.pager_log.steals.load(Ordering::Relaxed),
             commits: engine.counters.commits.load(Ordering::Relaxed),
             rollbacks: engine.counters.rollbacks.load(Ordering::Relaxed),
             compensation_records: engine.journal.compensations(),

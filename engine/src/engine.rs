@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use hamal_pager::{PageNo, Pager, Partition, PartitionId, WriteAhead};
+use hamal_pager::{PageNo, Pager, Partition, PartitionId, WriteAhead, WrittenPage};
 use hamal_storage::{Lock, Storage};
 use hamal_wal::{Log, Lsn};
 use parking_lot::{Mutex, RwLock};
@@ -57,7 +57,7 @@ pub(crate) struct Engine {
     pub(crate) counters: Counters,
     /// By when (monotonic) the log must be flushed for a `Periodic` commit; `None`: nothing is due.
     pub(crate) flush_by: Mutex<Option<Duration>>,
-    pub(crate) steals: Arc<StealCounter>,
+    pub(crate) pager_log: Arc<PagerLog>,
     partitions: RwLock<HashMap<PartitionId, Arc<PartitionHandle>>>,
     poison: Mutex<Option<String>>,
     pub(crate) report: std::sync::OnceLock<RecoveryReport>,
@@ -97,17 +97,31 @@ impl PartitionHandle {
     }
 }
 
-/// The pager's view of the log, which also counts steals: pages that go to disk while a transaction that may yet roll back has
-/// changed them.
+/// The pager's view of the log. It notes in the log which pages have reached the disk, so that analysis need not suspect them,
+/// and counts steals: pages that go to disk while a transaction that may yet roll back has changed them.
 #[derive(Debug)]
-pub(crate) struct StealCounter {
+pub(crate) struct PagerLog {
     pub(crate) log: Arc<Log>,
+    pub(crate) horizon: Arc<AtomicU64>,
     pub(crate) steals: AtomicU64,
 }
 
-impl WriteAhead for StealCounter {
+impl WriteAhead for PagerLog {
     fn make_durable(&self, lsn: Lsn) -> hamal_storage::Result<()> {
         self.log.make_durable(lsn)
+    }
+
+    fn pages_written(&self, pages: &[WrittenPage]) {
+        let horizon = self.horizon.load(Ordering::Acquire);
+        let steals = pages.iter().filter(|p| p.max_txn >= horizon).count();
+        self.steals.fetch_add(steals as u64, Ordering::Relaxed);
+        let pages = pages.iter().map(|p| (p.partition, p.page, p.page_lsn)).collect();
+        let mut payload = Vec::new();
+        Record::PagesClean { pages }.encode(&mut payload);
+        // Only a hint: where the log has no room for it, or has failed, recovery reads a few pages more.
+        if let Ok(mut permit) = self.log.admit(Log::framed_bytes(payload.len()), 0) {
+            let _unneeded = permit.append(&payload);
+        }
     }
 }
 
@@ -117,7 +131,7 @@ pub(crate) struct Parts {
     pub(crate) options: Options,
     pub(crate) page_bytes: usize,
     pub(crate) log: Arc<Log>,
-    pub(crate) steals: Arc<StealCounter>,
+    pub(crate) pager_log: Arc<PagerLog>,
     pub(crate) pager: Arc<Pager>,
     pub(crate) journal: Journal,
     pub(crate) active: ActiveTable,
@@ -146,7 +160,7 @@ impl Engine {
             next_id: AtomicU32::new(parts.next_id),
             counters: Counters::default(),
             flush_by: Mutex::new(None),
-            steals: parts.steals,
+            pager_log: parts.pager_log,
             partitions: RwLock::default(),
             poison: Mutex::new(None),
             report: std::sync::OnceLock::new(),

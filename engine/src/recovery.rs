@@ -31,7 +31,7 @@ use hamal_wal::{Log, LogOptions, Lsn, Scanner};
 use crate::active::ActiveTable;
 use crate::catalog::{CATALOG, TableRow};
 use crate::checkpoint::{CheckpointState, Effort};
-use crate::engine::{Engine, Parts, StealCounter};
+use crate::engine::{Engine, PagerLog, Parts};
 use crate::journal::Journal;
 use crate::master::{self, CREATING, Found, Master, MasterFiles};
 use crate::options::OpenMode;
@@ -140,10 +140,12 @@ fn recover(
         master.oldest_lsn,
         &analysis.resume,
     )?);
-    let steals = Arc::new(StealCounter { log: log.clone(), steals: AtomicU64::new(0) });
+    let horizon = Arc::new(AtomicU64::new(0));
+    let pager_log =
+        Arc::new(PagerLog { log: log.clone(), horizon: horizon.clone(), steals: AtomicU64::new(0) });
     let pager = Pager::open(
         storage.clone(),
-        steals.clone(),
+        pager_log.clone(),
         pager_options(&options, page_bytes, master.database_id),
     )?;
     for torn in pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end)? {
@@ -152,14 +154,13 @@ fn recover(
         }
     }
 
-    let horizon = Arc::new(AtomicU64::new(0));
     let engine = Engine::new(Parts {
         storage,
         options,
         page_bytes,
         journal: Journal::new(log.clone(), horizon.clone()),
         log,
-        steals,
+        pager_log,
         pager,
         active: ActiveTable::new(analysis.next_txn, horizon),
         counts: analysis.row_counts(),

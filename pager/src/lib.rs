@@ -46,7 +46,7 @@ pub use epoch::{EpochGuard, pin_epoch};
 pub use guard::{Attempt, ExclusivePage, OptimisticPage, SharedPage};
 pub use id::{PageNo, PartitionId};
 #[cfg(not(loom))]
-pub use pager::{DirtyPage, Pager, PagerOptions, PagerStats, RestoredPage, WriteAhead};
+pub use pager::{DirtyPage, Pager, PagerOptions, PagerStats, RestoredPage, WriteAhead, WrittenPage};
 #[cfg(not(loom))]
 pub use partition::Partition;
 pub use state::PageClass;

@@ -25,6 +25,23 @@ const MIN_BYTES: u64 = 1 << 20;
 pub trait WriteAhead: Debug + Send + Sync {
     /// Returns when the record at `lsn`, and everything before it, is durable.
     fn make_durable(&self, lsn: Lsn) -> Result<()>;
+
+    /// These pages' files now hold, durably, at least what the page had at the LSN beside it. Called once a batch is in place; the
+    /// caller holds no latch. Whoever keeps a log may note it there, to spare redo the pages; nothing depends on it.
+    fn pages_written(&self, _pages: &[WrittenPage]) {}
+}
+
+/// A page that has just been written back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrittenPage {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Which page.
+    pub page: PageNo,
+    /// The LSN of the copy that was written.
+    pub page_lsn: Lsn,
+    /// Its `max_txn`.
+    pub max_txn: u64,
 }
 
 impl WriteAhead for Log {

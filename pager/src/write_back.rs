@@ -22,12 +22,12 @@ use std::sync::atomic::Ordering;
 use hamal_storage::{Error, Result, write_all_at};
 use hamal_wal::Lsn;
 
-use crate::PartitionId;
 use crate::core::{Core, Resident};
 use crate::dirty::rec_lsn;
 use crate::frames::Slot;
 use crate::header::{self, Identity};
 use crate::state::Latch;
+use crate::{PartitionId, WrittenPage};
 
 /// The batch in flight: copies of pages, in the order of `pages`.
 pub(crate) struct Batch {
@@ -161,6 +161,18 @@ impl Core {
         }
         Core::count(&self.counters.batches, 1);
         Core::count(&self.counters.pages_written, batch.pages.len());
+        let written: Vec<WrittenPage> = batch
+            .images
+            .chunks_exact(self.page_bytes)
+            .zip(&batch.pages)
+            .map(|(image, (resident, _))| WrittenPage {
+                partition: resident.partition.id(),
+                page: resident.page,
+                page_lsn: header::page_lsn(image),
+                max_txn: header::max_txn(image),
+            })
+            .collect();
+        self.log.pages_written(&written);
         let mut clean = 0;
         for (resident, _) in batch.pages.drain(..) {
             if let Some(at) = resident.partition.place(resident.page) {

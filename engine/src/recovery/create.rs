@@ -11,7 +11,7 @@ use super::{log_options, pager_options, remove_marker};
 use crate::active::ActiveTable;
 use crate::catalog::CATALOG;
 use crate::checkpoint::{CheckpointState, Effort};
-use crate::engine::{Engine, Parts, StealCounter};
+use crate::engine::{Engine, PagerLog, Parts};
 use crate::ids::TxnId;
 use crate::journal::Journal;
 use crate::master::{CREATING, Master, MasterFiles};
@@ -28,11 +28,12 @@ pub(super) fn create(storage: Arc<dyn Storage>, options: Options, lock: Box<dyn 
         log_options(&options, options.log_segment_bytes),
         incarnation,
     )?);
-    let steals = Arc::new(StealCounter { log: log.clone(), steals: AtomicU64::new(0) });
+    let horizon = Arc::new(AtomicU64::new(0));
+    let pager_log =
+        Arc::new(PagerLog { log: log.clone(), horizon: horizon.clone(), steals: AtomicU64::new(0) });
     let page_bytes = options.page_bytes;
     let pager =
-        Pager::open(storage.clone(), steals.clone(), pager_options(&options, page_bytes, database_id))?;
-    let horizon = Arc::new(AtomicU64::new(0));
+        Pager::open(storage.clone(), pager_log.clone(), pager_options(&options, page_bytes, database_id))?;
     let master = Master {
         sequence: 0,
         database_id,
@@ -55,7 +56,7 @@ pub(super) fn create(storage: Arc<dyn Storage>, options: Options, lock: Box<dyn 
         page_bytes,
         journal: Journal::new(log.clone(), horizon.clone()),
         log,
-        steals,
+        pager_log,
         pager,
         active: ActiveTable::new(TxnId(1), horizon),
         counts: std::collections::HashMap::new(),
