@@ -239,12 +239,8 @@ impl Storage for SimStorage {
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let parts = name::file_parts(name)?;
         let mut state = self.machine.state.lock();
-        state
-            .whole(Operation::Open, &[name], |state| {
-                let inode = state.names.find_file(&parts)?;
-                Ok(inode)
-            })
-            .map(|inode| SimFile::open(&self.machine, &mut state, inode))
+        let inode = state.whole(Operation::Open, &[name], |state| state.names.find_file(&parts))?;
+        Ok(SimFile::open(&self.machine, &mut state, inode))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
@@ -282,7 +278,12 @@ impl Storage for SimStorage {
                     state.observe(|observer| observer.created(&above.join("/")));
                 }
                 let sequence = state.next_sequence();
-                state.names.create_directory(above, sequence)?;
+                state.names.create_directory(above, sequence).map_err(|error| match error.kind() {
+                    io::ErrorKind::AlreadyExists if depth < parts.len() => {
+                        io::ErrorKind::NotADirectory.into()
+                    }
+                    _ => error,
+                })?;
             }
             Ok(())
         })

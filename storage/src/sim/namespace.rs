@@ -208,12 +208,17 @@ impl Namespace {
 
     /// Whether a rename would work; the reason why not.
     pub(super) fn check_rename(&self, from: &[&str], to: &[&str]) -> io::Result<()> {
-        let moved = self.find(from)?;
+        // Refusals in the order in which Linux makes them.
+        let ((_, moved), (_, there)) = (self.place(from)?, self.place(to)?);
+        let moved = moved.ok_or(io::ErrorKind::NotFound)?;
         let moves_directory = self.directory(moved).is_ok();
         if moves_directory && to.len() > from.len() && to.starts_with(from) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let (_, Some(there)) = self.place(to)? else { return Ok(()) };
+        if from.len() > to.len() && from.starts_with(to) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        let Some(there) = there else { return Ok(()) };
         match (moves_directory, self.directory(there)) {
             _ if there == moved => Ok(()),
             (false, Err(_)) => Ok(()),
