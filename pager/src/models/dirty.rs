@@ -181,7 +181,7 @@ fn the_array_must_be_scanned_before_the_table() {
 
 /// The write-back ends and takes the record for written that came after its copy.
 #[test]
-#[should_panic]
+#[should_panic(expected = "the page is taken for what it is not")]
 fn a_page_changed_again_must_stay_dirty() {
     plant(Mistake::ForgetRedirtied);
     explore(2, redirtied_in_flight);
