@@ -210,13 +210,12 @@ impl<'a> PageChange<'a> {
         match self {
             PageChange::Row { key, row } => PageChange::row_bytes(key.len(), row.value.len()),
             PageChange::Mark { key, .. } => PageChange::mark_bytes(key.len()),
-            PageChange::Purge { .. } => 9,
             PageChange::Image(image) => 19 + image.low.len() + image.high.len(),
             PageChange::TruncateRight { separator: key } | PageChange::RemoveSeparator { key } => {
                 3 + key.len()
             }
             PageChange::InsertSeparator { key, .. } => 7 + key.len(),
-            PageChange::SetBits { .. } | PageChange::ClearBits { .. } => 9,
+            PageChange::Purge { .. } | PageChange::SetBits { .. } | PageChange::ClearBits { .. } => 9,
             PageChange::Overflow { data } => 5 + data.len(),
             PageChange::BitmapPages { .. } => 5,
         }

@@ -17,6 +17,7 @@ use crate::active::ActiveTable;
 use crate::checkpoint::{CheckpointState, standing_promise};
 use crate::journal::Journal;
 use crate::record::Record;
+use crate::space::Space;
 use crate::tree::{ROOT, SYSTEM_ROOT, Tree};
 use crate::{Error, ErrorKind, Options, RecoveryReport, Result};
 
@@ -68,6 +69,7 @@ pub(crate) struct Engine {
 #[derive(Debug)]
 pub(crate) struct PartitionHandle {
     pub(crate) partition: Arc<Partition>,
+    pub(crate) space: Arc<Space>,
     /// Ghosts and unlinked extents made since the last vacuum pass began: an estimate.
     pub(crate) garbage: AtomicU64,
     /// Where the vacuum goes on; `None`: at the start.
@@ -77,12 +79,12 @@ pub(crate) struct PartitionHandle {
 impl PartitionHandle {
     /// The tree of user rows.
     pub(crate) fn tree(&self) -> Tree {
-        Tree { partition: self.partition.clone(), root: ROOT }
+        Tree::new(&self.space, ROOT)
     }
 
     /// The tree of system rows.
     pub(crate) fn system_tree(&self) -> Tree {
-        Tree { partition: self.partition.clone(), root: SYSTEM_ROOT }
+        Tree::new(&self.space, SYSTEM_ROOT)
     }
 
     /// The tree with this root page, if there is one.
@@ -241,7 +243,8 @@ impl Engine {
 }
 
 fn new_handle(partition: Arc<Partition>) -> Arc<PartitionHandle> {
-    Arc::new(PartitionHandle { partition, garbage: AtomicU64::new(0), vacuum_at: Mutex::new(None) })
+    let space = Space::new(Arc::clone(&partition));
+    Arc::new(PartitionHandle { partition, space, garbage: AtomicU64::new(0), vacuum_at: Mutex::new(None) })
 }
 
 fn missing_file(id: PartitionId, error: hamal_storage::Error) -> Error {

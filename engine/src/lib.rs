@@ -25,6 +25,7 @@ mod recovery;
 mod report;
 mod rollback;
 mod snapshot;
+mod space;
 mod table;
 mod transaction;
 mod tree;

@@ -54,8 +54,10 @@ pub(crate) use edit::{
     Room, check_growth, compacted_bytes, insert_separator, mark_row, plan_row, plan_separator, purge,
     purge_gain_bytes, put_row, remove_separator, truncate_right, truncated_bytes,
 };
-pub(crate) use route::{Route, Target, Words, route};
-pub(crate) use view::{Key, LeafCell, Node};
+pub(crate) use route::{Route, Target, route};
+#[cfg(test)]
+pub(crate) use view::Key;
+pub(crate) use view::Node;
 
 /// Where the slots begin: the size of the node header, pager's header included.
 pub(crate) const SLOTS: usize = 128;

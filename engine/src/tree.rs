@@ -1,13 +1,40 @@
-//! The B+tree of one partition (interface).
+//! The B+tree of one partition.
+//!
+//! Owns how pages are found, changed, split and merged; `node` knows what is in a page, `space` which pages are free.
+//!
+//! I1. The root is an inner node for ever, and stays where it is (hazard H15). A full root moves its content into one new child.
+//! I2. A row change touches one leaf. A structure change is one redo-only record over all its pages: new pages first, then parent
+//!     before child, left before right, bitmaps last. All of them are latched by trying, before the first byte changes.
+//! I3. No latch and no epoch guard is held while anything waits: for log room, a frame, I/O or a latch (hazard H16). Whatever is
+//!     not to be had at once ([`descent::Halt`]) lets go of everything, is overcome, and the descent starts again.
+//! I4. Undo finds its row where it is by then, and never needs space (hazard H5).
+//!
+//! Descent is by optimistic lock coupling (Leis, Haubenschild, Neumann, 2019): docs/concurrency.md.
+
+mod copy;
+mod descent;
+mod format;
+mod merge;
+mod rows;
+mod split;
+mod verify;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use hamal_pager::{PageNo, Partition};
 
-use crate::Result;
 use crate::change::Row;
 use crate::ids::TxnId;
-use crate::journal::{Author, Journal};
+use crate::node;
+use crate::space::Space;
+
+pub(crate) use copy::LeafCopy;
+pub(crate) use verify::{PageSet, TreeReport};
 
 /// Root of a partition's user rows: page 2, always an inner node (hazard H15). Its first leaf is page 3.
 pub(crate) const ROOT: PageNo = PageNo(2);
@@ -32,128 +59,31 @@ pub(crate) enum Decision<'v> {
 pub(crate) struct Tree {
     pub(crate) partition: Arc<Partition>,
     pub(crate) root: PageNo,
+    /// Shared by the partition's trees.
+    pub(crate) space: Arc<Space>,
 }
 
-/// A private copy of one leaf: no latch is held while it is read.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct LeafCopy {}
-
-#[expect(unused_variables, dead_code, clippy::unused_self, reason = "interface")]
 impl Tree {
-    /// Formats a new partition's pages 0 to 5 (header, bitmap, two trees) in one structure-change record.
-    pub(crate) fn format_partition(journal: &Journal, partition: &Arc<Partition>) -> Result<()> {
-        unimplemented!()
+    /// The tree with this root, [`ROOT`] or [`SYSTEM_ROOT`].
+    pub(crate) fn new(space: &Arc<Space>, root: PageNo) -> Tree {
+        Tree { partition: Arc::clone(space.partition()), root, space: Arc::clone(space) }
     }
 
-    /// Longest key, bytes: a quarter page.
+    /// Longest key, bytes: a little less than a quarter page.
     pub(crate) fn max_key_bytes(page_bytes: usize) -> usize {
-        unimplemented!()
+        node::max_key_bytes(page_bytes)
     }
 
-    /// Longest value kept inline beside a key of this length, bytes; longer ones go to overflow extents.
+    /// Longest value kept inline beside a key of this length, bytes (at least 32); longer ones go to overflow extents.
     pub(crate) fn max_inline_bytes(page_bytes: usize, key_bytes: usize) -> usize {
-        unimplemented!()
+        node::max_value_bytes(page_bytes, key_bytes)
     }
 
-    /// Calls `read` with the key's row (ghosts included: visibility is the caller's) under the leaf's shared latch.
-    pub(crate) fn get<R>(&self, key: &[u8], read: impl FnOnce(Row<'_>) -> R) -> Result<Option<R>> {
-        unimplemented!()
+    fn page_bytes(&self) -> usize {
+        self.partition.page_bytes()
     }
 
-    /// Calls `decide` with the key's row (ghosts included) under the leaf's exclusive latch and does what it says,
-    /// with one record (and structure changes of their own before, where the leaf is full). `decide` may be called again
-    /// after a structure change; `max_value_bytes` bounds the value it may write. Returns whether anything was written.
-    pub(crate) fn update<'v>(
-        &self,
-        journal: &Journal,
-        author: Author<'_>,
-        key: &[u8],
-        max_value_bytes: usize,
-        decide: &mut dyn FnMut(Option<Row<'_>>) -> Result<Decision<'v>>,
-    ) -> Result<bool> {
-        unimplemented!()
-    }
-
-    /// Takes a row change back: writes `before` (or a settled ghost) by a compensation record. Needs no space, never
-    /// splits (hazard H5).
-    pub(crate) fn undo_row(
-        &self,
-        journal: &Journal,
-        author: Author<'_>,
-        key: &[u8],
-        before: Option<Row<'_>>,
-    ) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Takes a removal back: gives the row its old stamp and ghost flag by a compensation record.
-    pub(crate) fn undo_mark(
-        &self,
-        journal: &Journal,
-        author: Author<'_>,
-        key: &[u8],
-        stamp: TxnId,
-        ghost: bool,
-    ) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Copies the leaf whose range holds `key` (`None`: the first leaf) into `copy`.
-    pub(crate) fn leaf_at(&self, key: Option<&[u8]>, copy: &mut LeafCopy) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Copies the leaf that holds the largest possible key below `key` (`None`: the last leaf) into `copy`.
-    pub(crate) fn leaf_before(&self, key: Option<&[u8]>, copy: &mut LeafCopy) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Purges settled ghosts and trims settled capacity from the leaf that holds `key` on, merges underfull leaves and
-    /// frees their pages, for at most `max_leaves` leaves. Returns the key to go on from, `None` at the end.
-    pub(crate) fn vacuum(
-        &self,
-        journal: &Journal,
-        key: Option<&[u8]>,
-        max_leaves: usize,
-    ) -> Result<Option<Vec<u8>>> {
-        unimplemented!()
-    }
-}
-
-#[expect(unused_variables, dead_code, clippy::unused_self, reason = "interface")]
-impl LeafCopy {
-    /// Number of rows, ghosts included.
-    pub(crate) fn len(&self) -> usize {
-        unimplemented!()
-    }
-
-    /// Index of the first row whose key is at or above `key`.
-    pub(crate) fn lower_bound(&self, key: &[u8]) -> usize {
-        unimplemented!()
-    }
-
-    /// Index of the first row whose key is above `key`.
-    pub(crate) fn upper_bound(&self, key: &[u8]) -> usize {
-        unimplemented!()
-    }
-
-    /// Appends the whole key of row `index` to `out`.
-    pub(crate) fn key_into(&self, index: usize, out: &mut Vec<u8>) {
-        unimplemented!()
-    }
-
-    /// Row `index`.
-    pub(crate) fn row(&self, index: usize) -> Row<'_> {
-        unimplemented!()
-    }
-
-    /// The leaf holds keys at or above this (`None`: no bound).
-    pub(crate) fn lower_fence(&self) -> Option<&[u8]> {
-        unimplemented!()
-    }
-
-    /// The leaf holds keys below this (`None`: no bound).
-    pub(crate) fn upper_fence(&self) -> Option<&[u8]> {
-        unimplemented!()
+    fn damaged(&self, page: PageNo, damage: node::Damage) -> crate::Error {
+        self.space.damaged(page, damage)
     }
 }

@@ -70,7 +70,7 @@ impl Room {
     }
 }
 
-impl<'a> Node<'a> {
+impl Node<'_> {
     /// Whether `key` lies within the fences.
     pub(crate) fn covers(self, key: &[u8]) -> Result<bool, Damage> {
         let upper = self.upper_fence()?;
@@ -133,7 +133,7 @@ pub(crate) fn mark_row(page: &mut [u8], key: &[u8], stamp: TxnId, ghost: bool) -
     node.cell(index)?;
     let offset = node.slot(index)?.offset;
     page[offset..offset + 8].copy_from_slice(&stamp.0.to_le_bytes());
-    page[offset + 8] = page[offset + 8] & !FLAG_GHOST | u8::from(ghost) * FLAG_GHOST;
+    page[offset + 8] = (page[offset + 8] & !FLAG_GHOST) | if ghost { FLAG_GHOST } else { 0 };
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What tests of other modules need of nodes.
 
-use super::{Words, u64_at};
+use super::route::Words;
+use super::u64_at;
 
 /// A page's words as an optimistic reader sees them.
 pub(crate) struct SliceWords<'a>(pub(crate) &'a [u8]);
