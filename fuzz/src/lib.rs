@@ -1,1 +1,31 @@
+//! Crash simulator, fault campaigns and fuzz targets for Hamal.
+//!
+//! Everything runs on the simulated disk, on one thread per run, and is a function of a seed or of a fuzzer's bytes.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | [`choice`], [`plan`], [`keys`], [`value`] | what a run is made of |
+//! | [`model`] | what the database must hold, and may have lost |
+//! | [`workload`] | transactions drawn and mirrored in the model |
+//! | [`disk`], [`monitor`] | the simulated disk under the eyes of the write-ahead monitor |
+//! | [`crash`] | random runs: lives that end at any I/O |
+//! | [`sweep`] | exhaustive runs: a crash, and every fault, at every I/O |
+//! | [`flips`] | damage: any byte of any file of a closed database |
+//! | [`targets`] | what the libFuzzer targets call |
 
+#![forbid(unsafe_code)]
+
+pub mod choice;
+pub mod crash;
+pub mod disk;
+pub mod flips;
+pub mod keys;
+pub mod model;
+pub mod monitor;
+pub mod plan;
+pub mod replay;
+pub mod sweep;
+pub mod tally;
+pub mod targets;
+pub mod value;
+pub mod workload;

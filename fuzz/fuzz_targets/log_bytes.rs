@@ -1,0 +1,13 @@
+//! The fuzzer's bytes in the log of a database that was not closed.
+//!
+//! Under `cargo fuzz` this is a libFuzzer target; otherwise a program that replays the files given to it.
+
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|input: &[u8]| hamal_fuzz::targets::log_bytes(input));
+
+#[cfg(not(fuzzing))]
+fn main() -> std::process::ExitCode {
+    hamal_fuzz::replay::main(hamal_fuzz::targets::log_bytes)
+}

@@ -1,0 +1,136 @@
+//! What runs did, so that it is clear that the paths ran.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+use hamal::{RecoveryReport, Stats};
+
+macro_rules! tally {
+    ($($(#[$doc:meta])* $field:ident: $label:literal,)*) => {
+        /// Counts over one run or many.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Tally { $($(#[$doc])* pub $field: u64,)* }
+
+        impl AddAssign for Tally {
+            fn add_assign(&mut self, other: Tally) { $(self.$field += other.$field;)* }
+        }
+
+        impl Tally {
+            /// Every count with its name.
+            pub fn entries(&self) -> Vec<(&'static str, u64)> { vec![$(($label, self.$field),)*] }
+        }
+    };
+}
+
+tally! {
+    /// Seeds run.
+    runs: "runs",
+    /// I/O operations on the simulated disk.
+    ios: "I/Os",
+    /// Times a database was opened.
+    opens: "opens",
+    /// Opens that recovered something.
+    recoveries: "recoveries",
+    /// Crashes.
+    crashes: "crashes",
+    /// Crashes while the database was being opened.
+    crashes_in_recovery: "crashes inside open or recovery",
+    /// Crashes of a process alone: everything written stays.
+    kills: "process kills",
+    /// Faults injected that were not crashes.
+    faults: "injected faults",
+    /// Commits acknowledged as durable.
+    sync_commits: "durable commits",
+    /// Commits acknowledged without that promise.
+    relaxed_commits: "relaxed commits",
+    /// Commits in doubt that were there afterwards.
+    in_doubt_kept: "commits in doubt, kept",
+    /// Commits in doubt that were gone.
+    in_doubt_lost: "commits in doubt, gone",
+    /// Relaxed commits that were there after a crash.
+    relaxed_kept: "relaxed commits kept by a crash",
+    /// Relaxed commits that a crash took back.
+    relaxed_lost: "relaxed commits taken back by a crash",
+    /// Transactions rolled back by a call.
+    rollbacks: "rollbacks",
+    /// Transactions dropped.
+    drops: "drops without commit",
+    /// Rollbacks to a savepoint.
+    savepoint_rollbacks: "rollbacks to a savepoint",
+    /// Rows written or removed.
+    writes: "row writes",
+    /// Big values written.
+    big_values: "overflow values written",
+    /// Tables created, dropped or renamed.
+    table_changes: "table changes",
+    /// Transactions that met a full log.
+    log_full: "log full",
+    /// Comparisons of all rows with the model.
+    comparisons: "full comparisons",
+    /// Comparisons of a range with the model.
+    scans: "range comparisons",
+    /// Verifications.
+    verifications: "verifications",
+    /// Pages verified.
+    pages_verified: "pages verified",
+    /// Checkpoints.
+    checkpoints: "checkpoints",
+    /// Pages written back.
+    pages_written: "pages written",
+    /// Pages written back with uncommitted changes on them.
+    pages_stolen: "pages stolen",
+    /// Pages evicted.
+    evictions: "pages evicted",
+    /// Compensation records.
+    compensation_records: "compensation records",
+    /// Losers met by recovery.
+    losers: "losers",
+    /// Records undone by recovery.
+    undone: "records undone by recovery",
+    /// Page changes redone by recovery.
+    redone: "page changes redone",
+    /// Pages put back from the doublewrite area.
+    restored_pages: "torn pages restored",
+    /// Torn log tails.
+    torn_tails: "torn log tails",
+    /// Structure changes: splits, merges, root changes, chains.
+    structure_changes: "structure changes",
+    /// Log segments used again for a later part of the log.
+    log_wraps: "log segments recycled",
+    /// Page images that the write-ahead monitor checked.
+    pages_monitored: "page images checked by the monitor",
+}
+
+impl Tally {
+    /// Adds the counters of a handle that is about to go.
+    pub fn add_stats(&mut self, stats: &Stats) {
+        self.pages_written += stats.pages_written;
+        self.pages_stolen += stats.pages_stolen;
+        self.evictions += stats.evictions;
+        self.compensation_records += stats.compensation_records;
+        self.checkpoints += stats.checkpoints;
+        self.structure_changes += stats.structure_changes;
+    }
+
+    /// Adds what an open found.
+    pub fn add_recovery(&mut self, report: &RecoveryReport) {
+        self.opens += 1;
+        self.recoveries += u64::from(!report.clean && !report.created);
+        self.losers += report.losers;
+        self.undone += report.undo.applied;
+        self.redone += report.redo.applied;
+        self.restored_pages += report.partitions.iter().map(|p| p.restored_pages).sum::<u64>();
+        self.torn_tails += u64::from(report.torn_tail);
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (label, count) in self.entries() {
+            if count > 0 {
+                writeln!(f, "{count:>12}  {label}")?;
+            }
+        }
+        Ok(())
+    }
+}
