@@ -21,8 +21,6 @@ mod flusher;
 mod frame;
 mod group;
 mod log;
-#[cfg(all(test, loom))]
-mod loom_models;
 mod lsn;
 mod permit;
 mod resume;

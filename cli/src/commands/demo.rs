@@ -1,0 +1,166 @@
+//! `hamal demo`: kill, recover, compare, and show it.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use hamal_storage::{OsStorage, Storage};
+
+use crate::demo::campaign::{Campaign, Plan};
+use crate::demo::report::{Totals, opening, round_lines, round_summary};
+use crate::demo::setup::Settings;
+use crate::failure::{Failure, Result, Status};
+use crate::session::Session;
+use crate::text;
+
+/// Most workers: each has its share of the characters.
+const MAX_WORKERS: u64 = 64;
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Loads the Unicode character database (34,924 rows) and 1,000 accounts. A child process then changes characters and moves money \
+between accounts, several threads at once, and says when each transaction is committed. It is killed with SIGKILL at a random moment; \
+often the recovery that follows is killed, too. Then the database is opened, and every row of it is compared with what the child had said: \
+what was acknowledged must be there, what was in doubt must be there wholly or not at all, and the balances must add up.
+
+Exit status 1 if anything was not as it must be; the database is then kept.
+
+Examples:
+  hamal demo
+  hamal demo --rounds 200 --kill-within 500ms --quiet
+  hamal demo --dir crashed.hamal --save-image image.hamal   # then: hamal recover image.hamal --dry-run")]
+pub(crate) struct DemoArgs {
+    /// Rounds of work, kill and recovery
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+    /// Kill at a random moment within this time
+    #[arg(long, value_name = "TIME", default_value = "4s", value_parser = text::parse_duration)]
+    kill_within: Duration,
+    /// Threads that change the database
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=MAX_WORKERS))]
+    workers: u64,
+    /// Seed of the work [default: random]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Directory for the database; it must be missing or empty, and is kept [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Keep the temporary database
+    #[arg(long)]
+    keep: bool,
+    /// Copy the crashed database here before it is recovered; the last copy stays
+    #[arg(long, value_name = "DIR")]
+    save_image: Option<PathBuf>,
+    /// One line a round
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+pub(crate) fn run(args: &DemoArgs, session: &mut Session) -> Result<()> {
+    let seed = args.seed.unwrap_or_else(|| OsStorage::new(".").random_u64() >> 32);
+    let mut home = Home::choose(args)?;
+    let plan = Plan {
+        directory: home.directory.clone(),
+        seed,
+        workers: usize::try_from(args.workers).unwrap_or(1),
+        settings: Settings { cache_bytes: session.cache_bytes.unwrap_or(2 << 20) },
+        kill_within: args.kill_within,
+        image: args.save_image.clone(),
+    };
+    let result = rounds(args, plan, session);
+    // What went wrong is worth looking at.
+    if result.is_err() && !matches!(result, Err(Failure::ReaderGone)) {
+        home.keep();
+    }
+    if let Some(kept) = home.kept()
+        && !session.out.is_json()
+    {
+        session.out.line(format!("The database is in {}", kept.display()))?;
+    }
+    result
+}
+
+fn rounds(args: &DemoArgs, plan: Plan, session: &mut Session) -> Result<()> {
+    let started = Instant::now();
+    let (seed, workers) = (plan.seed, plan.workers);
+    let mut campaign = Campaign::start(plan)?;
+    let about = opening(campaign.loaded, started.elapsed(), seed, workers);
+    if session.out.is_json() {
+        session.out.json(&about.json)?;
+    } else {
+        session.out.line(about.line)?;
+    }
+    let mut totals = Totals::default();
+    for number in 1..=args.rounds {
+        let round =
+            campaign.round().map_err(|failure| failure.context(format!("seed {seed}, round {number}")))?;
+        totals.add(&round);
+        if session.out.is_json() {
+            session.out.json(&round.to_json(number))?;
+        } else if args.quiet && round.is_right() {
+            session.out.line(round_summary(&round, number, args.rounds))?;
+        } else {
+            session.out.line("")?;
+            for line in round_lines(&round, number, args.rounds) {
+                session.out.line(line)?;
+            }
+        }
+        session.out.flush()?;
+        if !round.is_right() {
+            break;
+        }
+    }
+    if session.out.is_json() {
+        session.out.json(&totals.to_json(seed, started.elapsed()))?;
+    } else {
+        session.out.line("")?;
+        for line in totals.lines(seed, started.elapsed()) {
+            session.out.line(line)?;
+        }
+    }
+    if totals.is_right() { Ok(()) } else { Err(Failure::Quiet(Status::Negative)) }
+}
+
+/// Where the database lives, and whether it stays.
+struct Home {
+    directory: PathBuf,
+    temporary: Option<tempfile::TempDir>,
+    kept: bool,
+}
+
+impl Home {
+    fn choose(args: &DemoArgs) -> Result<Home> {
+        if let Some(directory) = &args.dir {
+            let is_taken = match std::fs::read_dir(directory) {
+                Ok(mut entries) => entries.next().is_some(),
+                Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+            };
+            if is_taken {
+                return Err(Failure::input(format!("{} is not an empty directory", directory.display())));
+            }
+            return Ok(Home { directory: directory.clone(), temporary: None, kept: true });
+        }
+        let temporary = tempfile::Builder::new()
+            .prefix("hamal-demo-")
+            .tempdir()
+            .map_err(|error| Failure::unusable(format!("cannot make a temporary directory: {error}")))?;
+        let mut home =
+            Home { directory: temporary.path().join("demo.hamal"), temporary: Some(temporary), kept: false };
+        if args.keep {
+            home.keep();
+        }
+        Ok(home)
+    }
+
+    fn keep(&mut self) {
+        if let Some(temporary) = self.temporary.take() {
+            let _ = temporary.keep();
+        }
+        self.kept = true;
+    }
+
+    fn kept(&self) -> Option<&PathBuf> {
+        self.kept.then_some(&self.directory)
+    }
+}

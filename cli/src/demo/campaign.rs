@@ -1,0 +1,269 @@
+//! The parent process: rounds of work, kill, recovery and comparison.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hamal::{OpenMode, RecoveryReport};
+
+use super::model::{Model, Told};
+use super::protocol::{Event, parse_line};
+use super::random::Random;
+use super::setup::{self, Settings};
+use super::verify::{Verdict, verify};
+use crate::commands::load::Loaded;
+use crate::failure::{Failure, Result};
+
+/// How long a child may take to open the database.
+const OPEN_LIMIT: Duration = Duration::from_mins(2);
+/// What SIGKILL is called.
+const SIGKILL: i32 = 9;
+/// Recoveries that are killed in one round, at most.
+const MAX_INTERRUPTIONS: u64 = 3;
+
+/// What a campaign is run with.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) directory: PathBuf,
+    pub(crate) seed: u64,
+    pub(crate) workers: usize,
+    pub(crate) settings: Settings,
+    pub(crate) kill_within: Duration,
+    /// Where the crashed database is copied before it is recovered.
+    pub(crate) image: Option<PathBuf>,
+}
+
+/// One round, from the kill to the verdict.
+#[derive(Debug)]
+pub(crate) struct Round {
+    /// From the opening to the kill.
+    pub(crate) worked: Duration,
+    pub(super) told: Told,
+    /// Recoveries that were killed before the one that is reported.
+    pub(crate) interrupted: u64,
+    pub(crate) recovery: RecoveryReport,
+    pub(crate) open_elapsed: Duration,
+    pub(crate) check_elapsed: Duration,
+    pub(super) verdict: Verdict,
+    /// Whole messages that were cut short by the kill: 0 or 1.
+    pub(crate) cut_short: u64,
+}
+
+/// A database and the model of it.
+pub(crate) struct Campaign {
+    plan: Plan,
+    model: Model,
+    random: Random,
+    last_recovery: Duration,
+    pub(crate) loaded: Loaded,
+}
+
+impl Campaign {
+    /// Makes the database.
+    pub(crate) fn start(plan: Plan) -> Result<Campaign> {
+        let (model, loaded) = setup::make(&plan.directory, plan.settings, plan.workers)?;
+        let random = Random::new(plan.seed);
+        Ok(Campaign { plan, model, random, last_recovery: Duration::from_millis(20), loaded })
+    }
+
+    /// One round. `Err`: it could not be run to its verdict.
+    pub(crate) fn round(&mut self) -> Result<Round> {
+        self.model.told = Told::default();
+        let seed = self.random.next();
+        let kill_after = self.up_to(self.plan.kill_within);
+        let heard = self.run_child(seed, Role::Work, kill_after)?;
+        let told = self.model.told;
+
+        if let Some(image) = &self.plan.image {
+            copy_directory(&self.plan.directory, image).map_err(|error| {
+                Failure::unusable(format!("cannot copy the crashed database to {}: {error}", image.display()))
+            })?;
+        }
+
+        let mut interrupted = 0;
+        if self.random.percent(60) {
+            for _ in 0..self.random.between(1, MAX_INTERRUPTIONS) {
+                let kill_after = self.up_to(self.last_recovery);
+                let heard = self.run_child(0, Role::Recover, kill_after)?;
+                interrupted += u64::from(heard.recovering && !heard.ready);
+            }
+        }
+
+        let started = Instant::now();
+        let db = self.plan.settings.options(OpenMode::Open).open(&self.plan.directory)?;
+        let open_elapsed = started.elapsed();
+        let recovery = db.recovery_report().clone();
+        self.last_recovery = recovery.analysis.elapsed + recovery.redo.elapsed + recovery.undo.elapsed;
+        let started = Instant::now();
+        let verdict = verify(&db, &mut self.model)?;
+        let check_elapsed = started.elapsed();
+        db.close()?;
+        Ok(Round {
+            worked: heard.worked,
+            told,
+            interrupted,
+            recovery,
+            open_elapsed,
+            check_elapsed,
+            verdict,
+            cut_short: heard.cut_short,
+        })
+    }
+
+    fn up_to(&mut self, longest: Duration) -> Duration {
+        let micros = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros(self.random.between(0, micros))
+    }
+
+    /// Starts a child, listens to it, kills it, and takes in what it had said.
+    fn run_child(&mut self, seed: u64, role: Role, kill_after: Duration) -> Result<Heard> {
+        let mut child = self.spawn(seed, role)?;
+        let pipe =
+            child.stdout.take().ok_or_else(|| Failure::unusable("the child has no standard output"))?;
+        let (sender, signals) = mpsc::channel();
+        let model = &mut self.model;
+        let (killed, heard) = thread::scope(|scope| {
+            let listener = scope.spawn(move || listen(pipe, model, &sender));
+            let killed = kill_at_moment(&mut child, &signals, role, kill_after);
+            (killed, listener.join())
+        });
+        let (status, worked) = killed?;
+        let mut heard = heard
+            .map_err(|_| Failure::unusable("the demo's listener panicked"))?
+            .map_err(|what| Failure::negative(format!("the child process went wrong: {what}")))?;
+        if status.signal() != Some(SIGKILL) {
+            return Err(Failure::negative(format!("the child process ended by itself: {status}")));
+        }
+        heard.worked = worked;
+        Ok(heard)
+    }
+
+    fn spawn(&self, seed: u64, role: Role) -> Result<Child> {
+        let fail = |error| Failure::unusable(format!("cannot start the child process: {error}"));
+        let mut command = Command::new(std::env::current_exe().map_err(fail)?);
+        command.arg("demo-worker").arg(&self.plan.directory);
+        command.args(["--seed", &seed.to_string()]);
+        command.args(["--workers", &self.plan.workers.to_string()]);
+        command.args(["--cache-bytes", &self.plan.settings.cache_bytes.to_string()]);
+        if role == Role::Recover {
+            command.arg("--recover-only");
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(fail)
+    }
+}
+
+/// What a child is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Work,
+    Recover,
+}
+
+/// What a child said before it was killed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Heard {
+    recovering: bool,
+    ready: bool,
+    worked: Duration,
+    cut_short: u64,
+}
+
+/// What the killer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signal {
+    Recovering,
+    Ready,
+}
+
+/// Takes in what the child says until its end of the pipe closes.
+fn listen(pipe: ChildStdout, model: &mut Model, signals: &Sender<Signal>) -> Result<Heard, String> {
+    let mut pipe = BufReader::with_capacity(256 << 10, pipe);
+    let mut heard = Heard::default();
+    let mut result = Ok(());
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // To the end in any case: a child whose pipe is full would wait for ever.
+        if pipe.read_until(b'\n', &mut line).map_err(|error| error.to_string())? == 0 {
+            break;
+        }
+        let Some(event) = parse_line(&line) else {
+            heard.cut_short += 1;
+            continue;
+        };
+        if result.is_err() {
+            continue;
+        }
+        // Signals that nobody waits for any more are fine.
+        match &event {
+            Ok(Event::Recovering { .. }) if !heard.recovering => {
+                heard.recovering = true;
+                let _ = signals.send(Signal::Recovering);
+            }
+            Ok(Event::Ready) => {
+                heard.ready = true;
+                let _ = signals.send(Signal::Ready);
+            }
+            _ => {}
+        }
+        result = event.and_then(|event| model.hear(event));
+    }
+    result.map(|()| heard)
+}
+
+/// Waits for the child to be where it is to be killed, then for the moment, then kills it.
+fn kill_at_moment(
+    child: &mut Child,
+    signals: &mpsc::Receiver<Signal>,
+    role: Role,
+    kill_after: Duration,
+) -> Result<(ExitStatus, Duration)> {
+    let opened = loop {
+        match signals.recv_timeout(OPEN_LIMIT) {
+            Ok(Signal::Recovering) if role == Role::Work => {}
+            // Disconnected: it has ended; what it said, or its exit status, tells why.
+            Ok(Signal::Recovering | Signal::Ready) | Err(RecvTimeoutError::Disconnected) => break Ok(()),
+            Err(RecvTimeoutError::Timeout) => {
+                break Err(Failure::negative("the child process did not open the database in time"));
+            }
+        }
+    };
+    let started = Instant::now();
+    if opened.is_ok() {
+        // Ends early if the child does: its end of the channel goes with its pipe.
+        while let Some(left) = kill_after.checked_sub(started.elapsed()).filter(|left| !left.is_zero()) {
+            if signals.recv_timeout(left) == Err(RecvTimeoutError::Disconnected) {
+                break;
+            }
+        }
+    }
+    let worked = started.elapsed();
+    let fail = |error| Failure::unusable(format!("cannot kill the child process: {error}"));
+    // On Unix this is SIGKILL; a child that has ended by itself is no error here.
+    child.kill().map_err(fail)?;
+    let status = child.wait().map_err(fail)?;
+    opened.map(|()| (status, worked))
+}
+
+/// Copies a database directory, two levels deep.
+fn copy_directory(from: &Path, to: &Path) -> std::io::Result<()> {
+    if to.exists() {
+        fs::remove_dir_all(to)?;
+    }
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_directory(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! Rows as files hold them, and how a table stores them.
+//!
+//! | format | a row in the file | key | value |
+//! |---|---|---|---|
+//! | csv, tsv with header | fields | text of the key column | JSON object: column name to text, all columns in order |
+//! | csv, tsv without | fields | the same | JSON array of all texts |
+//! | jsonl | a JSON object or array | text of the key field | the line as it stands |
+//! | raw | `KEY<TAB>VALUE`, escaped | the bytes | the bytes |
+//!
+//! I1. A document holds its whole row, key column included, so a dump gives back the file that was loaded: same columns, same order,
+//!     rows sorted by key.
+//! I2. raw is exact for every table, whatever its types; it is what a dump uses unless told otherwise.
+//! I3. Readers name the line in every complaint and allocate by the row, not by the file.
+
+mod delimited;
+mod document;
+mod lines;
+mod raw;
+
+pub(crate) use self::lines::row_document;
+
+use std::io::{BufRead, Write};
+use std::path::Path;
+
+use clap::ValueEnum;
+
+use crate::codec::Codec;
+use crate::failure::{Failure, Result};
+
+/// How a file writes rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Comma-separated values.
+    Csv,
+    /// Tab-separated values.
+    Tsv,
+    /// JSON Lines: an object or array a line.
+    Jsonl,
+    /// Key, tab, value; escaped. Exact for every table.
+    Raw,
+}
+
+impl Format {
+    /// The format that a file's name announces.
+    pub(crate) fn of_file(file: &Path) -> Option<Format> {
+        match file.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "csv" => Some(Format::Csv),
+            "tsv" | "tab" => Some(Format::Tsv),
+            "jsonl" | "ndjson" => Some(Format::Jsonl),
+            "raw" => Some(Format::Raw),
+            _ => None,
+        }
+    }
+
+    /// Whether its rows are documents, so that their table has `str` keys and values.
+    pub(crate) fn is_text(self) -> bool {
+        self != Format::Raw
+    }
+}
+
+/// Which column is the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum KeyColumn {
+    First,
+    /// A name, or else a position counted from 1.
+    Chosen(String),
+}
+
+impl KeyColumn {
+    /// The position among named columns.
+    fn find<'n>(&self, mut names: impl Iterator<Item = &'n str>, count: usize) -> Result<usize, String> {
+        let KeyColumn::Chosen(chosen) = self else { return Ok(0) };
+        match names.position(|name| name == chosen) {
+            Some(at) => Ok(at),
+            None => self.position(count).ok_or_else(|| format!("there is no column {chosen:?}")),
+        }
+    }
+
+    /// The position among `count` columns without names.
+    fn position(&self, count: usize) -> Option<usize> {
+        match self {
+            KeyColumn::First => (count > 0).then_some(0),
+            KeyColumn::Chosen(chosen) => {
+                chosen.parse::<usize>().ok()?.checked_sub(1).filter(|position| *position < count)
+            }
+        }
+    }
+}
+
+/// Whether the first row names the columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Header {
+    Present,
+    Absent,
+}
+
+/// What `"` at the start of a field means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Quoting {
+    /// The field ends at the next quote; a doubled quote is one.
+    Quotes,
+    /// Nothing.
+    Literal,
+}
+
+/// What becomes the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// The whole row, as JSON.
+    Document,
+    /// The other one of two columns, as it stands.
+    Plain,
+}
+
+/// How to read a file.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadOptions {
+    pub(crate) format: Format,
+    pub(crate) key: KeyColumn,
+    pub(crate) header: Header,
+    pub(crate) delimiter: Option<u8>,
+    pub(crate) quoting: Quoting,
+    pub(crate) shape: Shape,
+}
+
+impl ReadOptions {
+    pub(crate) fn new(format: Format) -> ReadOptions {
+        ReadOptions {
+            format,
+            key: KeyColumn::First,
+            header: Header::Present,
+            delimiter: None,
+            quoting: Quoting::Quotes,
+            shape: Shape::Document,
+        }
+    }
+}
+
+/// One row to be stored. Reused from row to row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+    /// The line it began on, from 1.
+    pub(crate) line: u64,
+}
+
+/// Takes rows from a file.
+pub(crate) trait ReadRows {
+    /// Fills `row` with the next one; `false` at the end.
+    fn read(&mut self, row: &mut Row) -> Result<bool>;
+}
+
+/// A reader of `source`, whose name stands in complaints.
+pub(crate) fn reader<'s>(
+    options: &ReadOptions,
+    source: Box<dyn BufRead + 's>,
+    name: &str,
+) -> Result<Box<dyn ReadRows + 's>> {
+    Ok(match options.format {
+        Format::Csv | Format::Tsv => Box::new(delimited::DelimitedReader::new(source, name, options)?),
+        Format::Jsonl => Box::new(lines::JsonLinesReader::new(source, name, options.key.clone())),
+        Format::Raw => Box::new(raw::RawReader::new(source, name)),
+    })
+}
+
+/// Puts rows into a file.
+pub(crate) trait WriteRows {
+    fn write(&mut self, key: &[u8], value: &[u8]) -> Result<()>;
+    /// Whatever is still buffered.
+    fn finish(&mut self) -> Result<()>;
+}
+
+/// A writer into `target` for a table with these codecs.
+pub(crate) fn writer<'t>(
+    format: Format,
+    delimiter: Option<u8>,
+    target: &'t mut dyn Write,
+    codecs: (Codec, Codec),
+) -> Box<dyn WriteRows + 't> {
+    match format {
+        Format::Csv => Box::new(delimited::DelimitedWriter::new(target, delimiter.unwrap_or(b','), codecs)),
+        Format::Tsv => Box::new(delimited::DelimitedWriter::new(target, delimiter.unwrap_or(b'\t'), codecs)),
+        Format::Jsonl => Box::new(lines::JsonLinesWriter::new(target, codecs)),
+        Format::Raw => Box::new(raw::RawWriter::new(target)),
+    }
+}
+
+/// A complaint about one line of a file.
+fn complain(name: &str, line: u64, what: impl std::fmt::Display) -> Failure {
+    Failure::input(format!("{name}, line {line}: {what}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! What all commands share: where output goes, how a database is opened and closed, progress on a terminal.
+//!
+//! I1. A command that only reads never makes a database.
+//! I2. A database that a failed command made is gone again; one that was there is left as the engine left it.
+
+use std::io::{IsTerminal, stderr};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hamal::{Database, OpenMode, Options, RecoveryPass, RecoveryProgress, RecoveryReport, TableInfo};
+use hamal_storage::{OsStorage, Storage};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::codec::Codec;
+use crate::failure::{Failure, Result, Status};
+use crate::output::Output;
+use crate::text;
+
+/// One run of the command.
+pub(crate) struct Session {
+    pub(crate) out: Output,
+    pub(crate) cache_bytes: Option<u64>,
+}
+
+/// The database a command works on.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct DatabaseArg {
+    /// Directory of the database
+    #[arg(value_name = "DB")]
+    pub(crate) directory: PathBuf,
+}
+
+/// The table a command works on.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct TableArg {
+    /// Name of the table
+    #[arg(long = "table", short = 't', value_name = "NAME")]
+    pub(crate) table: String,
+}
+
+impl Session {
+    fn options(&self, mode: OpenMode) -> Options {
+        let options = Options::new().mode(mode).on_recovery(recovery_bar());
+        match self.cache_bytes {
+            Some(bytes) => options.cache_bytes(bytes),
+            None => options,
+        }
+    }
+
+    /// Runs `work` on the database that is there, and closes it.
+    pub(crate) fn with_database<T>(
+        &mut self,
+        at: &DatabaseArg,
+        work: impl FnOnce(&mut Session, &Database) -> Result<T>,
+    ) -> Result<T> {
+        must_exist(&at.directory)?;
+        let db =
+            self.options(OpenMode::Open).open(&at.directory).map_err(|e| open_failure(&at.directory, e))?;
+        note_recovery(&at.directory, db.recovery_report());
+        let result = work(self, &db)?;
+        db.close().map_err(|error| Failure::from(error).context("closing the database"))?;
+        Ok(result)
+    }
+
+    /// As [`Session::with_database`], but makes the database if it is missing.
+    pub(crate) fn with_database_made<T>(
+        &mut self,
+        at: &DatabaseArg,
+        change: impl FnOnce(Options) -> Options,
+        work: impl FnOnce(&mut Session, &Database) -> Result<T>,
+    ) -> Result<T> {
+        let existed = at.directory.exists();
+        let options = change(self.options(OpenMode::OpenOrCreate));
+        let db = options.open(&at.directory).map_err(|error| (open_failure(&at.directory, error), true));
+        let result = db.and_then(|db| {
+            note_recovery(&at.directory, db.recovery_report());
+            let result = match work(self, &db) {
+                Ok(result) => result,
+                // Batches of a load that were committed are not to be thrown away.
+                Err(failure) => return Err((failure, db.tables().is_ok_and(|tables| tables.is_empty()))),
+            };
+            db.close().map_err(|error| (Failure::from(error).context("closing the database"), false))?;
+            Ok(result)
+        });
+        result.map_err(|(failure, is_empty)| {
+            if is_empty && !existed {
+                // I2: all that is in there, this command made.
+                let _ = std::fs::remove_dir_all(&at.directory);
+            }
+            failure
+        })
+    }
+}
+
+/// The database's files, to look into without opening it.
+pub(crate) fn files(at: &DatabaseArg) -> Result<Arc<dyn Storage>> {
+    must_exist(&at.directory)?;
+    Ok(Arc::new(OsStorage::new(&at.directory)))
+}
+
+/// An engine's error about this database.
+pub(crate) fn open_failure(directory: &Path, error: hamal::Error) -> Failure {
+    Failure::from(error).context(directory.display())
+}
+
+pub(crate) fn must_exist(directory: &Path) -> Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let what = if directory.exists() { "not a directory, so no database" } else { "there is no database" };
+    Err(Failure::unusable(format!("{}: {what}", directory.display())))
+}
+
+/// Opening repaired something: say so, once, where people look.
+fn note_recovery(directory: &Path, report: &RecoveryReport) {
+    if report.clean || report.created {
+        return;
+    }
+    let took = report.analysis.elapsed + report.redo.elapsed + report.undo.elapsed;
+    eprintln!(
+        "hamal: note: {} was not closed; recovered in {}: {} redone, {} rolled back",
+        directory.display(),
+        text::duration(took),
+        text::count(report.redo.applied, "page change"),
+        text::count(report.losers, "transaction"),
+    );
+}
+
+/// The names of a table's types, as codecs. `NotFound` in a line of its own.
+pub(crate) fn codecs(tables: &[TableInfo], name: &str) -> Result<(Codec, Codec)> {
+    let table = tables.iter().find(|table| table.name == name).ok_or_else(|| no_table(name))?;
+    Ok((Codec::of(&table.key_type), Codec::of(&table.value_type)))
+}
+
+pub(crate) fn no_table(name: &str) -> Failure {
+    Failure::Message(Status::Input, format!("there is no table {name:?}"))
+}
+
+/// How keys and values on the command line are written.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Writing {
+    /// Keys and values given here are hexadecimal digits
+    #[arg(long, conflicts_with = "escaped")]
+    hex: bool,
+    /// Keys and values given here are escaped (\xNN, \n, \\), as they are shown
+    #[arg(long)]
+    escaped: bool,
+}
+
+impl Writing {
+    /// Whether bytes can be given that are no text.
+    pub(crate) fn is_bytes(self) -> bool {
+        self.hex || self.escaped
+    }
+
+    /// The bytes of a key or value of this type.
+    pub(crate) fn bytes(self, codec: &Codec, what: &str, typed: &str) -> Result<Vec<u8>> {
+        let bytes = if self.hex {
+            text::unhex(typed)
+        } else if self.escaped {
+            text::unescape(typed)
+        } else {
+            codec.parse(typed)
+        };
+        bytes.map_err(|error| Failure::input(format!("the {what}: {error}")))
+    }
+}
+
+/// A bar on standard error if that is a terminal, else nothing.
+pub(crate) fn progress_bar(total: Option<u64>, template: &str) -> ProgressBar {
+    if !stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = match total {
+        Some(total) => ProgressBar::new(total),
+        None => ProgressBar::new_spinner(),
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style.progress_chars("=> "));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// Shows the passes of a recovery as they go.
+fn recovery_bar() -> impl Fn(&RecoveryProgress) -> ControlFlow<()> + Send + Sync + 'static {
+    let shown: Mutex<Option<ProgressBar>> = Mutex::new(None);
+    move |progress| {
+        if !stderr().is_terminal() {
+            return ControlFlow::Continue(());
+        }
+        if let Ok(mut shown) = shown.lock() {
+            let bar = shown.get_or_insert_with(|| progress_bar(Some(0), "{msg:<8} [{bar:40}] {percent}%"));
+            bar.set_message(pass_name(progress.pass));
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
+            if progress.pass == RecoveryPass::Undo && progress.done >= progress.total {
+                bar.finish_and_clear();
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The pass in one word.
+pub(crate) fn pass_name(pass: RecoveryPass) -> &'static str {
+    match pass {
+        RecoveryPass::Analysis => "analysis",
+        RecoveryPass::Redo => "redo",
+        RecoveryPass::Undo => "undo",
+        _ => "recovery",
+    }
+}
