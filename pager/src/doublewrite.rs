@@ -94,48 +94,63 @@ impl Doublewrite {
     }
 }
 
+impl Doublewrite {
+    fn read(&self, image: &mut [u8], offset: u64) -> Result<()> {
+        read_exact_at(&*self.file, image, offset).map_err(|e| Error::io("read", NAME, e))
+    }
+}
+
+/// What to do about a page that has a copy in the area.
+enum Verdict {
+    /// It is older or newer than the copy, and sound.
+    Leave,
+    /// It is what the copy is. The write may still be unsynced, or its sync may have failed and the page cache hold what
+    /// the disk does not (faults.md F6): only writing it again and syncing makes it safe to overwrite the copy.
+    Confirm,
+    /// It is damaged, and the copy's LSN is within the log.
+    Restore,
+}
+
 impl Core {
-    /// Puts back the pages whose copy in place is damaged and whose copy here is good (I2).
+    /// Puts back the pages whose copy in place is damaged and whose copy here is good (I2), and makes sure of the others of
+    /// the last batch: after this the area may be overwritten (I1).
     pub(crate) fn restore_torn_pages(&self, oldest_lsn: Lsn, end_lsn: Lsn) -> Result<Vec<RestoredPage>> {
         let mut restored = Vec::new();
-        let copies = self.doublewrite.copies(self.database_id, self.page_bytes)?;
         let mut image = vec![0; self.page_bytes];
         let mut files = BTreeMap::new();
-        for ((partition, page), (offset, page_lsn)) in copies {
+        for ((partition, page), (offset, page_lsn)) in
+            self.doublewrite.copies(self.database_id, self.page_bytes)?
+        {
             let name = file_name(partition);
-            if page_lsn < oldest_lsn || page_lsn >= end_lsn {
-                continue;
-            }
-            let file = match files.get(&partition) {
-                Some(file) => Arc::clone(file),
-                None => match self.storage.open(&name) {
-                    Ok(file) => file,
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                    Err(e) => return Err(Error::io("open", name, e)),
-                },
+            let file = match self.storage.open(&name) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(Error::io("open", name, e)),
             };
-            let identity = Identity { partition, page, database_id: self.database_id };
+            let in_log = page_lsn >= oldest_lsn && page_lsn < end_lsn;
             let in_place = u64::from(page.0) * self.page_bytes as u64;
-            match read_exact_at(&*file, &mut image, in_place) {
-                Ok(()) if identity.check(&image, &name, in_place).is_ok() => continue,
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
-                Err(e) => return Err(Error::io("read", name, e)),
+            let identity = Identity { partition, page, database_id: self.database_id };
+            let verdict = match read_exact_at(&*file, &mut image, in_place) {
+                Ok(()) if identity.check(&image, &name, in_place).is_ok() => {
+                    if header::page_lsn(&image) == page_lsn { Verdict::Confirm } else { Verdict::Leave }
+                }
+                Ok(()) if in_log => Verdict::Restore,
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && in_log => Verdict::Restore,
+                Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(Error::io("read", name, e)),
+                _ => Verdict::Leave,
+            };
+            match verdict {
+                Verdict::Leave => continue,
+                Verdict::Confirm => {}
+                Verdict::Restore => restored.push(RestoredPage { partition, page, page_lsn }),
             }
             self.doublewrite.read(&mut image, offset)?;
             write_all_at(&*file, &image, in_place).map_err(|e| Error::io("write", &name, e))?;
             files.insert(partition, file);
-            restored.push(RestoredPage { partition, page, page_lsn });
         }
         for (partition, file) in files {
             file.sync_data().map_err(|e| Error::io("sync", file_name(partition), e))?;
         }
         Ok(restored)
-    }
-}
-
-impl Doublewrite {
-    fn read(&self, image: &mut [u8], offset: u64) -> Result<()> {
-        read_exact_at(&*self.file, image, offset).map_err(|e| Error::io("read", NAME, e))
     }
 }

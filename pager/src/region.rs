@@ -255,4 +255,18 @@ mod tests {
             assert_eq!((at.key() - at.index * 4096) % ALIGN_BYTES, 0);
         }
     }
+
+    #[test]
+    fn a_region_beyond_the_address_space_is_refused_with_what_to_change() {
+        let region = Region::new(65536);
+        // 128 TiB: more than a process can have, so that no limit needs to be set.
+        let error = region.get_or_make(PageNo(u32::MAX)).map(|_| ()).unwrap_err();
+        assert!(matches!(error, Error::Limit { .. }));
+        assert!(
+            error.to_string().contains("ulimit -v") && error.to_string().contains("overcommit"),
+            "{error}"
+        );
+        assert!(region.get(PageNo(u32::MAX)).is_none());
+        region.get_or_make(PageNo(0)).unwrap();
+    }
 }

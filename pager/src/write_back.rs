@@ -84,10 +84,11 @@ impl Core {
     }
 
     /// Waits for the batch that is under way, and finishes one that a full disk held up.
-    pub(crate) fn settle_batch(&self) -> Result<()> {
+    /// Returns how many pages became clean.
+    pub(crate) fn settle_batch(&self) -> Result<usize> {
         let mut batch = self.batch.lock();
-        self.finish_in_place(&mut batch)?;
-        Ok(())
+        self.check_poison()?;
+        self.finish_in_place(&mut batch)
     }
 
     /// Takes a partition that is being closed out of a batch that a full disk held up.
@@ -218,11 +219,10 @@ impl Core {
 
     /// Writes back the oldest of the pages dirty since before `below`, at most `max_pages`.
     pub(crate) fn write_back(&self, below: Lsn, max_pages: usize) -> Result<usize> {
-        self.check_poison()?;
+        let mut clean = self.settle_batch()?;
         let mut old: Vec<(Lsn, Resident)> = self.dirty_in_slots(|lsn| lsn < below);
         old.sort_by_key(|(lsn, resident)| (*lsn, resident.partition.id(), resident.page));
         old.truncate(max_pages);
-        let mut clean = 0;
         for pages in old.chunks(self.batch_pages) {
             clean += self.write_batch(pages.iter().map(|(_, resident)| resident.clone()).collect())?;
         }

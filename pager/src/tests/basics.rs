@@ -6,14 +6,10 @@ use std::sync::Arc;
 use hamal_storage::{Error, OsStorage, Storage, write_all_at};
 use hamal_wal::Lsn;
 
-use super::rig::{MockLog, Op, Rig, value};
-use crate::{Attempt, PageClass, PageNo, PagerOptions, Partition, PartitionId, header, pin_epoch};
+use super::rig::{MockLog, Op, Rig, read, resident_pages, small, value};
+use crate::{Attempt, PageClass, PageNo, PagerOptions, PartitionId, header, pin_epoch};
 
 const P1: PartitionId = PartitionId(1);
-
-fn small() -> PagerOptions {
-    PagerOptions { page_bytes: 4096, cache_bytes: 1 << 20, database_id: 7, ..PagerOptions::default() }
-}
 
 struct Home {
     directory: tempfile::TempDir,
@@ -29,30 +25,32 @@ impl Home {
     }
 }
 
-fn read(partition: &Partition, page: u32) -> u64 {
-    value(partition.fix_shared(PageNo(page)).unwrap().bytes())
-}
-
 #[test]
 fn what_was_written_is_read_again_after_eviction_and_after_reopening() {
+    const PAGES: u32 = 16_500;
     let home = Home::new();
-    let rig = Rig::new(home.storage(), small());
+    let rig = Rig::new(home.storage(), PagerOptions { batch_pages: 64, ..small() });
     let partition = rig.pager.create_partition(P1).unwrap();
-    // 16 MiB through a cache of 1 MiB.
-    rig.format_all(&partition, 4200, 50);
-    for page in 0..4200 {
+    // 64 MiB through a cache of 1 MiB.
+    rig.format_all(&partition, PAGES, 50);
+    for page in 0..PAGES {
         assert_eq!(read(&partition, page), u64::from(page));
     }
     let stats = rig.pager.stats();
     assert!(stats.resident_bytes <= 1 << 20, "{stats:?}");
-    assert!(stats.evictions >= 2 * (4200 - 256), "{stats:?}");
+    assert!(stats.evictions >= 2 * u64::from(PAGES - 256), "{stats:?}");
+    assert_eq!(
+        resident_pages(&partition, PAGES) * 4096,
+        stats.resident_bytes,
+        "what is counted is what is used"
+    );
     rig.clean();
     drop((partition, rig));
 
     let rig = Rig::new(home.storage(), small());
     let partition = rig.pager.open_partition(P1).unwrap();
-    assert!(partition.file_pages() >= 4200);
-    for page in (0..4200).rev() {
+    assert!(partition.file_pages() >= PAGES);
+    for page in (0..PAGES).rev() {
         assert_eq!(read(&partition, page), u64::from(page));
     }
     assert_eq!(rig.pager.stats().pages_written, 0);

@@ -1,4 +1,9 @@
 //! Behaviour of the whole pager, over a storage with hooks.
 
 mod basics;
+mod crash;
+mod doublewrite;
+mod faults;
+mod redirty;
 mod rig;
+mod stress;

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -126,7 +127,8 @@ impl File for HookedFile {
         self.inner.read_at(buffer, offset)
     }
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        if self.name.starts_with("part/") {
+        // A write that goes on in the middle of a page has been looked at already.
+        if self.name.starts_with("part/") && offset.is_multiple_of(self.shared.page_bytes as u64) {
             for image in bytes.chunks_exact(self.shared.page_bytes) {
                 let (lsn, durable) = (header::page_lsn(image), self.shared.log.durable());
                 assert!(
@@ -194,6 +196,19 @@ impl MockLog {
         Lsn(self.tail.fetch_add(32, Ordering::AcqRel))
     }
 
+    /// A log that has been durable up to here before.
+    pub(crate) fn ending_at(end: Lsn) -> Arc<MockLog> {
+        let log = MockLog::new();
+        log.tail.store(end.get(), Ordering::Release);
+        log.durable.store(end.get(), Ordering::Release);
+        log
+    }
+
+    /// From now on, and until healed, the log cannot be made durable.
+    pub(crate) fn set_broken(&self, cause: Option<&str>) {
+        *self.broken.lock() = cause.map(str::to_owned);
+    }
+
     pub(crate) fn durable(&self) -> Lsn {
         Lsn(self.durable.load(Ordering::Acquire))
     }
@@ -242,6 +257,11 @@ impl Rig {
         lsn
     }
 
+    /// Fixes a page and writes `value` all over it.
+    pub(crate) fn rewrite(&self, partition: &Partition, page: u32, value: u64) {
+        self.change(&mut partition.fix_exclusive(PageNo(page)).unwrap(), value);
+    }
+
     /// Makes a page that holds `value`.
     pub(crate) fn format(&self, partition: &Partition, page: PageNo, class: PageClass, value: u64) -> Lsn {
         partition.ensure_file_pages(page.0 + 1).unwrap();
@@ -259,11 +279,26 @@ impl Rig {
         }
     }
 
+    /// Writes back everything; the first error.
+    pub(crate) fn write_back(&self) -> Result<usize> {
+        self.pager.write_back(Lsn(u64::MAX >> 2), usize::MAX)
+    }
+
     /// Writes back everything.
     pub(crate) fn clean(&self) {
-        self.pager.write_back(Lsn(u64::MAX >> 2), usize::MAX).unwrap();
+        self.write_back().unwrap();
         assert_eq!(self.pager.stats().dirty_pages, 0);
     }
+}
+
+/// Options of a small cache with small batches.
+pub(crate) fn small() -> PagerOptions {
+    PagerOptions { page_bytes: 4096, cache_bytes: 1 << 20, database_id: 7, batch_pages: 8 }
+}
+
+/// Fixes a page and says what it holds.
+pub(crate) fn read(partition: &Partition, page: u32) -> u64 {
+    value(partition.fix_shared(PageNo(page)).unwrap().bytes())
 }
 
 /// What a page holds; it must be the same value everywhere.
@@ -272,4 +307,15 @@ pub(crate) fn value(page: &[u8]) -> u64 {
     let first = words.next().unwrap();
     assert!(words.all(|word| word == first), "page {:?} is torn", header::Identity::of(page));
     first
+}
+
+/// How many of the pages `0..pages` the system keeps in memory, by its own account. Pages of 4096 bytes.
+pub(crate) fn resident_pages(partition: &Partition, pages: u32) -> u64 {
+    let pagemap = std::fs::File::open("/proc/self/pagemap").unwrap();
+    let mut entry = [0; 8];
+    let present = (0..pages).filter_map(|page| partition.place(PageNo(page))).filter(|at| {
+        pagemap.read_exact_at(&mut entry, at.key() as u64 / 4096 * 8).unwrap();
+        u64::from_le_bytes(entry) >> 63 == 1
+    });
+    present.count() as u64
 }
