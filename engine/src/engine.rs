@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hamal_pager::{PageNo, Pager, Partition, PartitionId, WriteAhead, WrittenPage};
@@ -72,6 +72,8 @@ pub(crate) struct PartitionHandle {
     pub(crate) space: Arc<Space>,
     /// Ghosts and unlinked extents made since the last vacuum pass began: an estimate.
     pub(crate) garbage: AtomicU64,
+    /// There may be overflow runs to free. True at open: what was let go of before a restart is due (hazard H9).
+    pub(crate) pending: AtomicBool,
     /// Where the vacuum goes on; `None`: at the start.
     pub(crate) vacuum_at: Mutex<Option<Vec<u8>>>,
 }
@@ -244,7 +246,13 @@ impl Engine {
 
 fn new_handle(partition: Arc<Partition>) -> Arc<PartitionHandle> {
     let space = Space::new(Arc::clone(&partition));
-    Arc::new(PartitionHandle { partition, space, garbage: AtomicU64::new(0), vacuum_at: Mutex::new(None) })
+    Arc::new(PartitionHandle {
+        partition,
+        space,
+        garbage: AtomicU64::new(0),
+        pending: AtomicBool::new(true),
+        vacuum_at: Mutex::new(None),
+    })
 }
 
 fn missing_file(id: PartitionId, error: hamal_storage::Error) -> Error {

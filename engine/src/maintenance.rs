@@ -40,6 +40,7 @@ impl Engine {
         }
         let _vacuum = self.vacuum.lock();
         for handle in self.open_partitions() {
+            done |= self.free_pending(&handle)?;
             done |= self.vacuum_partition(&handle)?;
         }
         Ok(done)
@@ -74,6 +75,24 @@ impl Engine {
                 && log_bytes > self.options.max_log_bytes / 8
     }
 
+    /// Frees overflow runs that nobody can read any more.
+    fn free_pending(&self, handle: &PartitionHandle) -> Result<bool> {
+        if !handle.pending.swap(false, Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let freed = match overflow::free_pending(&self.journal, &handle.space, FREE_EXTENTS) {
+            Ok(freed) => freed,
+            Err(e) => {
+                handle.pending.store(true, Ordering::Relaxed);
+                // Tidying up can wait until there is log again.
+                return if e.kind() == ErrorKind::LogFull { Ok(false) } else { Err(e) };
+            }
+        };
+        handle.pending.fetch_or(freed.is_more, Ordering::Relaxed);
+        handle.garbage.fetch_add(freed.runs as u64, Ordering::Relaxed);
+        Ok(freed.runs > 0)
+    }
+
     fn vacuum_partition(&self, handle: &PartitionHandle) -> Result<bool> {
         let mut at = handle.vacuum_at.lock();
         if at.is_none() && handle.garbage.load(Ordering::Relaxed) < VACUUM_GARBAGE {
@@ -83,7 +102,6 @@ impl Engine {
             handle.garbage.store(0, Ordering::Relaxed);
         }
         let work = || -> Result<Option<Vec<u8>>> {
-            overflow::free_pending(&self.journal, &handle.partition, FREE_EXTENTS)?;
             handle.system_tree().vacuum(&self.journal, None, VACUUM_LEAVES)?;
             handle.tree().vacuum(&self.journal, at.as_deref(), VACUUM_LEAVES)
         };

@@ -169,7 +169,7 @@ impl<'t> RawTable<'t> {
     }
 
     fn overflow_writer<'w>(&'w self, chain: &'w Chain) -> overflow::Writer<'w> {
-        overflow::Writer::new(&self.engine().journal, chain, &self.table.handle.partition)
+        overflow::Writer::new(&self.engine().journal, chain, &self.table.handle.space)
     }
 
     /// Writes the row, and lists the extents of the value it replaces for freeing.
@@ -221,7 +221,8 @@ impl<'t> RawTable<'t> {
                 self.resolve(reference, &mut bytes)?;
                 value = Some(bytes);
             }
-            overflow::unlink(&self.engine().journal, chain, &handle.partition, reference)?;
+            overflow::unlink(&self.engine().journal, chain, &handle.space, reference)?;
+            handle.pending.store(true, Ordering::Relaxed);
         }
         if before.existed && (!exists || before.reference.is_some()) {
             handle.garbage.fetch_add(1, Ordering::Relaxed);

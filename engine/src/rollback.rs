@@ -60,7 +60,7 @@ pub(crate) fn undo_step(
                         handle.tree_at(root)?.undo_mark(&engine.journal, author, key, stamp, ghost)?;
                     }
                     Undo::Extent { first, count } => {
-                        overflow::undo_extent(&engine.journal, author, &handle.partition, first, count)?;
+                        overflow::undo_extent(&engine.journal, author, &handle.space, first, count)?;
                     }
                 }
                 return Ok(true);

@@ -11,6 +11,8 @@ mod entry;
 mod iter;
 mod read;
 mod scratch;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use self::entry::{Entry, OccupiedEntry, VacantEntry};
@@ -82,7 +84,7 @@ fn check_name(name: &str) -> Result<()> {
 impl Transaction {
     /// Opens a table, and makes it if it is missing. `TypeMismatch` if it was made with other types.
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> hamal::Result<()> {
     /// use hamal::{Database, TableDef};
     ///
@@ -126,7 +128,7 @@ impl Transaction {
 impl Snapshot {
     /// Opens a table. `NotFound` if there is none in this snapshot; `TypeMismatch` if it was made with other types.
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> hamal::Result<()> {
     /// use hamal::{Database, TableDef};
     ///

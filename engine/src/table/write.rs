@@ -122,7 +122,7 @@ impl<'t, K: Key, V: Value> Table<'t, K, V> {
 
     /// The place of a key, there or not, to look at and change in one go.
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> hamal::Result<()> {
     /// # use hamal::{Database, TableDef};
     /// const WORDS: TableDef<&str, u64> = TableDef::new("words");

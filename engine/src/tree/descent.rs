@@ -147,7 +147,7 @@ impl Tree {
     }
 
     /// The leaf for `target` under its exclusive latch. The caller holds nothing.
-    pub(super) fn leaf_exclusive(&self, target: Target<'_>) -> Result<ExclusivePage<'_>> {
+    pub(crate) fn leaf_exclusive(&self, target: Target<'_>) -> Result<ExclusivePage<'_>> {
         self.leaf(target, |page| self.partition.try_exclusive(page))
     }
 
