@@ -172,3 +172,56 @@ impl<const SOUND: bool> Drop for Lead<'_, SOUND> {
         self.group.stop_leading(Some("a thread panicked while it flushed the log".to_owned()));
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn who_joins_during_a_flush_shares_the_next_one() {
+        let group = Group::<true>::new(0);
+        let (started, arrived, next_flushes) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let flush = |_| {
+                    started.store(true, Ordering::Release);
+                    while arrived.load(Ordering::Acquire) < 4 {
+                        std::thread::yield_now();
+                    }
+                    group.advance(1);
+                    Ok(())
+                };
+                group.reach(1, flush).expect("the first flush");
+            });
+            for own_end in 2..=5 {
+                let (group, started, arrived, next_flushes) = (&group, &started, &arrived, &next_flushes);
+                scope.spawn(move || {
+                    while !started.load(Ordering::Acquire) {
+                        std::thread::yield_now();
+                    }
+                    arrived.fetch_add(1, Ordering::AcqRel);
+                    let flush = |_| {
+                        next_flushes.fetch_add(1, Ordering::AcqRel);
+                        group.advance(5);
+                        Ok(())
+                    };
+                    group.reach(own_end, flush).expect("the second flush");
+                });
+            }
+        });
+        assert_eq!((group.durable(), next_flushes.load(Ordering::Acquire)), (5, 1));
+    }
+
+    #[test]
+    fn a_leader_that_panics_has_failed() {
+        let group = Group::<true>::new(0);
+        let panicked = catch_unwind(AssertUnwindSafe(|| group.reach(1, |_| panic!("planted"))));
+        assert!(panicked.is_err());
+        let result = group.reach(1, |_| unreachable!("nobody leads after a failure"));
+        assert!(matches!(result, Err(Error::Poisoned { cause }) if cause.contains("panicked")));
+        assert!(group.check().is_err());
+        group.reach(0, |_| unreachable!("it is durable")).expect("what was durable stays so");
+    }
+}

@@ -180,6 +180,9 @@ impl Segments {
 
     /// Prepares one more segment unless somebody is at it, or it failed before and nothing has changed since.
     pub(crate) fn prepare_ahead(&self, up_to: u64) {
+        if self.prepared_end() >= up_to {
+            return;
+        }
         let Some(mut maintenance) = self.maintenance.try_lock() else { return };
         let end = self.prepared_end();
         if end < up_to
