@@ -21,6 +21,8 @@ mod flusher;
 mod frame;
 mod group;
 mod log;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod lsn;
 mod permit;
 mod resume;

@@ -51,11 +51,9 @@ pub(crate) fn settle(
 fn settle_names(storage: &dyn Storage, options: &LogOptions, oldest: u64, end: u64) -> Result<(Files, u64)> {
     let segment_bytes = options.segment_bytes;
     let names = storage.list(DIRECTORY).map_err(|e| Error::io("list", DIRECTORY, e))?;
-    let mut changed = false;
     for name in names.iter().filter(|name| is_temporary(name)) {
         let name = format!("{DIRECTORY}/{name}");
         storage.remove(&name).map_err(|e| Error::io("remove", &name, e))?;
-        changed = true;
     }
 
     let oldest_first = oldest - oldest % segment_bytes;
@@ -111,11 +109,9 @@ fn settle_names(storage: &dyn Storage, options: &LogOptions, oldest: u64, end: u
         } else {
             storage.remove(&name).map_err(|e| Error::io("remove", &name, e))?;
         }
-        changed = true;
     }
-    if changed {
-        sync_directory(storage)?;
-    }
+    // Also when nothing changed here: a spare may bear a name that a killed process gave it and never synced.
+    sync_directory(storage)?;
     Ok((files, spare_end))
 }
 

@@ -109,6 +109,9 @@ impl<O: Orderings> Ring<O> {
     /// Copies a frame to where its header says and makes it visible to the flusher.
     pub(crate) fn publish(&self, header: &Header, payload: &[u8]) {
         debug_assert_eq!(header.length as usize, HEADER_BYTES + payload.len());
+        if cfg!(any(debug_assertions, loom)) {
+            self.assert_zeros(header.lsn, header.padded_bytes());
+        }
         let [first, second, third] = header.words();
         self.word(header.lsn + 8).store(second, Ordering::Relaxed);
         self.word(header.lsn + 16).store(third, Ordering::Relaxed);
@@ -177,6 +180,13 @@ impl<O: Orderings> Ring<O> {
             fence(Ordering::Acquire);
         }
         frame
+    }
+
+    /// I2, from the point of view of the thread that is about to publish.
+    fn assert_zeros(&self, at: u64, bytes: u64) {
+        let (head, wrapped) = self.runs(at, (bytes / 8) as usize);
+        let all_zero = head.iter().chain(wrapped).all(|word| word.load(Ordering::Relaxed) == 0);
+        assert!(all_zero, "the ring still holds an older frame at {at}");
     }
 
     fn word(&self, at: u64) -> &AtomicU64 {

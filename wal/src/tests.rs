@@ -1,4 +1,14 @@
 //! The log as its users see it.
+#![expect(
+    clippy::unwrap_used,
+    reason = "tests; clippy does not see that through the parent's `cfg(all(..))`"
+)]
 
+mod accounting;
 mod basics;
+mod campaign;
+mod damage;
+mod faults;
+mod resuming;
 mod support;
+mod tails;

@@ -1,14 +1,23 @@
 //! What the tests share.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use hamal_storage::{Result, Storage};
+use hamal_storage::sim::{CrashMode, SimStorage};
+use hamal_storage::{File, Lock, Result, Storage};
 
 use crate::{Log, LogOptions, Lsn, Resume, Scanner};
 
-/// A log with the smallest segments and buffer, so that everything wraps soon.
+/// A log with small segments and buffer, so that everything wraps soon.
 pub(super) fn small() -> LogOptions {
     LogOptions { segment_bytes: 16 << 10, buffer_bytes: 8 << 10, max_bytes: 256 << 10 }
+}
+
+/// A handle for the log.
+pub(super) fn shared(sim: &SimStorage) -> Arc<dyn Storage> {
+    Arc::new(sim.clone())
 }
 
 /// A payload that says which it is and fills `len` bytes.
@@ -25,10 +34,24 @@ pub(super) fn append(log: &Log, payload: &[u8]) -> Result<Lsn> {
     log.admit(Log::framed_bytes(payload.len()), 0)?.append(payload)
 }
 
+/// A record and where it is.
+pub(super) type Record = (Lsn, Vec<u8>);
+
+/// Appends records of these payload lengths, numbered from `first`.
+pub(super) fn append_all(log: &Log, first: u64, lens: &[usize]) -> Vec<Record> {
+    let numbered = (first..).zip(lens);
+    numbered
+        .map(|(number, len)| {
+            let payload = payload(number, *len);
+            (append(log, &payload).unwrap(), payload)
+        })
+        .collect()
+}
+
 /// All records from `from` on, and how the scan ended.
 #[derive(Debug)]
 pub(super) struct Scanned {
-    pub(super) records: Vec<(Lsn, Vec<u8>)>,
+    pub(super) records: Vec<Record>,
     pub(super) torn: bool,
     pub(super) resume: Resume,
 }
@@ -55,4 +78,152 @@ pub(super) fn scan(
     let resume = scanner.resume().expect("a finished scan can be resumed");
     assert_eq!(resume.end, end.lsn);
     Ok(Scanned { records, torn: end.torn, resume })
+}
+
+/// Scans a simulated disk from the first record, with nothing sworn.
+pub(super) fn scan_sim(sim: &SimStorage) -> Result<Scanned> {
+    scan(&shared(sim), &small(), Lsn::FIRST, Lsn::FIRST)
+}
+
+/// The machine after a power cut that kept everything: a copy to damage.
+pub(super) fn copy(sim: &SimStorage) -> SimStorage {
+    sim.crash_image(CrashMode::KeepAll, 0)
+}
+
+/// Where a stream position lies: file name and offset.
+pub(super) fn place(position: u64) -> (String, u64) {
+    let first = position - position % small().segment_bytes;
+    (format!("wal/{first:020}.log"), position - first)
+}
+
+/// Overwrites stream bytes, across segments.
+pub(super) fn overwrite(sim: &SimStorage, position: u64, bytes: &[u8]) {
+    let mut at = position;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (name, offset) = place(at);
+        let count = rest.len().min((small().segment_bytes - offset) as usize);
+        sim.overwrite(&name, offset, &rest[..count]).unwrap();
+        rest = &rest[count..];
+        at += count as u64;
+    }
+}
+
+/// Stream bytes as the page cache has them.
+pub(super) fn stream_bytes(sim: &SimStorage, from: u64, to: u64) -> Vec<u8> {
+    (from..to)
+        .step_by(8)
+        .flat_map(|at| {
+            let (name, offset) = place(at);
+            let file = sim.open(&name).unwrap();
+            let mut word = [0; 8];
+            hamal_storage::read_exact_at(file.as_ref(), &mut word, offset).unwrap();
+            word
+        })
+        .take((to - from) as usize)
+        .collect()
+}
+
+/// Resumes a simulated log at what a scan found.
+pub(super) fn resume_sim(sim: &SimStorage, incarnation: u32, scanned: &Scanned) -> Result<Log> {
+    Log::resume(shared(sim), small(), incarnation, Lsn::FIRST, &scanned.resume)
+}
+
+/// The text of a `Corrupt` error; panics on anything else.
+pub(super) fn corruption<T: std::fmt::Debug>(result: Result<T>) -> String {
+    match result {
+        Err(error @ hamal_storage::Error::Corrupt { .. }) => error.to_string(),
+        other => panic!("expected corruption, got {other:?}"),
+    }
+}
+
+/// A simulated disk that, once told so, only pretends to sync: what a flush wrote stays at the mercy of the next crash.
+#[derive(Clone, Debug)]
+pub(super) struct Lazy {
+    pub(super) sim: SimStorage,
+    lazy: Arc<AtomicBool>,
+}
+
+impl Lazy {
+    pub(super) fn new(seed: u64) -> Lazy {
+        Lazy { sim: SimStorage::new(seed), lazy: Arc::default() }
+    }
+
+    pub(super) fn stop_syncing(&self) {
+        self.lazy.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn shared(&self) -> Arc<dyn Storage> {
+        Arc::new(self.clone())
+    }
+
+    fn file(&self, inner: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(LazyFile { inner, lazy: Arc::clone(&self.lazy) })
+    }
+}
+
+#[derive(Debug)]
+struct LazyFile {
+    inner: Arc<dyn File>,
+    lazy: Arc<AtomicBool>,
+}
+
+impl File for LazyFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read_at(buffer, offset)
+    }
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.inner.write_at(bytes, offset)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        if self.lazy.load(Ordering::Relaxed) { Ok(()) } else { self.inner.sync_data() }
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.inner.set_len(len)
+    }
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.inner.allocate(offset, len)
+    }
+}
+
+impl Storage for Lazy {
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.sim.open(name).map(|file| self.file(file))
+    }
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.sim.create(name).map(|file| self.file(file))
+    }
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        self.sim.exists(name)
+    }
+    fn list(&self, directory: &str) -> io::Result<Vec<String>> {
+        self.sim.list(directory)
+    }
+    fn create_directory(&self, name: &str) -> io::Result<()> {
+        self.sim.create_directory(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.sim.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.sim.remove(name)
+    }
+    fn sync_directory(&self, name: &str) -> io::Result<()> {
+        self.sim.sync_directory(name)
+    }
+    fn lock(&self, name: &str) -> io::Result<Box<dyn Lock>> {
+        self.sim.lock(name)
+    }
+    fn now_micros(&self) -> u64 {
+        self.sim.now_micros()
+    }
+    fn monotonic(&self) -> Duration {
+        self.sim.monotonic()
+    }
+    fn random_u64(&self) -> u64 {
+        self.sim.random_u64()
+    }
 }
