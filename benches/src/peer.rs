@@ -69,7 +69,7 @@ pub trait Peer: fmt::Debug {
 }
 
 /// Which engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Engine {
     /// Hamal.
     Hamal,

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Instant;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use hamal_benches::floor::Floor;
 use hamal_benches::peer::{Commit, Engine, Outcome, Peer, Settings, random_keys};
 use hamal_benches::place::fresh_directory;
@@ -15,7 +16,7 @@ use hamal_benches::rows::{Picks, ROW_BYTES, Seed, key, value};
 use hamal_benches::spread::Spread;
 
 /// Measures Hamal, LMDB and redb in turns and prints Markdown.
-#[derive(Clone, Copy, Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 struct Arguments {
     /// Rows of the database.
     #[arg(long, default_value_t = 1_000_000)]
@@ -32,6 +33,42 @@ struct Arguments {
     /// Synchronous commits per round; 0 leaves durable writes out.
     #[arg(long, default_value_t = 300)]
     commits: u64,
+    /// Measure only these engines (for profiling).
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Engine::ALL)]
+    engines: Vec<Engine>,
+    /// What is measured.
+    #[arg(long, value_enum, default_value_t = Clock::Wall)]
+    clock: Clock,
+}
+
+/// What a measurement counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Clock {
+    /// Time as it passes.
+    Wall,
+    /// Processor time of the whole process, background threads included: for machines that are busy with something else.
+    Processor,
+}
+
+impl Clock {
+    fn now(self) -> Duration {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        match self {
+            Clock::Wall => START.elapsed(),
+            Clock::Processor => {
+                let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+                Duration::try_from(time).unwrap_or_default()
+            }
+        }
+    }
+
+    /// Runs `work` and returns nanoseconds per one of `count`.
+    fn time(self, count: u64, work: impl FnOnce() -> Outcome<()>) -> Outcome<f64> {
+        let began = self.now();
+        work()?;
+        #[expect(clippy::cast_precision_loss, reason = "a measurement")]
+        Ok(self.now().saturating_sub(began).as_nanos() as f64 / count.max(1) as f64)
+    }
 }
 
 /// Nanoseconds per operation of each engine, by operation; one entry per round.
@@ -77,14 +114,6 @@ impl Results {
     }
 }
 
-/// Runs `work` and returns nanoseconds per one of `count`.
-fn time(count: u64, work: impl FnOnce() -> Outcome<()>) -> Outcome<f64> {
-    let began = Instant::now();
-    work()?;
-    #[expect(clippy::cast_precision_loss, reason = "a measurement")]
-    Ok(began.elapsed().as_nanos() as f64 / count.max(1) as f64)
-}
-
 fn in_batches(
     rows: std::ops::Range<u64>,
     batch: u64,
@@ -105,16 +134,16 @@ fn main() -> Outcome<()> {
     let mut floors = Vec::new();
     for round in 0..arguments.rounds {
         eprintln!("round {} of {}", round + 1, arguments.rounds);
-        lazy_round(arguments, round, &mut results)?;
+        lazy_round(&arguments, round, &mut results)?;
         if arguments.commits > 0 {
-            floors.push(durable_round(arguments, round, &mut results)?);
+            floors.push(durable_round(&arguments, round, &mut results)?);
         }
     }
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let data_mib = (arguments.rows * ROW_BYTES as u64) as f64 / f64::from(1 << 20);
     println!(
-        "{} rows of {ROW_BYTES} bytes ({data_mib:.0} MiB), cache {} MiB, {} rounds; median (least to most)\n",
-        arguments.rows, arguments.cache_mib, arguments.rounds
+        "{} rows of {ROW_BYTES} bytes ({data_mib:.0} MiB), cache {} MiB, {} rounds, {:?} time; median (least to most)\n",
+        arguments.rows, arguments.cache_mib, arguments.rounds, arguments.clock
     );
     results.print();
     if let Some(floor) = Spread::of(floors.iter().copied()) {
@@ -132,8 +161,8 @@ fn main() -> Outcome<()> {
 const COMMIT: &str = "synchronous commit of one row";
 
 /// All engines, opened in fresh directories, in this round's order.
-fn open_all(home: &Path, round: u64, settings: Settings) -> Outcome<Vec<Box<dyn Peer>>> {
-    let mut engines = Engine::ALL;
+fn open_all(engines: &[Engine], home: &Path, round: u64, settings: Settings) -> Outcome<Vec<Box<dyn Peer>>> {
+    let mut engines = engines.to_vec();
     let first = usize::try_from(round)? % engines.len();
     engines.rotate_left(first);
     let mut peers = Vec::new();
@@ -146,16 +175,16 @@ fn open_all(home: &Path, round: u64, settings: Settings) -> Outcome<Vec<Box<dyn 
 }
 
 /// Everything that is not about the disk's flush: commits return at once.
-fn lazy_round(arguments: Arguments, round: u64, results: &mut Results) -> Outcome<()> {
-    let Arguments { rows, batch, .. } = arguments;
+fn lazy_round(arguments: &Arguments, round: u64, results: &mut Results) -> Outcome<()> {
+    let &Arguments { rows, batch, clock, .. } = arguments;
     let home = fresh_directory()?;
     let settings = Settings { cache_bytes: arguments.cache_mib << 20, commit: Commit::Lazy };
-    let peers = open_all(home.path(), round, settings)?;
+    let peers = open_all(&arguments.engines, home.path(), round, settings)?;
     for peer in &peers {
-        let insert = time(rows, || {
+        let insert = clock.time(rows, || {
             in_batches(0..rows, batch, |part| peer.write(&mut part.map(|n| (key(n), value(n, 0)))))
         })?;
-        let settle = time(rows, || peer.settle())?;
+        let settle = clock.time(rows, || peer.settle())?;
         results.add("insert, random keys", peer.name(), insert);
         results.add("insert, and everything on the disk", peer.name(), insert + settle);
     }
@@ -164,7 +193,7 @@ fn lazy_round(arguments: Arguments, round: u64, results: &mut Results) -> Outcom
         let mut digests = Vec::new();
         for peer in &peers {
             let picks = Picks::new(Seed(round * 2 + attempt), rows);
-            let ns = time(reads, || {
+            let ns = clock.time(reads, || {
                 digests.push(peer.read(&mut random_keys(picks, reads))?);
                 Ok(())
             })?;
@@ -182,7 +211,7 @@ fn lazy_round(arguments: Arguments, round: u64, results: &mut Results) -> Outcom
         for peer in &peers {
             let picks = Picks::new(Seed(round), rows);
             let per = if length == 10 { scans } else { scans * length as u64 };
-            let ns = time(per, || {
+            let ns = clock.time(per, || {
                 digests.push(peer.scan(&mut random_keys(picks, scans), length)?);
                 Ok(())
             })?;
@@ -193,7 +222,7 @@ fn lazy_round(arguments: Arguments, round: u64, results: &mut Results) -> Outcom
     let changes = (rows / 4).max(1);
     for peer in &peers {
         let mut picks = Picks::new(Seed(round), rows);
-        let ns = time(changes, || {
+        let ns = clock.time(changes, || {
             in_batches(0..changes, batch, |part| {
                 peer.write(&mut part.map(|n| {
                     let row = picks.pick();
@@ -205,7 +234,8 @@ fn lazy_round(arguments: Arguments, round: u64, results: &mut Results) -> Outcom
         results.add("replace, random keys", peer.name(), ns);
     }
     for peer in &peers {
-        let ns = time(changes, || in_batches(0..changes, batch, |part| peer.remove(&mut part.map(key))))?;
+        let ns =
+            clock.time(changes, || in_batches(0..changes, batch, |part| peer.remove(&mut part.map(key))))?;
         peer.settle()?;
         results.add("remove, random keys", peer.name(), ns);
         if peer.len()? != rows - changes {
@@ -218,14 +248,14 @@ fn lazy_round(arguments: Arguments, round: u64, results: &mut Results) -> Outcom
 }
 
 /// Durable commits: batches, and one row each in turns with the floor. Returns the floor's nanoseconds.
-fn durable_round(arguments: Arguments, round: u64, results: &mut Results) -> Outcome<f64> {
-    let Arguments { rows, batch, commits, .. } = arguments;
+fn durable_round(arguments: &Arguments, round: u64, results: &mut Results) -> Outcome<f64> {
+    let &Arguments { rows, batch, commits, clock, .. } = arguments;
     let home = fresh_directory()?;
     let settings = Settings { cache_bytes: arguments.cache_mib << 20, commit: Commit::Durable };
-    let peers = open_all(home.path(), round, settings)?;
+    let peers = open_all(&arguments.engines, home.path(), round, settings)?;
     let rows = (rows / 4).max(1);
     for peer in &peers {
-        let ns = time(rows, || {
+        let ns = clock.time(rows, || {
             in_batches(0..rows, batch, |part| peer.write(&mut part.map(|n| (key(n), value(n, 0)))))
         })?;
         peer.settle()?;
@@ -239,9 +269,9 @@ fn durable_round(arguments: Arguments, round: u64, results: &mut Results) -> Out
     let mut totals = vec![0.0; peers.len()];
     let mut picks = Picks::new(Seed(round), rows);
     for turn in 0..turns {
-        floor_ns += time(per_turn, || (0..per_turn).try_for_each(|_| Ok(floor.commit()?)))?;
+        floor_ns += Clock::Wall.time(per_turn, || (0..per_turn).try_for_each(|_| Ok(floor.commit()?)))?;
         for (peer, total) in peers.iter().zip(&mut totals) {
-            *total += time(per_turn, || {
+            *total += Clock::Wall.time(per_turn, || {
                 (0..per_turn).try_for_each(|_| {
                     let row = picks.pick();
                     peer.write(&mut std::iter::once((key(row), value(row, turn + 1))))
