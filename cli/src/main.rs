@@ -47,7 +47,7 @@ struct Cli {
     /// Print JSON: one document, or one a line
     #[arg(long, global = true)]
     json: bool,
-    /// Memory for pages, for instance 64M [default: 256M; demo: 2M]
+    /// Memory for pages, for instance 64M [default: 256M; demo: 4M]
     #[arg(long, global = true, value_name = "BYTES", value_parser = text::parse_bytes)]
     cache: Option<u64>,
 }

@@ -64,7 +64,7 @@ pub(crate) fn run(args: &DemoArgs, session: &mut Session) -> Result<()> {
         directory: home.directory.clone(),
         seed,
         workers: usize::try_from(args.workers).unwrap_or(1),
-        settings: Settings { cache_bytes: session.cache_bytes.unwrap_or(2 << 20) },
+        settings: Settings { cache_bytes: session.cache_bytes.unwrap_or(4 << 20) },
         kill_within: args.kill_within,
         image: args.save_image.clone(),
     };

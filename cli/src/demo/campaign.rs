@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,10 @@ use crate::failure::{Failure, Result};
 const OPEN_LIMIT: Duration = Duration::from_mins(2);
 /// What SIGKILL is called.
 const SIGKILL: i32 = 9;
+/// How long after the announcement of a commit the kill comes that is aimed at one, at most.
+const COMMIT_MICROS: u64 = 4000;
+/// How long a kill that is aimed at a commit waits for one.
+const COMMIT_WAIT: Duration = Duration::from_millis(500);
 /// Recoveries that are killed in one round, at most.
 const MAX_INTERRUPTIONS: u64 = 3;
 
@@ -76,7 +80,12 @@ impl Campaign {
         self.model.told = Told::default();
         let seed = self.random.next();
         let kill_after = self.up_to(self.plan.kill_within);
-        let heard = self.run_child(seed, Role::Work, kill_after)?;
+        let aim = if self.random.percent(60) {
+            Aim::Commit(Duration::from_micros(self.random.below(COMMIT_MICROS)))
+        } else {
+            Aim::Anywhere
+        };
+        let heard = self.run_child(seed, Role::Work, Moment { after: kill_after, aim })?;
         let told = self.model.told;
 
         if let Some(image) = &self.plan.image {
@@ -88,8 +97,8 @@ impl Campaign {
         let mut interrupted = 0;
         if self.random.percent(60) {
             for _ in 0..self.random.between(1, MAX_INTERRUPTIONS) {
-                let kill_after = self.up_to(self.last_recovery);
-                let heard = self.run_child(0, Role::Recover, kill_after)?;
+                let after = self.up_to(self.last_recovery);
+                let heard = self.run_child(0, Role::Recover, Moment { after, aim: Aim::Anywhere })?;
                 interrupted += u64::from(heard.recovering && !heard.ready);
             }
         }
@@ -121,7 +130,7 @@ impl Campaign {
     }
 
     /// Starts a child, listens to it, kills it, and takes in what it had said.
-    fn run_child(&mut self, seed: u64, role: Role, kill_after: Duration) -> Result<Heard> {
+    fn run_child(&mut self, seed: u64, role: Role, moment: Moment) -> Result<Heard> {
         let mut child = self.spawn(seed, role)?;
         let pipe =
             child.stdout.take().ok_or_else(|| Failure::unusable("the child has no standard output"))?;
@@ -129,7 +138,7 @@ impl Campaign {
         let model = &mut self.model;
         let (killed, heard) = thread::scope(|scope| {
             let listener = scope.spawn(move || listen(pipe, model, &sender));
-            let killed = kill_at_moment(&mut child, &signals, role, kill_after);
+            let killed = kill_at(&mut child, &signals, role, moment);
             (killed, listener.join())
         });
         let (status, worked) = killed?;
@@ -178,6 +187,24 @@ struct Heard {
 enum Signal {
     Recovering,
     Ready,
+    /// A worker is about to commit.
+    Committing,
+}
+
+/// When a child is killed.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    /// This long after it is where it should be.
+    after: Duration,
+    aim: Aim,
+}
+
+/// What it is to be killed at.
+#[derive(Clone, Copy, Debug)]
+enum Aim {
+    Anywhere,
+    /// The next commit, this long after its announcement: so that there is something in doubt.
+    Commit(Duration),
 }
 
 /// Takes in what the child says until its end of the pipe closes.
@@ -209,6 +236,9 @@ fn listen(pipe: ChildStdout, model: &mut Model, signals: &Sender<Signal>) -> Res
                 heard.ready = true;
                 let _ = signals.send(Signal::Ready);
             }
+            Ok(Event::Commit { .. }) => {
+                let _ = signals.send(Signal::Committing);
+            }
             _ => {}
         }
         result = event.and_then(|event| model.hear(event));
@@ -217,15 +247,16 @@ fn listen(pipe: ChildStdout, model: &mut Model, signals: &Sender<Signal>) -> Res
 }
 
 /// Waits for the child to be where it is to be killed, then for the moment, then kills it.
-fn kill_at_moment(
+fn kill_at(
     child: &mut Child,
-    signals: &mpsc::Receiver<Signal>,
+    signals: &Receiver<Signal>,
     role: Role,
-    kill_after: Duration,
+    moment: Moment,
 ) -> Result<(ExitStatus, Duration)> {
     let opened = loop {
         match signals.recv_timeout(OPEN_LIMIT) {
             Ok(Signal::Recovering) if role == Role::Work => {}
+            Ok(Signal::Committing) => {}
             // Disconnected: it has ended; what it said, or its exit status, tells why.
             Ok(Signal::Recovering | Signal::Ready) | Err(RecvTimeoutError::Disconnected) => break Ok(()),
             Err(RecvTimeoutError::Timeout) => {
@@ -235,10 +266,11 @@ fn kill_at_moment(
     };
     let started = Instant::now();
     if opened.is_ok() {
-        // Ends early if the child does: its end of the channel goes with its pipe.
-        while let Some(left) = kill_after.checked_sub(started.elapsed()).filter(|left| !left.is_zero()) {
-            if signals.recv_timeout(left) == Err(RecvTimeoutError::Disconnected) {
-                break;
+        pause(signals, moment.after);
+        if let Aim::Commit(behind) = moment.aim {
+            while signals.try_recv().is_ok() {}
+            if signals.recv_timeout(COMMIT_WAIT) == Ok(Signal::Committing) {
+                pause(signals, behind);
             }
         }
     }
@@ -248,6 +280,16 @@ fn kill_at_moment(
     child.kill().map_err(fail)?;
     let status = child.wait().map_err(fail)?;
     opened.map(|()| (status, worked))
+}
+
+/// Lets this time pass. Ends early if the child does: its end of the channel goes with its pipe.
+fn pause(signals: &Receiver<Signal>, time: Duration) {
+    let started = Instant::now();
+    while let Some(left) = time.checked_sub(started.elapsed()).filter(|left| !left.is_zero()) {
+        if signals.recv_timeout(left) == Err(RecvTimeoutError::Disconnected) {
+            return;
+        }
+    }
 }
 
 /// Copies a database directory, two levels deep.

@@ -198,10 +198,10 @@ enum Kind {
 impl Kind {
     fn choose(random: &mut Random) -> Kind {
         match random.below(100) {
-            0..55 => Kind::Transfers,
-            55..80 => Kind::Edit,
-            80..85 => Kind::Big,
-            85..93 => Kind::Scattered,
+            0..60 => Kind::Transfers,
+            60..88 => Kind::Edit,
+            88..92 => Kind::Big,
+            92..96 => Kind::Scattered,
             _ => Kind::Run,
         }
     }
@@ -308,7 +308,7 @@ impl Worker<'_> {
                 changes.push(Change::PutBig { key, bytes, seed });
             }
             Kind::Scattered => {
-                for _ in 0..self.random.between(300, 2500) {
+                for _ in 0..self.random.between(200, 1500) {
                     let code_point = self.any_code_point();
                     self.edit(&mut characters, code_point, sequence, changes)?;
                 }
