@@ -14,7 +14,7 @@ use crate::text::{self, grouped};
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Reads every page of every table. A line for each thing that is wrong, naming file and page; exit status 1 if there is one.
+Reads every page of every table. Rows and pages are counted with the catalog's own. A line for each thing that is wrong, naming file and page; exit status 1 if there is one.
 
 Examples:
   hamal check bank.hamal && echo sound")]
@@ -77,7 +77,7 @@ fn tell(report: &VerifyReport, session: &mut Session) -> Result<()> {
         }
         let mut about = Table::pairs();
         about.pair("tables", grouped(report.tables));
-        about.pair("rows", grouped(report.rows));
+        about.pair("rows, catalog's too", grouped(report.rows));
         about.pair("ghosts", grouped(report.ghosts));
         about.pair("overflow values", grouped(report.overflow_values));
         about.pair("pages", format!("{} and {} free", grouped(report.pages), grouped(report.free_pages)));
