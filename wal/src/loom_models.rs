@@ -259,12 +259,7 @@ fn committers<const SOUND: bool, const COUNT: usize>() {
                 assert!(group.durable() >= own_end);
             }
         };
-        let others: Vec<_> = (1..COUNT)
-            .map(|_| {
-                let commit = commit.clone();
-                thread::spawn(move || commit())
-            })
-            .collect();
+        let others: Vec<_> = (1..COUNT).map(|_| thread::spawn(commit.clone())).collect();
         commit();
         for other in others {
             other.join().expect("joined");
@@ -331,10 +326,7 @@ fn a_failure_reaches_every_waiter() {
                 group.reach(1, flush).expect_err("no flush succeeds");
             }
         };
-        let other = {
-            let commit = commit.clone();
-            thread::spawn(move || commit())
-        };
+        let other = thread::spawn(commit.clone());
         commit();
         other.join().expect("joined");
         assert_eq!(flushes.load(Ordering::Acquire), 1, "a failed flush is not tried again");
