@@ -54,8 +54,8 @@ impl<'t> RawRange<'t> {
         Ok(RawRange { table, lower, upper, front: End::default(), back: End::default(), both: false, done })
     }
 
-    /// Moves to the next row from the front and fills `key` and `value` (cleared first); `false` at the end.
-    pub(crate) fn next(&mut self, key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<bool> {
+    /// Moves to the next row from the front and fills `key` and, where it is wanted, `value` (cleared first); `false` at the end.
+    pub(crate) fn next(&mut self, key: &mut Vec<u8>, value: Option<&mut Vec<u8>>) -> Result<bool> {
         self.both |= self.back.writes.is_some();
         while !self.done {
             let writes = self.table.writes();
@@ -90,7 +90,7 @@ impl<'t> RawRange<'t> {
     }
 
     /// As `next`, from the back.
-    pub(crate) fn next_back(&mut self, key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<bool> {
+    pub(crate) fn next_back(&mut self, key: &mut Vec<u8>, value: Option<&mut Vec<u8>>) -> Result<bool> {
         self.both |= self.front.writes.is_some();
         while !self.done {
             let writes = self.table.writes();
@@ -197,7 +197,8 @@ fn after_lower(fence: &[u8], lower: &KeyBound) -> bool {
     }
 }
 
-fn fill(table: &RawTable<'_>, leaf: &LeafCopy, index: usize, value: &mut Vec<u8>) -> Result<()> {
+fn fill(table: &RawTable<'_>, leaf: &LeafCopy, index: usize, value: Option<&mut Vec<u8>>) -> Result<()> {
+    let Some(value) = value else { return Ok(()) };
     let row = leaf.row(index);
     value.clear();
     if row.overflow {

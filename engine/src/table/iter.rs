@@ -15,6 +15,13 @@ enum End {
     Back,
 }
 
+/// What is wanted of a row. A long value costs I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    Key,
+    Both,
+}
+
 /// The rows of a range, from both ends: made by [`ReadTable::range`].
 ///
 /// An item is an error where a row could not be read (then the range ends) or decoded (then the next item is the next row).
@@ -32,23 +39,23 @@ impl<'t, K: Key, V: Value> Range<'t, K, V> {
     }
 
     /// Moves to the next row from this end: `self.key` and `self.value` hold it then.
-    fn advance(&mut self, end: End) -> Result<bool> {
+    fn advance(&mut self, end: End, want: Want) -> Result<bool> {
         if self.ended {
             return Ok(false);
         }
+        let value = (want == Want::Both).then_some(&mut self.value);
         let moved = match end {
-            End::Front => self.raw.next(&mut self.key, &mut self.value),
-            End::Back => self.raw.next_back(&mut self.key, &mut self.value),
+            End::Front => self.raw.next(&mut self.key, value),
+            End::Back => self.raw.next_back(&mut self.key, value),
         };
         self.ended = !matches!(moved, Ok(true));
         moved
     }
 
     /// Moves to the next row from the front and gives its encoded key.
-    pub(super) fn next_encoded_key(&mut self, key: &mut Vec<u8>) -> Result<bool> {
-        let moved = self.advance(End::Front)?;
-        std::mem::swap(key, &mut self.key);
-        Ok(moved)
+    pub(super) fn next_encoded_key(&mut self) -> Result<Option<&[u8]>> {
+        let moved = self.advance(End::Front, Want::Key)?;
+        Ok(moved.then_some(&self.key))
     }
 
     fn key(&self) -> Result<K::Owned> {
@@ -63,8 +70,13 @@ impl<'t, K: Key, V: Value> Range<'t, K, V> {
         Ok((self.key()?, self.value()?))
     }
 
-    fn step<T>(&mut self, end: End, decode: impl FnOnce(&mut Self) -> Result<T>) -> Option<Result<T>> {
-        match self.advance(end) {
+    fn step<T>(
+        &mut self,
+        end: End,
+        want: Want,
+        decode: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Option<Result<T>> {
+        match self.advance(end, want) {
             Ok(true) => Some(decode(self)),
             Ok(false) => None,
             Err(error) => Some(Err(error)),
@@ -85,13 +97,13 @@ impl<K: Key, V: Value> Iterator for Range<'_, K, V> {
     type Item = Result<Row<K, V>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.step(End::Front, Range::row)
+        self.step(End::Front, Want::Both, Range::row)
     }
 }
 
 impl<K: Key, V: Value> DoubleEndedIterator for Range<'_, K, V> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.step(End::Back, Range::row)
+        self.step(End::Back, Want::Both, Range::row)
     }
 }
 
@@ -111,13 +123,13 @@ impl<K: Key, V: Value> Iterator for Keys<'_, K, V> {
     type Item = Result<K::Owned>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.step(End::Front, |range| range.key())
+        self.0.step(End::Front, Want::Key, |range| range.key())
     }
 }
 
 impl<K: Key, V: Value> DoubleEndedIterator for Keys<'_, K, V> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.0.step(End::Back, |range| range.key())
+        self.0.step(End::Back, Want::Key, |range| range.key())
     }
 }
 
@@ -137,13 +149,13 @@ impl<K: Key, V: Value> Iterator for Values<'_, K, V> {
     type Item = Result<V::Owned>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.step(End::Front, Range::value)
+        self.0.step(End::Front, Want::Both, Range::value)
     }
 }
 
 impl<K: Key, V: Value> DoubleEndedIterator for Values<'_, K, V> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.0.step(End::Back, Range::value)
+        self.0.step(End::Back, Want::Both, Range::value)
     }
 }
 
@@ -174,7 +186,7 @@ where
 {
     fn extract(&mut self, end: End) -> Option<Result<Row<K, V>>> {
         loop {
-            let (key, value) = match self.range.step(end, Range::row)? {
+            let (key, value) = match self.range.step(end, Want::Both, Range::row)? {
                 Ok(row) => row,
                 Err(error) => return Some(Err(error)),
             };

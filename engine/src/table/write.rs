@@ -15,6 +15,9 @@ use super::read::{ReadTable, Row, encode_key};
 use super::scratch::Scratch;
 use crate::{Error, Key, Result, Value};
 
+/// Rows that [`Table::clear`] removes between two looks at the table.
+const CLEARED_ROWS: usize = 256;
+
 /// A table in a [`crate::Transaction`]: everything a [`ReadTable`] has, and writing.
 ///
 /// Names and meanings are those of `BTreeMap`; keys and values come out owned. A table may be opened several times in its
@@ -112,12 +115,21 @@ impl<'t, K: Key, V: Value> Table<'t, K, V> {
 
     /// Removes all rows.
     pub fn clear(&mut self) -> Result<()> {
+        // In batches: a range that finds its table changed has to find its place again.
         let mut rows = self.iter()?;
-        let mut key = Vec::new();
-        while rows.next_encoded_key(&mut key)? {
-            self.raw().delete(&key)?;
+        let mut keys: Vec<Vec<u8>> = Vec::with_capacity(CLEARED_ROWS);
+        loop {
+            while keys.len() < CLEARED_ROWS
+                && let Some(key) = rows.next_encoded_key()?
+            {
+                keys.push(key.to_vec());
+            }
+            let last = keys.len() < CLEARED_ROWS;
+            keys.drain(..).try_for_each(|key| self.raw().delete(&key))?;
+            if last {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// The place of a key, there or not, to look at and change in one go.
