@@ -23,7 +23,7 @@ const TRANSACT_ATTEMPTS: u32 = 16;
 /// dropped.
 #[derive(Clone, Debug)]
 pub struct Database {
-    handle: Arc<Handle>,
+    pub(crate) handle: Arc<Handle>,
 }
 
 /// What all clones, transactions and snapshots share. Dropping it closes the database.

@@ -1,5 +1,7 @@
 //! Long values on the simulated disk, without the engine above: a log, a pager, one partition.
 
+mod crash;
+
 use std::io::SeekFrom;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -114,24 +116,28 @@ impl World {
         part_bytes(self.pager.page_bytes())
     }
 
-    /// Each page is free, or in the hands of exactly one of: the trees, these values, the pending list.
     fn check(&self, references: &[&[u8]]) {
-        let mut pages = PageSet::default();
-        for root in [ROOT, SYSTEM_ROOT] {
-            Tree::new(&self.space, root).verify(&mut pages, &mut |_, _| Ok(())).unwrap();
-        }
-        let mut take = |run: Run| {
-            for page in run.pages() {
-                assert!(pages.insert(page), "page {page} belongs to two");
-            }
-            Ok(())
-        };
-        for reference in references {
-            runs_of(self.space.partition(), reference, &mut take).unwrap();
-        }
-        pending_runs(&self.space, &mut take).unwrap();
-        self.space.check_bitmaps(&|page| pages.contains(page), &mut |fault| panic!("{fault:?}")).unwrap();
+        check(&self.space, references);
     }
+}
+
+/// Each page is free, or in the hands of exactly one of: the trees, these values, the pending list.
+fn check(space: &Arc<Space>, references: &[&[u8]]) {
+    let mut pages = PageSet::default();
+    for root in [ROOT, SYSTEM_ROOT] {
+        Tree::new(space, root).verify(&mut pages, &mut |_, _| Ok(())).unwrap();
+    }
+    let mut take = |run: Run| {
+        for page in run.pages() {
+            assert!(pages.insert(page), "page {page} belongs to two");
+        }
+        Ok(())
+    };
+    for reference in references {
+        runs_of(space.partition(), reference, &mut take).unwrap();
+    }
+    pending_runs(space, &mut take).unwrap();
+    space.check_bitmaps(&|page| pages.contains(page), &mut |fault| panic!("{fault:?}")).unwrap();
 }
 
 /// A value's bytes, any of them at once.

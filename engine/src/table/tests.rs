@@ -381,7 +381,7 @@ fn is_range(lower: Bound<u32>, upper: Bound<u32>) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn a_table_does_what_a_map_does(steps in vec(step(), 1..150)) {
