@@ -106,9 +106,7 @@ pub fn master(storage: &Arc<dyn Storage>) -> Result<MasterInfo> {
 fn find(storage: &Arc<dyn Storage>) -> Result<Master> {
     match master::find(&**storage)? {
         Found::Database(master) => Ok(master),
-        Found::Nothing { .. } => {
-            Err(Error::new(ErrorKind::NotADatabase, "there is no database in this directory"))
-        }
+        Found::Nothing => Err(Error::new(ErrorKind::NotADatabase, "there is no database in this directory")),
     }
 }
 

@@ -106,7 +106,7 @@ impl Master {
 #[derive(Debug)]
 pub(crate) enum Found {
     /// Nothing, or what a broken-off creation left.
-    Nothing { half_made: bool },
+    Nothing,
     /// A database.
     Database(Master),
 }
@@ -116,7 +116,7 @@ pub(crate) enum Found {
 pub(crate) fn find(storage: &dyn Storage) -> Result<Found> {
     let names = match storage.list("") {
         Ok(names) => names,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Found::Nothing { half_made: false }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(e) => return Err(LowError::io("list", "the database directory", e).into()),
     };
     let mut best: Option<Master> = None;
@@ -139,12 +139,12 @@ pub(crate) fn find(storage: &dyn Storage) -> Result<Found> {
         return Ok(Found::Database(master));
     }
     if names.iter().any(|n| n == CREATING) {
-        return Ok(Found::Nothing { half_made: true });
+        return Ok(Found::Nothing);
     }
     match failure {
         Some(e) => Err(e.context("no copy of the master record can be read")),
         // A lock file alone is what an opener that found nothing to open may have left.
-        None if names.iter().all(|n| n == "LOCK") => Ok(Found::Nothing { half_made: false }),
+        None if names.iter().all(|n| n == "LOCK") => Ok(Found::Nothing),
         None => Err(Error::new(
             ErrorKind::NotADatabase,
             "the directory is not empty and holds no Hamal database (no MASTER-A or MASTER-B)",

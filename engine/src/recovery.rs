@@ -19,6 +19,8 @@
 pub(crate) mod analysis;
 mod create;
 mod redo;
+#[cfg(test)]
+mod tests;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -47,7 +49,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Engine
     // Looked at before the lock file is made, so that a foreign directory stays untouched.
     let found = master::find(&*storage)?;
     match (&found, options.mode) {
-        (Found::Nothing { .. }, OpenMode::Open) => {
+        (Found::Nothing, OpenMode::Open) => {
             return Err(Error::new(ErrorKind::NotADatabase, "there is no database in this directory"));
         }
         (Found::Database(_), OpenMode::Create) => {
@@ -58,10 +60,10 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Engine
         }
         _ => {}
     }
-    let lock = lock(&*storage, matches!(found, Found::Nothing { .. }))?;
+    let lock = lock(&*storage, matches!(found, Found::Nothing))?;
     // Again: another opener may have made or changed it before we had the lock.
     match master::find(&*storage)? {
-        Found::Nothing { .. } => create::create(storage, options, lock),
+        Found::Nothing => create::create(storage, options, lock),
         Found::Database(_) if options.mode == OpenMode::Create => {
             Err(Error::new(ErrorKind::AlreadyExists, "there is a database in this directory already"))
         }
@@ -103,13 +105,11 @@ fn progress(options: &Options, pass: RecoveryPass, done: u64, total: u64) -> Res
 /// Analysis alone, for tools: what recovery would find. Changes nothing.
 pub(crate) fn dry_run(storage: &Arc<dyn Storage>) -> Result<RecoveryReport> {
     match master::find(&**storage)? {
-        Found::Nothing { .. } => {
-            Err(Error::new(ErrorKind::NotADatabase, "there is no database in this directory"))
-        }
+        Found::Nothing => Err(Error::new(ErrorKind::NotADatabase, "there is no database in this directory")),
         Found::Database(master) => {
             let options = Options::new();
             let analysis = analysis::run(storage, &options, &master)?;
-            Ok(first_report(storage, &master, &analysis))
+            Ok(first_report(&master, &analysis))
         }
     }
 }
@@ -126,7 +126,7 @@ fn recover(
     let mut analysis = analysis::run(&storage, &options, &master)?;
     let live = analysis.resume.end.0 - master.oldest_lsn.0;
     log_options.max_bytes = log_options.max_bytes.max(2 * live);
-    let mut report = first_report(&storage, &master, &analysis);
+    let mut report = first_report(&master, &analysis);
 
     let incarnation = master.incarnation.max(analysis.resume.incarnation) + 1;
     let mut files = MasterFiles::open(&*storage, master.clone())?;
@@ -197,10 +197,10 @@ fn undo(engine: &Engine, analysis: &Analysis, report: &mut RecoveryReport) -> Re
         rollback::roll_back(engine, entry, &mut |partition| {
             done += 1;
             partition_report(report, partition).undone += 1;
-            if done % 1024 == 0 {
-                progress(&engine.options, RecoveryPass::Undo, done, total.max(done))?;
-            }
-            Ok(())
+            // What is undone stays undone, also if the caller stops here: its compensation records are made durable.
+            progress(&engine.options, RecoveryPass::Undo, done, total.max(done)).inspect_err(|_| {
+                let _next_time_then = engine.log.flush();
+            })
         })?;
     }
     report.undo.records = done;
@@ -256,7 +256,7 @@ pub(crate) fn tables(engine: &Engine) -> Result<Vec<(String, TableRow)>> {
     }
 }
 
-fn first_report(storage: &Arc<dyn Storage>, master: &Master, analysis: &Analysis) -> RecoveryReport {
+fn first_report(master: &Master, analysis: &Analysis) -> RecoveryReport {
     let losers = analysis.losers();
     let redo_lsn = analysis.redo_lsn();
     let mut report = RecoveryReport {
@@ -277,7 +277,6 @@ fn first_report(storage: &Arc<dyn Storage>, master: &Master, analysis: &Analysis
     for partition in analysis.dirty_partitions() {
         partition_report(&mut report, partition).dirty_pages += 1;
     }
-    let _ = storage;
     report
 }
 

@@ -1,0 +1,345 @@
+//! Recovery on the simulated disk: every kind of record redone and undone, and crashes inside the passes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hamal_storage::sim::{CrashMode, SimStorage};
+
+use crate::report::RecoveryPass;
+use crate::{Database, Durability, ErrorKind, Maintenance, Options, Transaction, inspect};
+
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn options() -> Options {
+    Options::new()
+        .maintenance(Maintenance::Manual)
+        .page_bytes(4096)
+        .cache_bytes(4 << 20)
+        .log_buffer_bytes(256 << 10)
+        .log_segment_bytes(256 << 10)
+        .max_log_bytes(64 << 20)
+        .lock_timeout(std::time::Duration::ZERO)
+}
+
+fn open(disk: &SimStorage) -> Database {
+    options().open_on(Arc::new(disk.clone())).expect("open")
+}
+
+fn rows(db: &Database, table: &str) -> Rows {
+    let snapshot = db.snapshot().unwrap();
+    let table = snapshot.open_bytes_table(table).unwrap();
+    let rows: Rows = table.iter().unwrap().map(Result::unwrap).collect();
+    assert_eq!(table.len().unwrap(), rows.len() as u64, "the count is exact");
+    rows
+}
+
+fn assert_sound(db: &Database) {
+    let report = db.verify(&mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(report.findings, [], "verification");
+}
+
+fn put(tx: &Transaction, table: &str, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+    tx.open_bytes_table(table).unwrap().put(key.as_ref(), value.as_ref()).unwrap();
+}
+
+/// How `inspect` tells the page changes apart.
+const CHANGES: [&str; 12] = [
+    "= ghost",
+    "= value",
+    "= overflow",
+    "removed by",
+    "back by",
+    "purge",
+    "image",
+    "split off",
+    "separator",
+    "pages allocated",
+    "pages freed",
+    "overflow data",
+];
+
+/// What the records of the live log are and do.
+fn kinds(disk: &SimStorage) -> BTreeSet<String> {
+    let mut kinds = BTreeSet::new();
+    inspect::log(&(Arc::new(disk.clone()) as Arc<_>), 4096, 0, &mut |entry| {
+        kinds.insert(entry.kind.clone());
+        for page in &entry.pages {
+            for what in CHANGES.iter().filter(|what| page.change.contains(**what)) {
+                kinds.insert(format!("{}: {what}", entry.kind));
+            }
+        }
+        true
+    })
+    .unwrap();
+    kinds
+}
+
+/// Commits, rolls back and leaves open something of every kind, with one checkpoint in the middle.
+fn everything(db: &Database, disk: &SimStorage) -> (Transaction, BTreeSet<String>) {
+    let long = vec![7; 50_000];
+    db.transact(|tx| {
+        for i in 0..600_u32 {
+            put(tx, "a", i.to_be_bytes(), [i as u8; 100]);
+        }
+        put(tx, "a", b"long", &long);
+        put(tx, "gone", b"k", b"v");
+        Ok(())
+    })
+    .unwrap();
+    let tx = db.begin().unwrap();
+    for i in 0..600_u32 {
+        if i % 3 != 0 {
+            tx.open_bytes_table("a").unwrap().remove(&i.to_be_bytes()).unwrap();
+        }
+    }
+    let savepoint = tx.savepoint().unwrap();
+    put(&tx, "a", b"long", b"short now");
+    put(&tx, "a", b"other", &long);
+    tx.open_bytes_table("a").unwrap().delete(&0_u32.to_be_bytes()).unwrap();
+    tx.rollback_to(savepoint).unwrap();
+    put(&tx, "a", b"kept", b"yes");
+    tx.commit().unwrap();
+    let seen = kinds(disk);
+    db.checkpoint().unwrap();
+    while db.maintain().unwrap() {}
+    db.transact(|tx| tx.drop_table("gone")).unwrap();
+    db.transact(|tx| tx.rename_table("a", "b")).unwrap();
+    let tx = db.begin().unwrap();
+    put(&tx, "b", b"taken back", &long);
+    put(&tx, "never", b"k", b"v");
+    tx.rollback().unwrap();
+    db.flush().unwrap();
+    let loser = db.begin().unwrap();
+    for i in 0..60_u32 {
+        put(&loser, "b", (3 * i).to_be_bytes(), b"uncommitted");
+        put(&loser, "b", (3 * i + 1).to_be_bytes(), [1; 300]);
+        loser.open_bytes_table("b").unwrap().delete(&(300 + 3 * i).to_be_bytes()).unwrap();
+    }
+    put(&loser, "b", b"long", b"uncommitted");
+    put(&loser, "b", b"more", &long);
+    put(&loser, "made", b"k", b"v");
+    loser.drop_table("made").unwrap();
+    db.flush().unwrap();
+    let seen = seen.union(&kinds(disk)).cloned().collect();
+    (loser, seen)
+}
+
+fn expected() -> Rows {
+    let mut rows: Rows =
+        (0..600_u32).step_by(3).map(|i| (i.to_be_bytes().to_vec(), vec![i as u8; 100])).collect();
+    rows.insert(b"long".to_vec(), vec![7; 50_000]);
+    rows.insert(b"kept".to_vec(), b"yes".to_vec());
+    rows
+}
+
+#[test]
+fn every_kind_of_record_is_written_redone_and_undone() {
+    let disk = SimStorage::new(1);
+    let db = open(&disk);
+    let (loser, seen) = everything(&db, &disk);
+    for kind in [
+        "update: = value",
+        "update: = overflow",
+        "update: removed by",
+        "update: pages allocated",
+        "compensation: = ghost",
+        "compensation: = overflow",
+        "compensation: back by",
+        "compensation: pages freed",
+        "structure: purge",
+        "structure: image",
+        "structure: split off",
+        "structure: separator",
+        "structure: pages allocated",
+        "structure: pages freed",
+        "structure: overflow data",
+        "commit",
+        "abort",
+        "end",
+        "begin-checkpoint",
+        "checkpoint-counts",
+        "end-checkpoint",
+        "partition-deleted",
+    ] {
+        assert!(seen.contains(kind), "{kind:?} is not among {seen:?}");
+    }
+    for (mode, seed) in [(CrashMode::Kill, 1), (CrashMode::LoseAll, 2), (CrashMode::Subset, 3)] {
+        let image = disk.crash_image(mode, seed);
+        let db = open(&image);
+        let report = db.recovery_report().clone();
+        assert!(!report.clean);
+        assert_eq!(report.losers, 1, "{report:?}");
+        assert!(report.redo.applied > 0 && report.undo.applied > 60, "{report:?}");
+        assert_eq!(rows(&db, "b"), expected());
+        assert_eq!(db.tables().unwrap().len(), 1, "{:?}", db.tables());
+        assert_sound(&db);
+        db.close().unwrap();
+        let db = open(&image);
+        assert!(db.recovery_report().clean, "{:?}", db.recovery_report());
+        assert_eq!(rows(&db, "b"), expected());
+    }
+    // Once more with a checkpoint under the loser's feet: its pages are stolen, and noted as clean.
+    db.checkpoint().unwrap();
+    assert!(db.stats().pages_stolen > 0);
+    put(&loser, "b", b"kept", b"uncommitted");
+    db.flush().unwrap();
+    assert!(kinds(&disk).contains("pages-clean"));
+    let image = disk.crash(CrashMode::Kill, 4);
+    drop(loser);
+    drop(db);
+    assert_eq!(rows(&open(&image), "b"), expected());
+}
+
+#[test]
+fn a_crash_after_every_compensation_record_and_again_after_every_one_that_follows() {
+    let disk = SimStorage::new(2);
+    let db = open(&disk);
+    db.transact(|tx| {
+        for i in 0..20_u32 {
+            put(tx, "t", i.to_be_bytes(), b"before");
+        }
+        put(tx, "t", b"long", vec![3; 20_000]);
+        Ok(())
+    })
+    .unwrap();
+    let before = rows(&db, "t");
+    let loser = db.begin().unwrap();
+    for i in 0..6_u32 {
+        put(&loser, "t", i.to_be_bytes(), b"uncommitted, and longer than before");
+        loser.open_bytes_table("t").unwrap().delete(&(10 + i).to_be_bytes()).unwrap();
+    }
+    put(&loser, "t", b"long", vec![4; 9_000]);
+    put(&loser, "u", b"k", b"v");
+    db.flush().unwrap();
+    let crashed = disk.crash(CrashMode::LoseAll, 1);
+    drop(loser);
+    drop(db);
+
+    let total = stop_after(&crashed, u64::MAX).1;
+    assert!(total > 15, "{total} records undone");
+    for first in 0..=total {
+        let (once, done) = stop_after(&crashed, first);
+        assert!(done >= first.min(total));
+        for second in [0, 1, (total - first) / 2, total - first] {
+            let (twice, _) = stop_after(&once, second);
+            let db = open(&twice);
+            assert_eq!(rows(&db, "t"), before, "crash after {first}, then after {second} of {total}");
+            assert!(
+                db.recovery_report().undo.applied <= total - first,
+                "what was undone is not undone again"
+            );
+            assert_eq!(db.tables().unwrap().len(), 1);
+            assert_sound(&db);
+        }
+    }
+}
+
+/// Recovers a copy of the disk, stops after so many undone records, and pulls the plug. Returns what is left and how many were
+/// undone.
+fn stop_after(disk: &SimStorage, records: u64) -> (SimStorage, u64) {
+    let image = disk.crash_image(CrashMode::LoseAll, 7);
+    let undone = Arc::new(AtomicU64::new(0));
+    let count = undone.clone();
+    let opened = options()
+        .on_recovery(move |progress| {
+            if progress.pass == RecoveryPass::Undo {
+                count.store(progress.done, Ordering::Relaxed);
+                if progress.done >= records {
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        })
+        .open_on(Arc::new(image.clone()));
+    match opened {
+        Ok(db) => drop(db),
+        Err(e) => assert_eq!(e.kind(), ErrorKind::Cancelled, "{e}"),
+    }
+    (image.crash(CrashMode::LoseAll, 8), undone.load(Ordering::Relaxed))
+}
+
+#[test]
+fn relaxed_commits_are_lost_newest_first_and_never_in_half() {
+    let disk = SimStorage::new(3);
+    let db = options().durability(Durability::Relaxed).open_on(Arc::new(disk.clone())).unwrap();
+    for i in 0..200_u32 {
+        db.transact(|tx| {
+            put(tx, "t", i.to_be_bytes(), b"x");
+            put(tx, "t", (1000 + i).to_be_bytes(), b"x");
+            Ok(())
+        })
+        .unwrap();
+        if i == 50 {
+            db.flush().unwrap();
+        }
+    }
+    for seed in 0..20 {
+        let db = open(&disk.crash_image(CrashMode::Subset, seed));
+        let rows = rows(&db, "t");
+        let kept = rows.len() as u32 / 2;
+        assert!(kept > 50, "seed {seed}: what was flushed is there");
+        let expected: Vec<Vec<u8>> =
+            (0..kept).chain(1000..1000 + kept).map(|i| i.to_be_bytes().to_vec()).collect();
+        assert_eq!(rows.into_keys().collect::<Vec<_>>(), expected, "seed {seed}: a prefix of whole commits");
+    }
+}
+
+#[test]
+fn files_of_another_database_and_damaged_masters_are_refused_untouched() {
+    let (one, two) = (SimStorage::new(4), SimStorage::new(5));
+    for disk in [&one, &two] {
+        let db = open(disk);
+        db.transact(|tx| {
+            put(tx, "t", b"k", b"v");
+            Ok(())
+        })
+        .unwrap();
+        db.close().unwrap();
+    }
+    let refused = |disk: &SimStorage| {
+        let before = disk.fingerprint_of_files();
+        let error = options().open_on(Arc::new(disk.clone())).expect_err("refused");
+        assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotADatabase), "{error}");
+        assert_eq!(disk.fingerprint_of_files(), before, "untouched");
+    };
+    // Both masters bad.
+    let image = one.crash_image(CrashMode::KeepAll, 1);
+    for name in ["MASTER-A", "MASTER-B"] {
+        image.flip_bit(name, 8 * 20).unwrap();
+    }
+    refused(&image);
+    // Another database's log.
+    let image = one.crash_image(CrashMode::KeepAll, 1);
+    for name in two.files().iter().filter(|n| n.starts_with("wal/")) {
+        let bytes = two.read_file(name).unwrap();
+        image.overwrite(name, 0, &bytes).unwrap();
+    }
+    refused(&image);
+    // One bad master is not enough to stop anything.
+    let image = one.crash_image(CrashMode::KeepAll, 1);
+    image.flip_bit("MASTER-A", 8 * 20).unwrap();
+    assert_eq!(rows(&open(&image), "t").len(), 1);
+}
+
+/// What the tests compare to see that nothing changed.
+trait Files {
+    fn fingerprint_of_files(&self) -> Vec<(String, u32)>;
+}
+
+impl Files for SimStorage {
+    fn fingerprint_of_files(&self) -> Vec<(String, u32)> {
+        let mut files: Vec<_> = self
+            .files()
+            .into_iter()
+            .filter(|name| name != "LOCK")
+            .map(|name| {
+                let sum = crc32c::crc32c(&self.read_file(&name).unwrap());
+                (name, sum)
+            })
+            .collect();
+        files.sort();
+        files
+    }
+}
