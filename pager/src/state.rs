@@ -272,8 +272,8 @@ impl<'a> StateWord<'a> {
     pub(crate) fn evicted(self) {
         let word = self.0.load(Ordering::Relaxed);
         debug_assert!(matches!(state(word), EXCLUSIVE | LEAVING), "only the owner evicts");
-        let next = with_class(next_version(word), PageClass::Plain);
-        self.0.store(with_state(next, EVICTED), Ordering::Release);
+        let next = if planted(Mistake::NoVersionBump) { word } else { next_version(word) };
+        self.0.store(with_state(with_class(next, PageClass::Plain), EVICTED), Ordering::Release);
     }
 
     /// One visit of the clock hand.

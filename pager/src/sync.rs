@@ -35,7 +35,7 @@ pub(crate) enum Mistake {
     NoWriterFence,
     /// The reader re-reads the version without an acquire fence.
     NoReaderFence,
-    /// Unlatching exclusively leaves the version as it was.
+    /// Unlatching exclusively, or evicting, leaves the version as it was.
     NoVersionBump,
     /// Unlatching stores the word relaxed.
     RelaxedUnlock,
@@ -68,7 +68,7 @@ pub(crate) fn planted(mistake: Mistake) -> bool {
 }
 
 /// Plants a mistake for the models this thread runs from now on.
-#[cfg(loom)]
+#[cfg(all(loom, test))]
 pub(crate) fn plant(mistake: Mistake) {
     PLANTED.set(Some(mistake));
 }

@@ -1,7 +1,7 @@
 //! The only door to the world: files, clock and randomness.
 //!
 //! Everything above this crate reaches the outside through [`Storage`], a directory with files in it. Two
-//! implementations: [`OsStorage`] is the operating system's, `sim::SimStorage` a disk in memory that loses,
+//! implementations: [`OsStorage`] is the operating system's, [`sim::SimStorage`] a disk in memory that loses,
 //! tears, reorders and corrupts on a seed's command.
 //!
 //! I1. Nothing else in the workspace touches `std::fs`, `SystemTime` or a random source.

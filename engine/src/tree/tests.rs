@@ -1,5 +1,7 @@
 //! Trees against a model on a cache that is far too small; undo, redo, vacuum, full disks, damage.
 
+mod stress;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 

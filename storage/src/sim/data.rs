@@ -143,7 +143,7 @@ impl FileData {
     }
 
     pub(super) fn sync(&mut self) {
-        self.make_cuts_durable();
+        cut_back(&mut self.durable, &self.lengths);
         for (block, versions) in std::mem::take(&mut self.pending) {
             let now = self.visible.slot(block);
             if self.stale {
@@ -162,7 +162,7 @@ impl FileData {
     /// page cache, which has them all, calls them clean.
     pub(super) fn fail_sync(&mut self, rng: &mut Rng) {
         if self.lengths.iter().any(|change| change.cut) {
-            self.make_cuts_durable();
+            cut_back(&mut self.durable, &self.lengths);
             self.durable_len = self.visible_len;
             self.lengths.clear();
         }
@@ -177,24 +177,18 @@ impl FileData {
         self.stale = true;
     }
 
-    fn make_cuts_durable(&mut self) {
-        if let Some(len) = self.lengths.iter().filter(|change| change.cut).map(|change| change.len).min() {
-            self.durable.cut(len);
-        }
-    }
-
     /// The page cache forgets what it believes to be clean: from here on, reads see what the disk has.
     pub(super) fn drop_clean_cache(&mut self) {
         if !std::mem::take(&mut self.stale) {
             return;
         }
         let dirty = std::mem::replace(&mut self.visible, self.durable.clone());
+        cut_back(&mut self.visible, &self.lengths);
         for (block, versions) in &self.pending {
             for sector in sectors_in(all_sectors(versions)) {
                 self.visible.copy_sector(*block, sector, dirty.slot(*block));
             }
         }
-        self.visible.cut(self.visible_len);
     }
 
     /// Changes bytes behind everybody's back, on the disk and in the page cache. Not beyond the end of the file.
@@ -216,9 +210,7 @@ impl FileData {
         let (kept, lost) = self.lengths.split_at(survival.lengths(&self.lengths, rng));
         let len = kept.last().map_or(self.durable_len, |change| change.len);
         let mut content = self.durable.clone();
-        if let Some(cut) = kept.iter().filter(|change| change.cut).map(|change| change.len).min() {
-            content.cut(cut);
-        }
+        cut_back(&mut content, kept);
         for (&block, versions) in &self.pending {
             for sector in sectors_in(all_sectors(versions)) {
                 let offset = block * BLOCK_BYTES as u64 + (sector * SECTOR_BYTES) as u64;
@@ -267,6 +259,13 @@ impl FileData {
             into.word(change.sequence);
             into.word(change.len);
         }
+    }
+}
+
+/// Takes from a content what these changes of length cut off.
+fn cut_back(content: &mut Content, changes: &[LengthChange]) {
+    if let Some(len) = changes.iter().filter(|change| change.cut).map(|change| change.len).min() {
+        content.cut(len);
     }
 }
 

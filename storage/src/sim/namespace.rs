@@ -70,9 +70,9 @@ impl Change {
     fn apply(&self, mut directory: impl FnMut(InodeId, &dyn Fn(&mut BTreeMap<String, InodeId>))) {
         if let Some(from) = &self.from {
             directory(from.directory, &|entries| {
-                if entries.get(&from.name) == Some(&self.inode) {
-                    entries.remove(&from.name);
-                }
+                // No change is applied before the earlier ones of the same names.
+                let left = entries.remove(&from.name);
+                debug_assert_eq!(left, Some(self.inode));
             });
         }
         if let Some(to) = &self.to {

@@ -55,6 +55,30 @@ fn a_sector_may_hold_any_of_its_unsynced_versions() {
 }
 
 #[test]
+fn a_sector_may_hold_an_old_version_beside_a_later_write() {
+    let (storage, file) = machine_with(&[0; 2 * SECTOR]);
+    file.write_at(&[1; SECTOR], 0).unwrap();
+    file.write_at(&[2; SECTOR], 0).unwrap();
+    file.write_at(&[3; SECTOR], SECTOR as u64).unwrap();
+    let seen: BTreeSet<(u8, u8)> =
+        outcomes(&storage, 400).into_iter().map(|bytes| (bytes[0], bytes[SECTOR])).collect();
+    assert_eq!(seen, BTreeSet::from([(0, 0), (1, 0), (2, 0), (0, 3), (1, 3), (2, 3)]));
+}
+
+#[test]
+fn a_disk_that_worked_in_order_is_among_the_outcomes() {
+    let (storage, file) = machine_with(&[0; 30 * SECTOR]);
+    for sector in 0..30 {
+        file.write_at(&[1; SECTOR], sector * SECTOR as u64).unwrap();
+    }
+    let in_order = |bytes: &Vec<u8>| {
+        let written: Vec<u8> = bytes.chunks(SECTOR).map(|sector| sector[0]).collect();
+        written.is_sorted_by(|one, next| one >= next) && written[0] == 1 && written[29] == 0
+    };
+    assert!(outcomes(&storage, 300).iter().filter(|bytes| in_order(bytes)).count() > 5);
+}
+
+#[test]
 fn a_partial_write_makes_the_whole_sector_uncertain_but_no_other() {
     let (storage, file) = machine_with(&[1; 3 * SECTOR]);
     file.write_at(&[2; 10], SECTOR as u64 + 100).unwrap();
@@ -138,6 +162,45 @@ fn a_cut_through_a_sector_leaves_zeros_behind_it_when_the_file_grows_again() {
 }
 
 #[test]
+fn a_cut_through_an_unsynced_sector_holds_when_everything_is_kept() {
+    let (storage, file) = machine_with(&[1; SECTOR]);
+    file.write_at(&[2; SECTOR], 0).unwrap();
+    file.set_len(100).unwrap();
+    file.set_len(200).unwrap();
+    assert_eq!(after(&storage, CrashMode::KeepAll), storage.read_file("f").unwrap());
+}
+
+#[test]
+fn a_cut_after_a_kill_takes_writes_before_the_kill_with_it() {
+    let (storage, file) = machine_with(&[1; SECTOR]);
+    for _ in 0..20 {
+        file.write_at(&[2; SECTOR], 0).unwrap();
+    }
+    let killed = storage.crash(CrashMode::Kill, 0);
+    let file = killed.open("f").unwrap();
+    file.set_len(0).unwrap();
+    file.set_len(SECTOR as u64).unwrap();
+    assert_eq!(after(&killed, CrashMode::KeepAll), [0; SECTOR]);
+}
+
+#[test]
+fn a_file_that_came_back_short_grows_with_zeros() {
+    let (storage, file) = machine_with(&[1; 100]);
+    file.write_at(&[2; 3_000], 0).unwrap();
+    let mut short = 0;
+    for seed in 0..50 {
+        let image = storage.crash_image(CrashMode::Subset, seed);
+        let file = image.open("f").unwrap();
+        if file.len().unwrap() == 100 {
+            file.set_len(3_000).unwrap();
+            assert_eq!(image.read_file("f").unwrap()[100..], [0; 2_900], "seed {seed}");
+            short += 1;
+        }
+    }
+    assert!(short > 5, "{short}");
+}
+
+#[test]
 fn a_synced_cut_does_not_bring_old_bytes_back() {
     let (storage, file) = machine_with(&[1; 10_000]);
     file.set_len(0).unwrap();
@@ -161,6 +224,18 @@ fn many_versions_of_one_block_are_bounded_but_the_newest_and_the_durable_stay_po
     assert_eq!(after(&storage, CrashMode::LoseAll), [0; 4_096]);
     file.sync_data().unwrap();
     assert_eq!(after(&storage, CrashMode::LoseAll), newest);
+}
+
+#[test]
+fn a_sector_written_once_among_many_writes_of_its_neighbour_is_not_forgotten() {
+    for before in 0..20 {
+        let (storage, file) = machine_with(&[0; 4_096]);
+        for index in 0..60 {
+            let sector = if index == before { SECTOR as u64 } else { 0 };
+            file.write_at(&[index + 1; SECTOR], sector).unwrap();
+        }
+        assert_eq!(after(&storage, CrashMode::KeepAll), storage.read_file("f").unwrap(), "{before} before");
+    }
 }
 
 #[test]

@@ -152,12 +152,14 @@ fn after_a_failed_sync_a_successful_one_does_not_bring_the_bytes_to_the_disk() {
 fn after_a_failed_sync_writing_again_and_syncing_does() {
     for seed in 0..20 {
         let (storage, file) = failed_sync(seed);
+        let before = after(&storage, CrashMode::LoseAll);
         write_all_at(&*file, &[2; 8 * SECTOR], 0).unwrap();
         file.write_at(&[3], 8 * SECTOR as u64).unwrap();
         file.sync_data().unwrap();
         let bytes = after(&storage, CrashMode::LoseAll);
         assert_eq!(bytes[..8 * SECTOR], [2; 8 * SECTOR], "seed {seed}");
         assert_eq!(bytes[8 * SECTOR..9 * SECTOR], [&[3][..], &[2; SECTOR - 1]].concat(), "seed {seed}");
+        assert_eq!(bytes[9 * SECTOR..], before[9 * SECTOR..], "seed {seed}: the neighbours stay lost");
     }
 }
 
@@ -178,6 +180,21 @@ fn after_a_failed_sync_the_page_cache_may_forget() {
     );
     file.sync_data().unwrap();
     assert_eq!(after(&storage, CrashMode::LoseAll), on_disk);
+}
+
+#[test]
+fn what_was_cut_off_stays_away_when_the_page_cache_forgets() {
+    for seed in 0..10 {
+        let (storage, file) = failed_sync(seed);
+        file.set_len(1_000).unwrap();
+        file.set_len(4_000).unwrap();
+        let before = storage.read_file("f").unwrap();
+        assert!(before[1_000..].iter().all(|byte| *byte == 0));
+        storage.drop_clean_cache();
+        let bytes = storage.read_file("f").unwrap();
+        assert!(bytes[1_000..].iter().all(|byte| *byte == 0), "seed {seed}");
+        assert!(bytes[..512].iter().all(|byte| *byte == 1 || *byte == 2), "seed {seed}");
+    }
 }
 
 #[test]
@@ -222,6 +239,13 @@ fn a_full_disk_takes_what_fits_and_goes_on_when_it_grows() {
     storage.set_capacity_bytes(Some(5 * 4_096));
     write_all_at(&*file, &[1; 5 * 4_096], 0).unwrap();
     assert_eq!(kind_of(file.write_at(&[1], 5 * 4_096)), io::ErrorKind::StorageFull);
+    let image = storage.crash_image(CrashMode::Kill, 0);
+    let there = image.open("f").unwrap();
+    assert_eq!(
+        kind_of(there.write_at(&[1], 5 * 4_096)),
+        io::ErrorKind::StorageFull,
+        "a crash frees no space"
+    );
     storage.set_capacity_bytes(None);
     file.write_at(&[1], 5 * 4_096).unwrap();
 }

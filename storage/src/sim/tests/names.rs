@@ -68,6 +68,27 @@ fn changes_of_one_name_survive_in_order_and_others_independently() {
 }
 
 #[test]
+fn a_file_renamed_twice_is_under_one_of_its_names() {
+    let (storage, _file) = machine_with(b"content");
+    storage.rename("f", "g").unwrap();
+    storage.rename("g", "h").unwrap();
+    assert_eq!(trees(&storage, 200), sets([&["f"], &["g"], &["h"]]));
+}
+
+#[test]
+fn the_change_of_names_at_the_crash_happens_or_not() {
+    let mut seen = BTreeSet::new();
+    for seed in 0..30 {
+        let storage = SimStorage::new(seed);
+        storage.create("f").unwrap();
+        storage.crash_at(2);
+        assert!(is_simulated_crash(&storage.rename("f", "g").unwrap_err()));
+        seen.insert(storage.crash(CrashMode::Kill, 0).files());
+    }
+    assert_eq!(seen, sets([&["f"], &["g"]]));
+}
+
+#[test]
 fn directories_are_synced_one_by_one() {
     let storage = SimStorage::new(0);
     storage.create_directory("d").unwrap();
