@@ -1,6 +1,7 @@
 //! Looking into a database's files without opening it: the master record, log records, pages, what recovery would do. Read-only, for
 //! tools. A database that is open elsewhere may be looked at too: what is seen then is what has reached the files.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use hamal_pager::space::Geometry;
@@ -175,7 +176,8 @@ fn describe(record: &Record<'_>) -> LogEntry {
         Record::Commit { micros, counts, .. } => {
             entry.detail = format!("at {micros} us since 1970");
             for (table, delta) in counts {
-                entry.detail += &format!(", table {table}: {delta:+} rows");
+                // Writing to a string cannot fail.
+                let _ = write!(entry.detail, ", table {table}: {delta:+} rows");
             }
         }
         Record::End { partition, .. } => entry.detail = format!("undone in partition {partition}"),
@@ -189,7 +191,7 @@ fn describe(record: &Record<'_>) -> LogEntry {
             entry.detail = format!("active: {}", ids.join(", "));
         }
         Record::CheckpointCounts { counts } => {
-            entry.detail = format!("row counts of {} tables", counts.len())
+            entry.detail = format!("row counts of {} tables", counts.len());
         }
         Record::EndCheckpoint { begin_lsn, counts_as_of, next_txn, next_id } => {
             entry.detail = format!(
@@ -287,7 +289,7 @@ fn decode_page(bytes: &[u8], master: &Master, partition: u32, page: u32) -> Page
         entries: Vec::new(),
     };
     if bytes.iter().all(|b| *b == 0) {
-        info.kind = "never written".to_owned();
+        "never written".clone_into(&mut info.kind);
         return info;
     }
     let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);

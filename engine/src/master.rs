@@ -90,7 +90,7 @@ impl Master {
             oldest_lsn: Lsn(take_u64(i, "the oldest LSN")?),
         };
         let sound = matches!(master.page_bytes, 4096 | 8192 | 16384 | 32768 | 65536)
-            && master.log_segment_bytes % 4096 == 0
+            && master.log_segment_bytes.is_multiple_of(4096)
             && (64 << 10..=1 << 40).contains(&master.log_segment_bytes)
             && master.oldest_lsn <= master.checkpoint_lsn
             && Lsn::FIRST <= master.oldest_lsn

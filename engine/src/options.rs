@@ -78,7 +78,7 @@ impl Default for Options {
             log_buffer_bytes: 8 << 20,
             log_segment_bytes: 64 << 20,
             max_log_bytes: 1 << 30,
-            checkpoint_interval: Duration::from_secs(60),
+            checkpoint_interval: Duration::from_mins(1),
             checkpoint_log_bytes: 128 << 20,
             durability: Durability::default(),
             lock_timeout: Duration::from_secs(10),
@@ -225,7 +225,7 @@ impl Options {
                 16 * self.page_bytes
             )));
         }
-        if self.log_segment_bytes % 4096 != 0 || self.log_segment_bytes < 64 << 10 {
+        if !self.log_segment_bytes.is_multiple_of(4096) || self.log_segment_bytes < 64 << 10 {
             return Err(Error::invalid(format!(
                 "a log segment of {} bytes is not a multiple of 4096 of at least 64 KiB",
                 self.log_segment_bytes

@@ -67,7 +67,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Engine
         Found::Database(_) if options.mode == OpenMode::Create => {
             Err(Error::new(ErrorKind::AlreadyExists, "there is a database in this directory already"))
         }
-        Found::Database(master) => recover(storage, options, lock, master),
+        Found::Database(master) => recover(storage, options, lock, &master),
     }
 }
 
@@ -118,15 +118,15 @@ fn recover(
     storage: Arc<dyn Storage>,
     options: Options,
     lock: Box<dyn Lock>,
-    master: Master,
+    master: &Master,
 ) -> Result<Engine> {
     let page_bytes = master.page_bytes;
     let mut log_options = log_options(&options, master.log_segment_bytes);
     // A log that is longer than today's limit is still recovered; the limit holds for what comes after.
-    let mut analysis = analysis::run(&storage, &options, &master)?;
+    let mut analysis = analysis::run(&storage, &options, master)?;
     let live = analysis.resume.end.0 - master.oldest_lsn.0;
     log_options.max_bytes = log_options.max_bytes.max(2 * live);
-    let mut report = first_report(&master, &analysis);
+    let mut report = first_report(master, &analysis);
 
     let incarnation = master.incarnation.max(analysis.resume.incarnation) + 1;
     let mut files = MasterFiles::open(&*storage, master.clone())?;

@@ -185,31 +185,6 @@ impl Space {
         state.first_free = state.first_free.min(page.0);
     }
 
-    /// Frees a run of pages: clears their bits in a record of its own, for `author`. Whatever refers to them is gone already.
-    pub(crate) fn free(
-        &self,
-        journal: &Journal,
-        author: Author<'_>,
-        first: PageNo,
-        count: u32,
-    ) -> Result<()> {
-        let change = PageChange::ClearBits { first: self.geometry.bit_of(first), count };
-        let page = self.geometry.bitmap_of(first);
-        let mut admission = journal.admit(author, 1, change.encoded_bytes(), 0)?;
-        let mut bitmap = self.partition.fix_exclusive(page)?;
-        change.check(bitmap.bytes()).map_err(|e| self.place(page, e))?;
-        journal.write(&mut admission, author, &mut [(&mut bitmap, change)], None)?;
-        drop(bitmap);
-        for freed in first.0..first.0.saturating_add(count) {
-            // Left in memory they would only be written for nothing, or be found by whoever gets them next.
-            if let Attempt::Fixed(page) = self.partition.try_exclusive(PageNo(freed)) {
-                page.discard();
-            }
-        }
-        self.freed(first);
-        Ok(())
-    }
-
     /// Number of bitmap pages, as the partition header says.
     pub(crate) fn bitmap_pages(&self) -> Result<u32> {
         let page = self.partition.fix_shared(HEADER_PAGE)?;
@@ -320,10 +295,10 @@ impl Space {
                 let expected = page == HEADER_PAGE || self.geometry.is_bitmap(page) || in_use(page);
                 match (expected, self.geometry.is_set(&bitmap, bit)) {
                     (true, false) => {
-                        found(Fault::new(page, &"its bit set, for it is in use", &"a free page"))?
+                        found(Fault::new(page, &"its bit set, for it is in use", &"a free page"))?;
                     }
                     (false, true) => {
-                        found(Fault::new(page, &"something that refers to it", &"a leaked page"))?
+                        found(Fault::new(page, &"something that refers to it", &"a leaked page"))?;
                     }
                     (false, false) if page.0 < file_pages => free += 1,
                     _ => {}

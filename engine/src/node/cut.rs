@@ -109,20 +109,16 @@ impl<'a> Rows<'a> {
     }
 
     fn bytes(&self, index: usize) -> Result<usize, Damage> {
-        match self.slot(index) {
-            Some(slot) => {
-                let grown = if self.found == Ok(slot) {
-                    self.value_bytes.saturating_sub(self.node.cell(slot)?.capacity)
-                } else {
-                    0
-                };
-                Ok(self.node.slot_and_cell_bytes(slot)? + grown)
-            }
-            None => {
-                let suffix = self.key.len() - self.node.prefix()?.len();
-                Ok(SLOT_BYTES + Sort::Leaf.cell_bytes(suffix, self.value_bytes))
-            }
-        }
+        let Some(slot) = self.slot(index) else {
+            let suffix = self.key.len() - self.node.prefix()?.len();
+            return Ok(SLOT_BYTES + Sort::Leaf.cell_bytes(suffix, self.value_bytes));
+        };
+        let grown = if self.found == Ok(slot) {
+            self.value_bytes.saturating_sub(self.node.cell(slot)?.capacity)
+        } else {
+            0
+        };
+        Ok(self.node.slot_and_cell_bytes(slot)? + grown)
     }
 
     /// Length of the shortest separator between the rows before `cut` and those from it on.

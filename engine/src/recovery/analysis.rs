@@ -110,7 +110,7 @@ pub(crate) fn run(storage: &Arc<dyn Storage>, options: &Options, master: &Master
         analysis.see(lsn, begin, master, &record)?;
         analysis.report.records += 1;
         analysis.report.bytes = frame.end.0 - begin.0;
-        if analysis.report.records % 65_536 == 0 {
+        if analysis.report.records.is_multiple_of(65_536) {
             progress(options, RecoveryPass::Analysis, analysis.report.bytes, 0)?;
         }
     }
@@ -149,7 +149,7 @@ impl Analysis {
             Record::Compensation { txn, parts, undo_next_lsn, .. } => {
                 self.chain(*txn, parts, lsn, lsn, *undo_next_lsn)?;
             }
-            Record::Structure { .. } => self.quiet = false,
+            Record::Structure { .. } | Record::Abort { .. } => self.quiet = false,
             Record::Commit { txn, counts, .. } => {
                 self.quiet = false;
                 self.transactions.remove(txn);
@@ -157,7 +157,6 @@ impl Analysis {
                 self.winners += 1;
                 self.deltas.extend(counts.iter().map(|(table, delta)| (lsn, *table, *delta)));
             }
-            Record::Abort { .. } => self.quiet = false,
             Record::End { txn, partition } => {
                 self.quiet = false;
                 self.ended.insert((*txn, *partition));

@@ -60,7 +60,7 @@ pub(super) fn run(
             }
             report.redo.records += 1;
             report.redo.bytes = frame.end.0 - from.0;
-            if report.redo.records % 65_536 == 0 {
+            if report.redo.records.is_multiple_of(65_536) {
                 progress(&engine.options, RecoveryPass::Redo, report.redo.bytes, end.0 - from.0)?;
             }
         }

@@ -51,7 +51,7 @@ fn keys_and_values_go_in_as_literals_references_and_arrays() -> Result<()> {
     assert_eq!(names.range("b"..)?.next().unwrap()?, ("bob".to_owned(), "alice's friend".to_owned()));
     let mut blobs = tx.open_table(BLOBS)?;
     blobs.insert("b", b"bytes")?;
-    blobs.insert("v", &vec![1, 2])?;
+    blobs.insert("v", &[1, 2])?;
     assert_eq!(blobs.get("b")?.unwrap(), b"bytes");
     let mut pairs = tx.open_table(PAIRS)?;
     pairs.insert(("x", 1), [1, 2])?;

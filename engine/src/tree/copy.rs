@@ -1,6 +1,6 @@
 //! Private copies of leaves, for scans: no latch is held while they are read.
 
-use hamal_pager::{PageNo, SharedPage, header};
+use hamal_pager::{PageNo, SharedPage};
 
 use super::Tree;
 use crate::Result;
@@ -55,8 +55,7 @@ impl Tree {
         let checked = check_cells(&copy.page).and_then(|()| expected(Node::leaf(&copy.page)?));
         match checked {
             Ok(true) => return Ok(()),
-            Ok(false) => copy.page.clear(),
-            Err(_) => copy.page.clear(),
+            Ok(false) | Err(_) => copy.page.clear(),
         }
         let wrong = Damage { expected: "fences about the key that led here", found: 0 };
         Err(self.damaged(copy.page_no, checked.err().unwrap_or(wrong)))
@@ -123,7 +122,8 @@ impl LeafCopy {
     }
 
     /// No row of the leaf has a later stamp.
+    #[cfg(test)]
     pub(crate) fn max_txn(&self) -> TxnId {
-        TxnId(self.node().map_or(0, |node| header::max_txn(node.page())))
+        TxnId(self.node().map_or(0, |node| hamal_pager::header::max_txn(node.page())))
     }
 }

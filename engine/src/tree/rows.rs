@@ -105,7 +105,7 @@ impl Tree {
             (Decision::Remove(stamp), Some(before)) => {
                 let undo = Undo::Mark { root: self.root, stamp: before.stamp, ghost: before.ghost };
                 let change = PageChange::Mark { key, stamp, ghost: true };
-                self.write_row(leaf, journal, admission, author, change, &undo)?;
+                write_row(leaf, journal, admission, author, change, &undo)?;
                 return Ok(Outcome::Done { written: true });
             }
             (Decision::Keep, _) | (Decision::Remove(_), None) => return Ok(Outcome::Done { written: false }),
@@ -121,23 +121,9 @@ impl Tree {
         value.extend_from_slice(before.map_or(&[], |row| row.value));
         let before =
             before.map(|Row { stamp, ghost, overflow, .. }| Row { stamp, ghost, overflow, value: &value });
-        self.write_row(leaf, journal, admission, author, change, &Undo::Row { root: self.root, before })?;
+        write_row(leaf, journal, admission, author, change, &Undo::Row { root: self.root, before })?;
         BEFORE.set(value);
         Ok(Outcome::Done { written: true })
-    }
-
-    fn write_row(
-        &self,
-        leaf: &mut ExclusivePage<'_>,
-        journal: &Journal,
-        admission: &mut Admission<'_>,
-        author: Author<'_>,
-        change: PageChange<'_>,
-        undo: &Undo<'_>,
-    ) -> Result<()> {
-        let undo = matches!(author, Author::Transaction(_)).then_some(undo);
-        journal.write(admission, author, &mut [(leaf, change)], undo)?;
-        Ok(())
     }
 
     /// Takes a row change back: writes `before` (or a settled ghost) by a compensation record. Needs no space, never
@@ -153,7 +139,7 @@ impl Tree {
         let change = PageChange::Row { key, row: before.unwrap_or(ghost) };
         let mut admission = journal.admit(author, 1, change.encoded_bytes(), 0)?;
         let mut leaf = self.leaf_exclusive(Target::At(key))?;
-        self.check_undo(&leaf, key, before).map_err(|damage| self.damaged(leaf.page_no(), damage))?;
+        check_undo(&leaf, key, before).map_err(|damage| self.damaged(leaf.page_no(), damage))?;
         journal.write(&mut admission, author, &mut [(&mut leaf, change)], None)?;
         Ok(())
     }
@@ -170,26 +156,8 @@ impl Tree {
         let change = PageChange::Mark { key, stamp, ghost };
         let mut admission = journal.admit(author, 1, change.encoded_bytes(), 0)?;
         let mut leaf = self.leaf_exclusive(Target::At(key))?;
-        self.check_undo(&leaf, key, None).map_err(|damage| self.damaged(leaf.page_no(), damage))?;
+        check_undo(&leaf, key, None).map_err(|damage| self.damaged(leaf.page_no(), damage))?;
         journal.write(&mut admission, author, &mut [(&mut leaf, change)], None)?;
-        Ok(())
-    }
-
-    /// The row that is taken back is still there, with room for what was there before.
-    fn check_undo(
-        &self,
-        leaf: &ExclusivePage<'_>,
-        key: &[u8],
-        before: Option<Row<'_>>,
-    ) -> Result<(), Damage> {
-        let node = Node::leaf(leaf.bytes())?;
-        let Ok(slot) = node.search(key)? else {
-            return Err(Damage { expected: "the row whose change is taken back", found: 0 });
-        };
-        let (capacity, needed) = (node.cell(slot)?.capacity, before.map_or(0, |row| row.value.len()));
-        if needed > capacity {
-            return Err(Damage { expected: "a cell that has kept its capacity", found: capacity as u64 });
-        }
         Ok(())
     }
 
@@ -241,4 +209,30 @@ impl Tree {
     pub(super) fn in_page(&self, page: PageNo, error: Error) -> Error {
         error.context(format!("page {page} of part/{}.dat", self.partition.id()))
     }
+}
+
+fn write_row(
+    leaf: &mut ExclusivePage<'_>,
+    journal: &Journal,
+    admission: &mut Admission<'_>,
+    author: Author<'_>,
+    change: PageChange<'_>,
+    undo: &Undo<'_>,
+) -> Result<()> {
+    let undo = matches!(author, Author::Transaction(_)).then_some(undo);
+    journal.write(admission, author, &mut [(leaf, change)], undo)?;
+    Ok(())
+}
+
+/// The row that is taken back is still there, with room for what was there before.
+fn check_undo(leaf: &ExclusivePage<'_>, key: &[u8], before: Option<Row<'_>>) -> Result<(), Damage> {
+    let node = Node::leaf(leaf.bytes())?;
+    let Ok(slot) = node.search(key)? else {
+        return Err(Damage { expected: "the row whose change is taken back", found: 0 });
+    };
+    let (capacity, needed) = (node.cell(slot)?.capacity, before.map_or(0, |row| row.value.len()));
+    if needed > capacity {
+        return Err(Damage { expected: "a cell that has kept its capacity", found: capacity as u64 });
+    }
+    Ok(())
 }

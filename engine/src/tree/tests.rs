@@ -212,7 +212,7 @@ fn taking_back_never_splits_and_leaves_what_was_there_before() {
         f.end(&base);
         // One transaction shrinks, grows, removes, inserts; the others fill all the space that gives. (H5)
         let mine = f.begin();
-        let mut undo: Vec<(Vec<u8>, Option<Vec<u8>>, u64, bool)> = Vec::new();
+        let mut undo = Vec::new();
         for _ in 0..1500 {
             let key = random_key(&mut rng, 4096);
             if rng.chance(1, 3) {
@@ -331,7 +331,7 @@ fn replaying_the_log_makes_the_same_pages() {
     for (number, replayed) in pages {
         if reachable.contains(number) || number.0 < 6 {
             let page = f.tree.partition.fix_shared(number).unwrap();
-            let (live, replayed) = (&page.bytes()[..], &replayed[..]);
+            let (live, replayed) = (page.bytes(), &replayed[..]);
             assert_eq!(live[4..6], replayed[4..6], "kind and level of page {number}");
             assert_eq!(live[24..40], replayed[24..40], "page LSN and max_txn of page {number}");
             assert!(live[40..] == replayed[40..], "content of page {number}");

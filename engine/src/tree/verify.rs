@@ -67,6 +67,7 @@ struct Pending {
 
 impl Tree {
     /// Proves the tree sound and adds its pages to `pages`; the first damage is the error. `visit` sees every sound page.
+    #[cfg(test)]
     pub(crate) fn verify(
         &self,
         pages: &mut PageSet,
@@ -75,7 +76,7 @@ impl Tree {
         self.check(pages, visit, &mut |fault| Err(fault.into_error(&self.partition)))
     }
 
-    /// Like [`Tree::verify`], but hands every damage to `found` and goes on where that is possible: a damaged page is not
+    /// Proves the tree sound and adds its pages to `pages`; `visit` sees every sound page. Hands every damage to `found` and goes on where that is possible: a damaged page is not
     /// visited, and what is below it not looked at.
     pub(crate) fn check(
         &self,
