@@ -3,7 +3,7 @@
 use hamal_storage::Error;
 use hamal_storage::sim::SimStorage;
 
-use super::support::{append, append_all, payload, scan, shared, small};
+use super::support::{append, append_all, payload, scan, shared, small, stream_bytes};
 use crate::{Log, LogOptions, Lsn};
 
 fn log() -> (SimStorage, Log) {
@@ -149,6 +149,18 @@ fn a_commit_touches_no_metadata() {
     let after = (sim.io_count(), count());
     assert_eq!(after.0 - before.0, 2, "one write, one sync");
     assert_eq!((after.1[0] - before.1[0], after.1[1] - before.1[1]), (1, 1));
+}
+
+#[test]
+fn what_follows_the_tail_in_its_block_is_zeros() {
+    let (sim, log) = log();
+    for number in 0..100 {
+        append(&log, &payload(number, (number as usize * 37) % 900)).unwrap();
+        log.flush().unwrap();
+        let tail = log.tail().get();
+        let rest = stream_bytes(&sim, tail, tail.next_multiple_of(4096));
+        assert!(rest.iter().all(|byte| *byte == 0), "after record {number}");
+    }
 }
 
 #[test]

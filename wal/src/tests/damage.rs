@@ -288,3 +288,103 @@ fn nothing_is_read_for_a_record_longer_than_the_files() {
     assert_eq!((scanned.records, scanned.torn), (records, true));
     assert_eq!(stream_bytes(&sim, end.get(), end.get() + 24), bytes, "the scan changes nothing");
 }
+
+/// A log of one durable record, and what a test puts beyond it.
+fn handmade(segment_bytes: u64, segments: u64) -> (SimStorage, LogOptions, u64) {
+    let options = LogOptions { segment_bytes, buffer_bytes: 8 << 10, max_bytes: 256 << 20 };
+    let sim = SimStorage::new(12);
+    for index in 0..segments {
+        let name = format!("wal/{:020}.log", index * segment_bytes);
+        sim.create_directory("wal").unwrap();
+        sim.create(&name).unwrap().set_len(segment_bytes).unwrap();
+    }
+    let first = "wal/00000000000000000000.log";
+    sim.overwrite(first, 0, &crate::segments::identification::encode(segment_bytes)).unwrap();
+    sim.overwrite(first, 4096, &sealed(32, 4096, 5, 0, &[1; 8])).unwrap();
+    (sim, options, 4096 + 32)
+}
+
+/// The cases of the scanner's table that hang on what lies beyond X.
+#[test]
+fn the_decision_table_case_by_case() {
+    let put = overwrite;
+    let scan = |sim: &SimStorage, sworn: u64| scan(&shared(sim), &small(), Lsn::FIRST, Lsn(sworn));
+    let (sim, _, x) = handmade(small().segment_bytes, 2);
+    let beyond = x + 400;
+
+    // R5, R2: zeros at X.
+    let scanned = scan(&sim, x).unwrap();
+    assert_eq!((scanned.resume.end, scanned.torn, scanned.records.len()), (Lsn(x), false, 1));
+    corruption(scan(&sim, x + 1));
+    // R5, R3: a record beyond that knows of X, or just not, or is of an earlier incarnation, or is no record.
+    for (incarnation, delta, damage) in [(5, 392, 0), (6, 8, 0), (5, 400, 0), (4, 8, 0), (5, 8, 1)] {
+        let sim = copy(&sim);
+        let mut frame = sealed(64, beyond, incarnation, delta, &[3; 40]);
+        frame[30] ^= damage;
+        put(&sim, beyond, &frame);
+        let witness = incarnation >= 5 && delta < 400 && damage == 0;
+        if witness {
+            let text = corruption(scan(&sim, x));
+            assert!(text.contains(&format!("LSN {beyond} attests")), "{text}");
+        } else {
+            assert_eq!(scan(&sim, x).unwrap().resume.end, Lsn(x));
+        }
+    }
+    // R4: a valid record of an earlier incarnation.
+    put(&sim, x, &sealed(32, x, 4, 0, &[2; 8]));
+    let scanned = scan(&sim, x).unwrap();
+    assert_eq!((scanned.resume.end, scanned.torn, scanned.resume.incarnation), (Lsn(x), true, 5));
+    corruption(scan(&sim, x + 8));
+    // R1: of the same.
+    put(&sim, x, &sealed(32, x, 5, 0, &[2; 8]));
+    assert_eq!(scan(&sim, x + 8).unwrap().records.len(), 2);
+    // R6: of the same, and torn.
+    put(&sim, x + 24, &[9]);
+    let scanned = scan(&sim, x).unwrap();
+    assert_eq!((scanned.resume.end, scanned.torn), (Lsn(x), true));
+    // R8: into a segment that is not there. R7: up to it.
+    let last = small().segment_bytes - 32;
+    put(&sim, x, &sealed((last - x) as u32, x, 5, 0, &vec![2; (last - x) as usize - 24]));
+    put(&sim, last, &sealed(40, last, 5, 0, &[4; 16]));
+    sim.remove(&place(small().segment_bytes).0).unwrap();
+    let scanned = scan(&sim, last).unwrap();
+    assert_eq!((scanned.resume.end, scanned.torn), (Lsn(last), true));
+    put(&sim, last, &sealed(32, last, 5, 0, &[4; 8]));
+    let scanned = scan(&sim, last + 32).unwrap();
+    assert_eq!((scanned.resume.end, scanned.torn), (Lsn(last + 32), false));
+    corruption(scan(&sim, last + 40));
+}
+
+#[test]
+fn a_witness_is_found_two_buffers_away_and_at_the_start_of_any_later_segment() {
+    let segment_bytes = 4 << 20;
+    let (sim, options, x) = handmade(segment_bytes, 6);
+    // The piece-wise search must not miss a header that lies across its pieces.
+    let across = x + 8 + (1 << 20) - 8;
+    for at in [x + 24, across, 3 << 20, 15 << 20, (20 << 20) + (64 << 10)] {
+        let sim = copy(&sim);
+        let (first, frame) = (at - at % segment_bytes, sealed(64, at, 5, 8, &[3; 40]));
+        sim.overwrite(&format!("wal/{first:020}.log"), at - first, &frame).unwrap();
+        let text = corruption(scan(&shared(&sim), &options, Lsn::FIRST, Lsn(x)));
+        assert!(text.contains(&format!("LSN {at} attests")), "{text}");
+    }
+    assert_eq!(scan(&shared(&sim), &options, Lsn::FIRST, Lsn(x)).unwrap().resume.end, Lsn(x));
+}
+
+/// F10: a read error fails the scan and decides nothing; the next scan finds everything.
+#[test]
+fn a_read_error_is_not_the_end_of_the_log() {
+    use hamal_storage::sim::{Fault, FaultKind, Repeat, When};
+    let (sim, records, end) = flushed(11, 60);
+    for io in 1.. {
+        let sim = copy(&sim);
+        sim.inject(Fault::new(FaultKind::Eio, When::Io(io), Repeat::Once));
+        let result = scan(&shared(&sim), &small(), Lsn::FIRST, end);
+        if sim.fired().is_empty() {
+            assert!(io > 5);
+            break;
+        }
+        assert!(matches!(result, Err(hamal_storage::Error::Io { .. })), "I/O {io}: {result:?}");
+        assert_eq!(scan(&shared(&sim), &small(), Lsn::FIRST, end).unwrap().records, records);
+    }
+}

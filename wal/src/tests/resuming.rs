@@ -5,6 +5,7 @@ use hamal_storage::sim::{CrashMode, Fault, FaultKind, Operation, Repeat, SimStor
 use super::support::{
     Lazy, Record, Scanned, append, append_all, payload, resume_sim, scan, scan_sim, shared, small,
 };
+use crate::segments::parse_segment_name;
 use crate::{Log, Lsn};
 
 /// A log that has wrapped, was truncated, and lost power with a batch in flight.
@@ -149,9 +150,10 @@ fn what_the_scan_relied_on_is_rewritten_because_the_disk_may_lack_it() {
         append_all(&log, 0, &[100; 3]);
         log.flush().unwrap();
         sim.inject(
-            Fault::new(FaultKind::Eio, When::Nth(1), Repeat::Once).only(&[Operation::Sync]).on("wal/*"),
+            Fault::new(FaultKind::Eio, When::Nth(1), Repeat::Once).only(&[Operation::Sync]).on("wal/*.log"),
         );
-        append_all(&log, 10, &[300; 6]);
+        // Several blocks: the last is rewritten in any case, when the tail is cut.
+        append_all(&log, 10, &[1250; 6]);
         log.flush().unwrap_err();
         assert!(log.poison().is_some());
         drop(log);
@@ -172,25 +174,32 @@ fn leftovers_are_tidied_and_spares_kept() {
     let sim = wreck.sim.crash_image(CrashMode::KeepAll, 0);
     let storage = shared(&sim);
     let segment_bytes = small().segment_bytes;
-    // Half a segment under a temporary name, an old segment whose removal was lost, one beyond a gap, a stranger.
+    // Half a segment under a temporary name, an old segment whose removal was lost, a stranger, and segments beyond a
+    // gap: near enough to be of use, far away, and of the wrong length.
     storage.create("wal/00000000000000999424.tmp").unwrap();
-    let stale = sim.read_file(&format!("wal/{:020}.log", segment_bytes * 5)).unwrap_or_default();
-    for (index, number) in [(0, 1), (1, 60)] {
-        let file = storage.create(&format!("wal/{:020}.log", segment_bytes * number)).unwrap();
-        let bytes = if index == 0 { vec![7; segment_bytes as usize] } else { stale.clone() };
-        hamal_storage::write_all_at(file.as_ref(), &bytes, 0).unwrap();
+    let end_first = sim.files().iter().filter_map(|name| parse_segment_name(name.get(4..)?)).max().unwrap();
+    for (first, len) in [
+        (segment_bytes, segment_bytes),
+        (end_first + 2 * segment_bytes, segment_bytes),
+        (end_first + 3 * segment_bytes, 100),
+        (segment_bytes * 600, segment_bytes),
+    ] {
+        let file = storage.create(&format!("wal/{first:020}.log")).unwrap();
+        hamal_storage::write_all_at(file.as_ref(), &vec![7; len as usize], 0).unwrap();
     }
     storage.create("wal/README").unwrap();
     wreck.finish(&sim, 2, "leftovers");
     let names: Vec<String> = sim.files().into_iter().filter(|name| name.starts_with("wal/")).collect();
     assert!(names.contains(&"wal/README".to_owned()), "what is not the log's is left alone");
     assert!(!names.iter().any(|name| name.contains("tmp")), "{names:?}");
-    let firsts: Vec<u64> =
-        names.iter().filter_map(|name| crate::segments::parse_segment_name(&name[4..])).collect();
+    let firsts: Vec<u64> = names.iter().filter_map(|name| parse_segment_name(&name[4..])).collect();
     let oldest_first = wreck.oldest.get() / segment_bytes * segment_bytes;
     let expected: Vec<u64> =
         (0..firsts.len() as u64).map(|index| oldest_first + index * segment_bytes).collect();
     assert_eq!(firsts, expected, "contiguous from the oldest needed");
+    for name in names.iter().filter(|name| name.contains(".log")) {
+        assert_eq!(sim.read_file(name).unwrap().len() as u64, segment_bytes, "{name}");
+    }
 }
 
 #[test]
