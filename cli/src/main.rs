@@ -146,7 +146,7 @@ fn usage_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let what = text.split("\n\nUsage:").next().unwrap_or(&text);
     let what = what.split("\n\nFor more").next().unwrap_or(what);
-    let what = one_line(what.strip_prefix("error: ").unwrap_or(what));
+    let what = one_line(what.strip_prefix("error: ").unwrap_or(what)).replace(":; ", ": ");
     format!("{what} (see hamal --help)")
 }
 

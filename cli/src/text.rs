@@ -31,6 +31,15 @@ fn push_bytes(out: &mut String, bytes: &[u8]) {
     }
 }
 
+/// Readable text of the engine, which has its own escapes: stays on its line, and is otherwise as it is.
+pub(crate) fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_unicode()) } else { out.push(c) }
+    }
+    out
+}
+
 /// What [`escape`] wrote. An unknown or unfinished escape is an error.
 pub(crate) fn unescape(text: &str) -> Result<Vec<u8>, String> {
     let mut out = Vec::with_capacity(text.len());
@@ -184,6 +193,11 @@ mod tests {
         assert_eq!(escape("zażółć 漢字".as_bytes()), "zażółć 漢字");
         assert_eq!(escape(b"a\\b\n\t\0\x1b[2J\xff\xc5"), "a\\\\b\\n\\t\\x00\\x1b[2J\\xff\\xc5");
         assert_eq!(escape("\u{85}".as_bytes()), "\\xc2\\x85");
+    }
+
+    #[test]
+    fn readable_text_keeps_its_own_escapes() {
+        assert_eq!(printable("\"a\\x00\"\n\u{1b}[2J"), "\"a\\x00\"\\u{a}\\u{1b}[2J");
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub(crate) fn finding_line(finding: &Finding) -> String {
         Some(page) => format!("{} page {page}", finding.file),
         None => finding.file.clone(),
     };
-    text::escape(format!("{place}: {}", finding.what).as_bytes())
+    text::printable(&format!("{place}: {}", finding.what))
 }
 
 fn finding_json(finding: &Finding) -> Json {

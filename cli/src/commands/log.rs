@@ -117,7 +117,7 @@ impl Show<'_> {
 /// One record, for people: a line, and one more for each page.
 fn lines(entry: &LogEntry) -> Vec<String> {
     let number_or_dash = |number: u64| if number == 0 { "-".to_owned() } else { number.to_string() };
-    let mut what = text::escape(entry.detail.as_bytes());
+    let mut what = text::printable(&entry.detail);
     if let Some(next) = entry.undo_next_lsn {
         what = format!("then undo {}; {what}", number_or_dash(next));
     }
@@ -125,7 +125,7 @@ fn lines(entry: &LogEntry) -> Vec<String> {
         "{:>14}  {:>6}  {:<18} {:>8} {:>14}  {what}",
         entry.lsn,
         entry.end_lsn.saturating_sub(entry.lsn),
-        text::escape(entry.kind.as_bytes()),
+        text::printable(&entry.kind),
         number_or_dash(entry.txn),
         number_or_dash(entry.prev_lsn),
     );
@@ -137,7 +137,7 @@ fn lines(entry: &LogEntry) -> Vec<String> {
             page.partition,
             page.page,
             number_or_dash(page.page_prev_lsn),
-            text::escape(page.change.as_bytes()),
+            text::printable(&page.change),
         ));
     }
     lines

@@ -44,15 +44,15 @@ pub(crate) fn run(args: &PageArgs, session: &mut Session) -> Result<()> {
 fn show(args: &PageArgs, page: &PageInfo, session: &mut Session) -> Result<()> {
     let mut about = Table::pairs();
     about.pair("page", format!("{} of partition {}", args.page, args.partition));
-    about.pair("kind", text::escape(page.kind.as_bytes()));
+    about.pair("kind", text::printable(&page.kind));
     if let Some(damage) = &page.damage {
-        about.pair("DAMAGE", text::escape(damage.as_bytes()));
+        about.pair("DAMAGE", text::printable(damage));
     }
     about.pair("page LSN", text::grouped(page.page_lsn));
     about.pair("max txn", text::grouped(page.max_txn));
     about.pair("level", page.level.to_string());
     for (name, value) in &page.fields {
-        about.pair(&text::escape(name.as_bytes()), text::escape(value.as_bytes()));
+        about.pair(&text::printable(name), text::printable(value));
     }
     session.out.table(&about)?;
     if page.entries.is_empty() {
@@ -62,7 +62,7 @@ fn show(args: &PageArgs, page: &PageInfo, session: &mut Session) -> Result<()> {
     let mut entries = Table::pairs().indent(2);
     for (key, what) in &page.entries {
         let key = cut(&text::escape(key), ENTRY_WIDTH);
-        entries.row([key, cut(&text::escape(what.as_bytes()), ENTRY_WIDTH)]);
+        entries.row([key, cut(&text::printable(what), ENTRY_WIDTH)]);
     }
     session.out.table(&entries)
 }

@@ -47,6 +47,20 @@ fn tell(report: &RecoveryReport, session: &mut Session, args: &RecoverArgs) -> R
     if report.clean || report.partitions.is_empty() {
         return Ok(());
     }
+    out.table(&if args.dry_run { dirty(report) } else { done(report) })
+}
+
+/// What a dry run knows of the partitions.
+fn dirty(report: &RecoveryReport) -> Table {
+    let mut table = Table::new(&[("PARTITION", Align::Right), ("DIRTY PAGES", Align::Right)]).indent(2);
+    for partition in &report.partitions {
+        table.row([partition.partition.to_string(), grouped(partition.dirty_pages)]);
+    }
+    table
+}
+
+/// What was done to the partitions.
+fn done(report: &RecoveryReport) -> Table {
     let mut table = Table::new(&[
         ("PARTITION", Align::Right),
         ("DIRTY PAGES", Align::Right),
@@ -66,5 +80,5 @@ fn tell(report: &RecoveryReport, session: &mut Session, args: &RecoverArgs) -> R
             grouped(partition.restored_pages),
         ]);
     }
-    out.table(&table)
+    table
 }
