@@ -76,8 +76,8 @@ impl Tree {
         self.check(pages, visit, &mut |fault| Err(fault.into_error(&self.partition)))
     }
 
-    /// Proves the tree sound and adds its pages to `pages`; `visit` sees every sound page. Hands every damage to `found` and goes on where that is possible: a damaged page is not
-    /// visited, and what is below it not looked at.
+    /// Proves the tree sound and adds its pages to `pages`; `visit` sees every sound page. Hands every damage to `found`
+    /// and goes on where that is possible: a damaged page is not visited, and what is below it not looked at.
     pub(crate) fn check(
         &self,
         pages: &mut PageSet,
