@@ -28,6 +28,8 @@ pub(crate) struct Commits {
     pub(crate) counts: HashMap<u32, u64>,
     /// The newest commit record that somebody may have been, or will be, told is durable.
     pub(crate) last_sync_lsn: Lsn,
+    /// The newest commit record of all.
+    pub(crate) last_lsn: Lsn,
 }
 
 /// Counters that no other part keeps.
@@ -158,7 +160,11 @@ impl Engine {
             journal: parts.journal,
             active: parts.active,
             turn: Arc::default(),
-            commits: Mutex::new(Commits { counts: parts.counts, last_sync_lsn: Lsn::NEVER }),
+            commits: Mutex::new(Commits {
+                counts: parts.counts,
+                last_sync_lsn: Lsn::NEVER,
+                last_lsn: Lsn::NEVER,
+            }),
             checkpoint: Mutex::new(parts.checkpoint),
             vacuum: Mutex::new(()),
             next_id: AtomicU32::new(parts.next_id),

@@ -24,7 +24,7 @@
 //! |---|---|---|
 //! | 0 | 8 | value's length, bytes |
 //! | 8 | 8 | value's identity: LSN of the record that allocated its first run |
-//! | 16 | 1 | number of runs that follow, at most 10; or 255: an index |
+//! | 16 | 1 | number of runs that follow, at most 10, fewer beside a long key; or 255: an index |
 //! | 17 | 8 each | runs: first page (4), number of pages (4) |
 //! | 17 | 4 | with 255 instead: first page of the index |
 //!

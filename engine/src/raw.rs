@@ -156,14 +156,14 @@ impl<'t> RawTable<'t> {
     fn write(&self, key: &[u8], value: &[u8], wanted: bool) -> Result<Option<Vec<u8>>> {
         let (transaction, chain) = self.writer()?;
         self.check_key(key)?;
-        let inline = value.len() <= Tree::max_inline_bytes(self.engine().page_bytes, key.len());
+        let inline = Tree::max_inline_bytes(self.engine().page_bytes, key.len());
         transaction.row_statement(&self.table, chain, || {
-            if inline {
+            if value.len() <= inline {
                 return self.write_row(chain, key, value, false, wanted);
             }
             let mut writer = self.overflow_writer(chain);
             writer.write(value)?;
-            let reference = writer.finish()?;
+            let reference = writer.finish(inline)?;
             self.write_row(chain, key, &reference, true, wanted)
         })
     }
@@ -295,7 +295,7 @@ impl<'t> RawTable<'t> {
                 writer.write(&chunk)?;
                 total += chunk.len() as u64;
             }
-            let reference = writer.finish()?;
+            let reference = writer.finish(inline)?;
             self.write_row(chain, key, &reference, true, false)?;
             Ok(total)
         })

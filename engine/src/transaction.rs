@@ -443,8 +443,12 @@ impl Transaction {
         if self.entry.lock().chains.is_empty() {
             rollback::end(engine, &self.entry);
             self.turn = None;
-            // What it read may belong to a commit that is not durable yet (hazard H10).
-            return wait_for_readers_prefix(engine);
+            // What it read may belong to a commit that is not durable yet (hazard H10); a durable answer must not be
+            // taken back, and a weaker one may be only as far as the commits it stands on.
+            return match self.durability {
+                Durability::Sync => wait_for_all_commits(engine),
+                _ => wait_for_readers_prefix(engine),
+            };
         }
         let lsn = match self.append_commit(deltas) {
             Ok(lsn) => lsn,
@@ -485,6 +489,7 @@ impl Transaction {
                 *count = count.saturating_add_signed(delta);
             }
         }
+        commits.last_lsn = lsn;
         if self.durability == Durability::Sync {
             commits.last_sync_lsn = lsn;
         }
@@ -553,6 +558,15 @@ fn make_commit_durable(engine: &Engine, lsn: Lsn) -> Result<()> {
 /// Waits until every commit that a reader may see, and that promised to be durable, is durable.
 pub(crate) fn wait_for_readers_prefix(engine: &Engine) -> Result<()> {
     let lsn = engine.commits.lock().last_sync_lsn;
+    if lsn != Lsn::NEVER {
+        engine.log.make_durable(lsn)?;
+    }
+    Ok(())
+}
+
+/// Returns when every commit so far is durable, whatever its durability.
+fn wait_for_all_commits(engine: &Engine) -> Result<()> {
+    let lsn = engine.commits.lock().last_lsn;
     if lsn != Lsn::NEVER {
         engine.log.make_durable(lsn)?;
     }

@@ -338,6 +338,7 @@ impl Run {
     /// No more faults: the database opens, holds what it must, is sound, closes, and opens again with nothing to do.
     fn last_life(&mut self) -> Step {
         self.end_faults();
+        self.disk.sim().crash_at(u64::MAX);
         if self.disk.sim().is_crashed() || self.choices.once_in(2) {
             self.crash();
         }

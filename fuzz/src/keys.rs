@@ -23,7 +23,7 @@ pub const SHAPES: [Shape; 5] =
 
 /// Longest key for a page size, bytes.
 pub fn max_key_bytes(page_bytes: usize) -> usize {
-    page_bytes / 4
+    page_bytes / 4 - 64
 }
 
 impl Shape {

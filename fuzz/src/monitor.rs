@@ -5,8 +5,9 @@
 //! page LSN.
 //!
 //! M1. `page_lsn < frontier` for every page image written. `frontier`: every byte of the log below it has been written and
-//!     then synced. A segment's name is its first LSN, so the LSN of a byte is name plus offset. Blocks of zeros are not log:
-//!     they are how segments are filled.
+//!     then synced. A segment's name is its first LSN, so the LSN of a byte is name plus offset. What is written before a file
+//!     has such a name is not log: segments are filled with zeros under another. Nor are zeros at the end of a write: blocks
+//!     are filled up with them.
 //! M2. A page goes to its place only after the same bytes went to the doublewrite area and were synced there.
 //! M3. A page image in place says which page it is, and says the truth.
 //! M4. After a crash nothing is certain but what was durable: [`Monitor::restart`] forgets the rest. What recovery relies on
@@ -124,9 +125,9 @@ impl Monitor {
 
 impl LogWatch {
     fn write(&mut self, file: &str, start: u64, bytes: &[u8]) {
-        let Some(last) = bytes.iter().rposition(|byte| *byte != 0) else { return };
         let end = start + bytes.len() as u64;
-        self.pending.push((file.to_owned(), Extent { start, end, solid_end: start + last as u64 + 1 }));
+        let solid_bytes = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        self.pending.push((file.to_owned(), Extent { start, end, solid_end: start + solid_bytes as u64 }));
     }
 
     fn sync(&mut self, file: &str) {
@@ -316,15 +317,18 @@ mod tests {
     #[test]
     fn zeros_are_not_log_and_a_gap_stops_the_frontier() {
         let monitor = Monitor::new(PAGE_BYTES);
-        monitor.write(LOG, 4096, &[0; 12_000]);
+        monitor.write("wal/00000000000000000000.tmp", 4096, &[1; 12_000]);
+        monitor.synced("wal/00000000000000000000.tmp");
+        monitor.renamed("wal/00000000000000000000.tmp", LOG);
+        monitor.write(LOG, 4096, &[0; 4096]);
         monitor.synced(LOG);
         assert_eq!(write_page(&monitor, 3, 5000).len(), 2);
         monitor.write(LOG, 12_288, &[1; 4096]);
         monitor.synced(LOG);
-        assert_eq!(write_page(&monitor, 3, 13_000).len(), 2, "4096..12288 is missing");
-        monitor.write(LOG, 4096, &[1; 8192]);
+        assert_eq!(write_page(&monitor, 3, 13_000).len(), 2, "8192..12288 is missing");
+        monitor.write(LOG, 8192, &[0; 4096]);
         monitor.synced(LOG);
-        assert_eq!(write_page(&monitor, 3, 13_000), [""; 0]);
+        assert_eq!(write_page(&monitor, 3, 13_000), [""; 0], "zeros within a record");
     }
 
     #[test]

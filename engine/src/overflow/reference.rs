@@ -35,8 +35,13 @@ pub(super) struct Reference {
 }
 
 impl Reference {
+    /// Length of a reference that lists this many runs itself, bytes.
+    pub(super) const fn inline_bytes(runs: usize) -> usize {
+        17 + runs * Run::BYTES
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(17 + MAX_INLINE_RUNS * Run::BYTES);
+        let mut out = Vec::with_capacity(Reference::inline_bytes(MAX_INLINE_RUNS));
         out.extend_from_slice(&self.total_bytes.to_le_bytes());
         out.extend_from_slice(&self.value.0.to_le_bytes());
         match &self.list {

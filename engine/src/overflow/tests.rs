@@ -91,7 +91,7 @@ impl World {
     fn write(&self, chain: &Chain, bytes: &[u8]) -> Vec<u8> {
         let mut writer = self.writer(chain);
         writer.write(bytes).unwrap();
-        writer.finish().unwrap()
+        writer.finish(usize::MAX).unwrap()
     }
 
     fn reader(&self, reference: &[u8]) -> Result<Reader> {
@@ -198,7 +198,7 @@ proptest! {
             writer.write(front).unwrap();
             rest = behind;
         }
-        let reference = writer.finish().unwrap();
+        let reference = writer.finish(usize::MAX).unwrap();
         let mut reader = world.reader(&reference).unwrap();
         for (at, count) in reads {
             let at = at.index(bytes.len() + 1);
@@ -255,7 +255,7 @@ fn two_values_of_34_mib_pass_through_a_cache_of_1_mib() {
         let stats = world.pager.stats();
         assert!(stats.resident_bytes <= 1 << 20, "{} bytes of pages in memory", stats.resident_bytes);
     }
-    let [a, b] = writers.map(|writer| writer.finish().unwrap());
+    let [a, b] = writers.map(|writer| writer.finish(usize::MAX).unwrap());
     world.check(&[&a, &b]);
 
     let mut index_pages = 0;
@@ -302,6 +302,24 @@ fn two_values_of_34_mib_pass_through_a_cache_of_1_mib() {
     assert!(world.pager.stats().resident_bytes <= 1 << 20);
 }
 
+/// Found by the crash simulator: beside the longest key a row has room for two runs, and the value had three.
+#[test]
+fn a_reference_beside_a_long_key_stays_within_what_the_row_has_room_for() {
+    let world = World::new(4096, 1 << 20);
+    let chain = world.begin();
+    let mut writers = [world.writer(&chain), world.writer(&chain)];
+    let bytes = vec![7; world.part_bytes() * 16];
+    for _ in 0..3 {
+        for writer in &mut writers {
+            writer.write(&bytes).unwrap();
+        }
+    }
+    let [a, b] = writers.map(|writer| writer.finish(33).unwrap());
+    assert!(a.len() <= 33 && b.len() <= 33, "{} and {} bytes", a.len(), b.len());
+    world.check(&[&a, &b]);
+    assert_eq!(world.read(&a).unwrap(), bytes.repeat(3));
+}
+
 #[test]
 fn a_rollback_gives_all_pages_back() {
     let world = World::new(4096, 2 << 20);
@@ -318,7 +336,7 @@ fn a_rollback_gives_all_pages_back() {
         }
     }
     let [finished, unfinished] = writers;
-    let finished = finished.finish().unwrap();
+    let finished = finished.finish(usize::MAX).unwrap();
     world.unlink(&chain, &finished);
     world.unlink(&chain, &kept_reference);
     drop(unfinished);
@@ -485,7 +503,7 @@ proptest! {
             writers[1].write(&patterned(round, 66_000)).unwrap();
             writers[2].write(&patterned(round, 20_000)).unwrap();
         }
-        let [indexed, other, inline] = writers.map(|writer| writer.finish().unwrap());
+        let [indexed, other, inline] = writers.map(|writer| writer.finish(usize::MAX).unwrap());
         prop_assert_eq!(indexed.len(), 21);
         prop_assert_ne!(inline.len(), 21);
         for (at, flip) in flips {

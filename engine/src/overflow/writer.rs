@@ -85,16 +85,18 @@ impl<'w> Writer<'w> {
         Ok(())
     }
 
-    /// Writes what is left; returns the reference for the row.
-    pub(crate) fn finish(mut self) -> Result<Vec<u8>> {
+    /// Writes what is left; returns the reference for the row, at most `max_reference_bytes` long: beside a long key there is
+    /// no room for ten runs, so fewer make an index.
+    pub(crate) fn finish(mut self, max_reference_bytes: usize) -> Result<Vec<u8>> {
         let rest = std::mem::take(&mut self.buffer);
         if !rest.is_empty() {
             self.write_chunk(&rest)?;
         }
         let value = self.value.unwrap_or(Lsn::NEVER);
         let runs = std::mem::take(&mut self.runs);
-        let list =
-            if runs.len() <= MAX_INLINE_RUNS { List::Inline(runs) } else { self.write_index(&runs, value)? };
+        let fits =
+            runs.len() <= MAX_INLINE_RUNS && Reference::inline_bytes(runs.len()) <= max_reference_bytes;
+        let list = if fits { List::Inline(runs) } else { self.write_index(&runs, value)? };
         Ok(Reference { total_bytes: self.written_bytes, value, list }.encode())
     }
 

@@ -368,11 +368,13 @@ impl Session<'_> {
                 if !there(self, name) {
                     return expect_error(result, ErrorKind::NotFound, || format!("rename {name}"));
                 }
-                if there(self, other) {
+                if name != other && there(self, other) {
                     return expect_error(result, ErrorKind::AlreadyExists, || format!("rename to {other}"));
                 }
                 result.doing(|| format!("rename table {name} to {other}"))?;
-                self.model.rename(name, other);
+                if name != other {
+                    self.model.rename(name, other);
+                }
             }
             _ => {
                 self.trace.say(|| format!("  create table {name}"));
