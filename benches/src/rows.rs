@@ -26,6 +26,13 @@ pub fn key(n: u64) -> [u8; KEY_BYTES] {
     key
 }
 
+/// A key of row `n` that sorts by `n`.
+pub fn ascending_key(n: u64) -> [u8; KEY_BYTES] {
+    let mut key = key(n);
+    key[..8].copy_from_slice(&n.to_be_bytes());
+    key
+}
+
 /// The value of row `n` in its `version`.
 pub fn value(n: u64, version: u64) -> [u8; VALUE_BYTES] {
     let mut value = [0; VALUE_BYTES];
