@@ -197,5 +197,7 @@ const fn hint_distance(slot_count: usize) -> usize {
 
 /// Length of the common prefix.
 fn common_bytes(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(x, y)| x == y).count()
+    let words = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0).take_while(|(x, y)| x == y).count();
+    let same = 8 * words;
+    same + a[same..].iter().zip(&b[same..]).take_while(|(x, y)| x == y).count()
 }

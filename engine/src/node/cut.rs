@@ -35,27 +35,8 @@ struct Candidate {
 pub(crate) fn choose_leaf_cut(node: Node<'_>, key: &[u8], value_bytes: usize) -> Result<Cut, Damage> {
     let found = node.search(key)?;
     let rows = Rows { node, key, value_bytes, found };
-    let (lower, upper) = (node.lower_fence()?.len(), node.upper_fence()?.len());
-    let room = node.page().len() - SLOTS;
-    let mut total = 0;
-    for index in 0..rows.len() {
-        total += rows.bytes(index)?;
-    }
-    let appending = upper == 0 && found == Err(node.len());
-    let mut best: Option<Candidate> = None;
-    let mut left = 0;
-    for cut in 1..rows.len() {
-        left += rows.bytes(cut - 1)?;
-        let separator_bytes = rows.separator_bytes(cut)?;
-        let right = total - left;
-        if left + lower + separator_bytes > room || right + separator_bytes + upper > room {
-            continue;
-        }
-        let candidate = Candidate { rows: cut, separator_bytes, imbalance: left.abs_diff(right) };
-        if appending || best.as_ref().is_none_or(|best| candidate.is_better_than(best, room)) {
-            best = Some(candidate);
-        }
-    }
+    let appending = node.upper_fence()?.is_empty() && found == Err(node.len());
+    let best = if appending { rows.last_cut()? } else { rows.middle_cut()? };
     let Some(best) = best else {
         return Err(damage("a leaf that can be split", node.len()));
     };
@@ -70,13 +51,17 @@ pub(crate) fn choose_leaf_cut(node: Node<'_>, key: &[u8], value_bytes: usize) ->
 
 impl Candidate {
     /// Near the middle the shorter separator wins: it is kept in every level above.
-    fn is_better_than(&self, other: &Candidate, room: usize) -> bool {
-        let near = room / 8;
-        match (self.imbalance <= near, other.imbalance <= near) {
-            (true, true) => (self.separator_bytes, self.imbalance) < (other.separator_bytes, other.imbalance),
-            _ => self.imbalance < other.imbalance,
+    fn is_better_than(&self, other: &Candidate, near: usize) -> bool {
+        if self.imbalance <= near && other.imbalance <= near {
+            return (self.separator_bytes, self.imbalance) < (other.separator_bytes, other.imbalance);
         }
+        self.imbalance < other.imbalance
     }
+}
+
+/// How unequal two halves may be, bytes, for the sake of a shorter separator.
+const fn near_bytes(room: usize) -> usize {
+    room / 8
 }
 
 /// A leaf's rows as they would be with one more, or one grown.
@@ -90,6 +75,59 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     fn len(&self) -> usize {
         self.node.len() + usize::from(self.found.is_err())
+    }
+
+    /// The cut that leaves most rows on the left.
+    fn last_cut(&self) -> Result<Option<Candidate>, Damage> {
+        let total = self.total_bytes()?;
+        let mut right = 0;
+        for cut in (1..self.len()).rev() {
+            right += self.bytes(cut)?;
+            if let Some(candidate) = self.candidate(cut, [total - right, right])? {
+                return Ok(Some(candidate));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The cut with the shortest separator near the middle; if none there will do, the one nearest to it.
+    fn middle_cut(&self) -> Result<Option<Candidate>, Damage> {
+        let total = self.total_bytes()?;
+        let near = near_bytes(self.node.page().len() - SLOTS);
+        for limit in [near, usize::MAX] {
+            let (mut left, mut best) = (0, None::<Candidate>);
+            for cut in 1..self.len() {
+                left += self.bytes(cut - 1)?;
+                let halves = [left, total - left];
+                if halves[0].abs_diff(halves[1]) > limit {
+                    continue;
+                }
+                if let Some(candidate) = self.candidate(cut, halves)?
+                    && best.as_ref().is_none_or(|best| candidate.is_better_than(best, near))
+                {
+                    best = Some(candidate);
+                }
+            }
+            if best.is_some() {
+                return Ok(best);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The cut between rows `cut - 1` and `cut`, if both halves fit their pages.
+    fn candidate(&self, cut: usize, halves: [usize; 2]) -> Result<Option<Candidate>, Damage> {
+        let separator_bytes = self.separator_bytes(cut)?;
+        let room = self.node.page().len() - SLOTS;
+        let fences = [self.node.lower_fence()?.len(), self.node.upper_fence()?.len()];
+        if (0..2).any(|half| halves[half] + separator_bytes + fences[half] > room) {
+            return Ok(None);
+        }
+        Ok(Some(Candidate { rows: cut, separator_bytes, imbalance: halves[0].abs_diff(halves[1]) }))
+    }
+
+    fn total_bytes(&self) -> Result<usize, Damage> {
+        (0..self.len()).try_fold(0, |sum, index| Ok(sum + self.bytes(index)?))
     }
 
     /// The leaf's own slot, unless `index` is the new row's.
@@ -124,7 +162,12 @@ impl<'a> Rows<'a> {
     /// Length of the shortest separator between the rows before `cut` and those from it on.
     fn separator_bytes(&self, cut: usize) -> Result<usize, Damage> {
         let (left, right) = (self.key(cut - 1)?, self.key(cut)?);
-        let common = left.bytes().zip(right.bytes()).take_while(|(a, b)| a == b).count();
+        // Both have the page's prefix, the new key in one piece with the rest.
+        let prefix = self.node.prefix()?.len();
+        let common = match (left.skip(prefix), right.skip(prefix)) {
+            (Some(left), Some(right)) => prefix + common_bytes(left.back, right.back),
+            _ => return Err(damage("keys that begin with their page's prefix", cut)),
+        };
         if common >= right.len() {
             return Err(damage("keys in ascending order", cut));
         }
@@ -149,14 +192,14 @@ fn middle_separator(node: Node<'_>) -> Result<usize, Damage> {
     for index in 0..node.len() {
         total += node.slot_and_cell_bytes(index)?;
     }
-    let room = node.page().len() - SLOTS;
+    let near = near_bytes(node.page().len() - SLOTS);
     let (mut left, mut best) = (0_usize, None);
     for index in 0..node.len() {
         let bytes = node.slot_and_cell_bytes(index)?;
         let candidate =
             Candidate { rows: index, separator_bytes: bytes, imbalance: left.abs_diff(total - left - bytes) };
         left += bytes;
-        if best.as_ref().is_none_or(|best| candidate.is_better_than(best, room)) {
+        if best.as_ref().is_none_or(|best| candidate.is_better_than(best, near)) {
             best = Some(candidate);
         }
     }

@@ -36,10 +36,6 @@ impl<'a> Key<'a> {
         }
     }
 
-    pub(crate) fn bytes(self) -> impl Iterator<Item = u8> + 'a {
-        self.front.iter().chain(self.back).copied()
-    }
-
     pub(crate) fn append_to(self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.front);
         out.extend_from_slice(self.back);
