@@ -198,3 +198,17 @@ fn options_that_cannot_work_are_refused() {
         assert!(sim.files().is_empty(), "nothing was touched");
     }
 }
+
+#[test]
+fn a_promise_is_backed_by_segments_on_the_disk() {
+    let (sim, log) = log();
+    log.promise(100 << 10).unwrap();
+    let segments = sim.files().iter().filter(|name| name.ends_with("log")).count() as u64;
+    assert!(segments * small().segment_bytes >= log.tail().get() + (100 << 10));
+    log.release(100 << 10);
+    let permit = log.admit(1000, 150 << 10).unwrap();
+    let segments = sim.files().iter().filter(|name| name.ends_with("log")).count() as u64;
+    assert!(segments * small().segment_bytes >= log.tail().get() + 1000 + (150 << 10));
+    drop(permit);
+    log.release(150 << 10);
+}

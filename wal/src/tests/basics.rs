@@ -176,3 +176,37 @@ fn many_threads_append_and_commit_while_others_read() {
     assert_eq!(scan(&storage, &options, Lsn::FIRST, log.durable()).unwrap().records, all);
     assert!(log.stats().room_waits > 0, "the buffer was full at times: {:?}", log.stats());
 }
+
+/// The reader catches records in every state: in the buffer, being written, being zeroed there, in the file.
+#[test]
+fn a_record_can_be_read_at_any_moment_of_its_flush() {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    let sim = hamal_storage::sim::SimStorage::new(1);
+    let log = Log::create(super::support::shared(&sim), small(), 1).unwrap();
+    let (latest, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 1..=20_000 {
+                let lsn = append(&log, &payload(number, 1900)).unwrap();
+                latest.store(lsn.get(), Ordering::Release);
+                log.flush().unwrap();
+                if number % 40 == 0 {
+                    log.truncate(Lsn(lsn.get() - 20 * Log::framed_bytes(1900))).unwrap();
+                }
+            }
+            done.store(true, Ordering::Release);
+        });
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                let at = latest.load(Ordering::Acquire);
+                if at != 0 {
+                    let number = (at - Lsn::FIRST.get()) / Log::framed_bytes(1900) + 1;
+                    match log.read(Lsn(at)) {
+                        Ok(read) => assert_eq!(read, payload(number, 1900), "{at}"),
+                        Err(error) => assert!(log.oldest().get() > at, "{error}"),
+                    }
+                }
+            }
+        });
+    });
+}
