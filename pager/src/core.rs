@@ -1,7 +1,7 @@
 //! What the partitions of a cache share: the frame budget, the dirty pages, the doublewrite area, the counters.
 //!
 //! Locks, each held only for a few instructions but for the first: `batch` (through the I/O of a write-back batch), then
-//! any of `partitions`, `leaving`, the in-flight table, the free slots. None is held while waiting for a latch.
+//! any of `space`, `partitions`, `leaving`, the in-flight table, the free slots. None is held while waiting for a latch.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::dirty::DirtyPages;
 use crate::doublewrite::Doublewrite;
 use crate::frames::Frames;
+use crate::region::{AddressSpace, Made, Region};
 use crate::write_back::Batch;
 use crate::{PageNo, Partition, PartitionId, WriteAhead};
 
@@ -35,6 +36,7 @@ pub(crate) struct Core {
     pub(crate) leaving: Mutex<Vec<Resident>>,
     pub(crate) loads: Waiters,
     pub(crate) counters: Counters,
+    pub(crate) space: Mutex<AddressSpace>,
     /// Replaced as a whole when a partition comes or goes, so that a sweep works on one immutable map.
     partitions: RwLock<Arc<Partitions>>,
     poison: OnceLock<String>,
@@ -82,6 +84,7 @@ impl Core {
             leaving: Mutex::new(Vec::new()),
             loads: Waiters::default(),
             counters: Counters::default(),
+            space: Mutex::new(AddressSpace::new(u64::from(parts.frames) * parts.page_bytes as u64)),
             partitions: RwLock::new(Arc::new(Partitions::new())),
             poison: OnceLock::new(),
         }
@@ -99,6 +102,17 @@ impl Core {
         let result = change(&mut partitions);
         *guard = Arc::new(partitions);
         result
+    }
+
+    /// Makes room in memory for the chunk of `region` that holds `page`.
+    pub(crate) fn map(&self, region: &Region, page: PageNo) -> Result<()> {
+        let made = region.make(page, &mut self.space.lock())?;
+        if made == Made::Overflows {
+            for partition in self.partitions().values() {
+                partition.give_up_huge_pages();
+            }
+        }
+        Ok(())
     }
 
     /// `Invalid` if a partition of this id is open.

@@ -261,6 +261,7 @@ impl Core {
             at.state().evicted();
         }
         self.frames.give_back(&slots);
+        self.space.lock().unmap(partition.region());
     }
 
     /// Latches the page in a slot exclusively if it is one of this partition's; waits while an evictor has it.

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hamal_wal::Lsn;
 
+use crate::dirty::rec_lsn;
 use crate::epoch::EpochGuard;
 use crate::region::PageAt;
 use crate::state::{PageClass, Seen, store_words};
@@ -55,16 +56,19 @@ pub struct OptimisticPage<'p> {
 
 impl<'p> SharedPage<'p> {
     /// The caller has just taken a shared latch.
+    #[inline]
     pub(crate) fn latched(at: PageAt<'p>, page: PageNo) -> Self {
         SharedPage { at, page }
     }
 
     /// Which page.
+    #[inline]
     pub fn page_no(&self) -> PageNo {
         self.page
     }
 
     /// The page's bytes.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the slice lives no longer than `self`, which holds a shared latch (I1): nobody writes.
         unsafe { self.at.bytes() }
@@ -72,6 +76,7 @@ impl<'p> SharedPage<'p> {
 }
 
 impl Drop for SharedPage<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.at.state().unlock_shared();
     }
@@ -79,16 +84,19 @@ impl Drop for SharedPage<'_> {
 
 impl<'p> ExclusivePage<'p> {
     /// The caller has just taken the exclusive latch.
+    #[inline]
     pub(crate) fn latched(at: PageAt<'p>, page: PageNo, partition: &'p Partition) -> Self {
         ExclusivePage { at, page, partition }
     }
 
     /// Which page.
+    #[inline]
     pub fn page_no(&self) -> PageNo {
         self.page
     }
 
     /// The page's bytes.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the slice lives no longer than `self`, which holds the exclusive latch (I1), and no longer than the
         // shared borrow of `self`, which excludes `edit`.
@@ -97,6 +105,7 @@ impl<'p> ExclusivePage<'p> {
 
     /// Changes the page. `Plain`: in place. `Inner`: on a copy, whose changed words are then stored one by one. A
     /// panic inside aborts the process.
+    #[inline]
     pub fn edit<R>(&mut self, change: impl FnOnce(&mut [u8]) -> R) -> R {
         let no_unwinding = AbortOnDrop;
         let result = match self.at.state().class() {
@@ -119,8 +128,11 @@ impl<'p> ExclusivePage<'p> {
     /// Marks the page dirty: `rec_lsn` becomes `tail` unless it is set already. Must be called under this latch with the log's
     /// tail, *before* the record is appended (hazard H2).
     pub fn mark_dirty(&mut self, tail: Lsn) {
-        let slot = self.at.slot().load(Ordering::Relaxed);
-        self.partition.core().dirty.mark(slot, self.at.rec_lsn(), tail);
+        // Mostly the page is dirty already.
+        if rec_lsn(self.at.rec_lsn()) == Lsn::NEVER {
+            let slot = self.at.slot().load(Ordering::Relaxed);
+            self.partition.core().dirty.mark(slot, self.at.rec_lsn(), tail);
+        }
     }
 
     /// The page has been freed (in a logged change, already applied): it leaves the cache unwritten and clean. An
@@ -132,6 +144,7 @@ impl<'p> ExclusivePage<'p> {
 }
 
 impl Drop for ExclusivePage<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.at.state().unlock_exclusive();
     }
@@ -139,6 +152,7 @@ impl Drop for ExclusivePage<'_> {
 
 impl<'p> OptimisticPage<'p> {
     /// The caller has just seen `seen` in a page of class inner, pinned to `_epoch`.
+    #[inline]
     pub(crate) fn begun(
         at: PageAt<'p>,
         page: PageNo,
@@ -153,31 +167,37 @@ impl<'p> OptimisticPage<'p> {
     }
 
     /// Which page.
+    #[inline]
     pub fn page_no(&self) -> PageNo {
         self.page
     }
 
     /// Number of 8-byte words.
+    #[inline]
     pub fn words(&self) -> usize {
         self.words.len()
     }
 
     /// One aligned word, little-endian, by a relaxed load; 0 if `index` is out of range.
+    #[inline]
     pub fn word(&self, index: usize) -> u64 {
         self.words.get(index).map_or(0, |word| u64::from_le(word.load(Ordering::Relaxed)))
     }
 
     /// Whether nothing has changed since the read began, so that all words read so far were one consistent page.
+    #[inline]
     pub fn validate(&self) -> bool {
         self.at.state().unchanged(self.seen)
     }
 
     /// The shared latch, if the page is still at the version that was read (compare-and-swap, never check-then-lock).
+    #[inline]
     pub fn upgrade_shared(self) -> Option<SharedPage<'p>> {
         self.at.state().upgrade_shared(self.seen).then(|| SharedPage::latched(self.at, self.page))
     }
 
     /// The exclusive latch, if the page is still at the version that was read.
+    #[inline]
     pub fn upgrade_exclusive(self) -> Option<ExclusivePage<'p>> {
         let latched = self.at.state().upgrade_exclusive(self.seen);
         latched.then(|| ExclusivePage::latched(self.at, self.page, self.partition))
@@ -199,6 +219,7 @@ debug_by_page_number!(SharedPage ExclusivePage OptimisticPage);
 struct AbortOnDrop;
 
 impl Drop for AbortOnDrop {
+    #[inline]
     fn drop(&mut self) {
         std::process::abort();
     }

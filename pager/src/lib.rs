@@ -49,6 +49,8 @@ pub use id::{PageNo, PartitionId};
 pub use pager::{DirtyPage, Pager, PagerOptions, PagerStats, RestoredPage, WriteAhead, WrittenPage};
 #[cfg(not(loom))]
 pub use partition::Partition;
+#[cfg(not(loom))]
+pub use region::HugePages;
 pub use state::PageClass;
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use hamal_wal::{Log, Lsn};
 use crate::core::{Core, Parts};
 use crate::doublewrite::{self, Doublewrite};
 use crate::partition::file_name;
+use crate::region::HugePages;
 use crate::{PageNo, Partition, PartitionId};
 
 /// Where the partitions' files are.
@@ -179,6 +180,11 @@ impl Pager {
     /// Page size, bytes.
     pub fn page_bytes(&self) -> usize {
         self.core.page_bytes
+    }
+
+    /// When to use transparent huge pages; counts for what is mapped from now on, so call it right after `open`.
+    pub fn set_huge_pages(&self, huge_pages: HugePages) {
+        self.core.space.lock().huge_pages = huge_pages;
     }
 
     /// Makes a new partition's file (empty, durable name). An orphan file of that name is replaced.

@@ -76,6 +76,10 @@ impl Partition {
         self.region.get(page)
     }
 
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+
     /// Where the page starts in the file.
     pub(crate) fn offset(&self, page: PageNo) -> u64 {
         u64::from(page.0) * self.core.page_bytes as u64
@@ -128,6 +132,7 @@ impl Partition {
 
     /// Shared latch; waits, and reads the page in if it must. The caller holds no latch and no epoch guard.
     /// `Corrupt` if the page fails its checks (checksum, page number, partition, database id, never written).
+    #[inline]
     pub fn fix_shared(&self, page: PageNo) -> Result<SharedPage<'_>> {
         if let Some(at) = self.region.get(page)
             && at.state().try_shared() == Latch::Taken
@@ -139,6 +144,7 @@ impl Partition {
     }
 
     /// Exclusive latch; waits, and reads the page in if it must. The caller holds no latch and no epoch guard.
+    #[inline]
     pub fn fix_exclusive(&self, page: PageNo) -> Result<ExclusivePage<'_>> {
         if let Some(at) = self.region.get(page)
             && at.state().try_exclusive() == Latch::Taken
@@ -150,6 +156,7 @@ impl Partition {
     }
 
     /// Shared latch without waiting or I/O.
+    #[inline]
     pub fn try_shared(&self, page: PageNo) -> Attempt<SharedPage<'_>> {
         let Some(at) = self.region.get(page) else { return Attempt::Absent };
         match at.state().try_shared() {
@@ -160,6 +167,7 @@ impl Partition {
     }
 
     /// Exclusive latch without waiting or I/O.
+    #[inline]
     pub fn try_exclusive(&self, page: PageNo) -> Attempt<ExclusivePage<'_>> {
         let Some(at) = self.region.get(page) else { return Attempt::Absent };
         match at.state().try_exclusive() {
@@ -206,6 +214,7 @@ impl Partition {
     }
 
     /// Starts an optimistic read. `Absent` if not in memory; `Busy` if latched exclusively or not an inner page.
+    #[inline]
     pub fn optimistic<'p>(&'p self, page: PageNo, epoch: &'p EpochGuard) -> Attempt<OptimisticPage<'p>> {
         let Some(at) = self.region.get(page) else { return Attempt::Absent };
         match at.state().begin_read() {
@@ -248,12 +257,26 @@ impl Partition {
     /// Repeats `step` until it says that it is done.
     fn wait_for(&self, page: PageNo, mut step: impl FnMut(PageAt<'_>) -> Result<bool>) -> Result<PageAt<'_>> {
         debug_assert!(!epoch::is_pinned(), "a pinned thread must not wait (H16)");
-        let at = self.region.get_or_make(page)?;
+        let at = match self.region.get(page) {
+            Some(at) => at,
+            None => self.map(page)?,
+        };
         let backoff = Backoff::new();
         while !step(at)? {
             backoff.snooze();
         }
         Ok(at)
+    }
+
+    #[cold]
+    fn map(&self, page: PageNo) -> Result<PageAt<'_>> {
+        self.core.map(&self.region, page)?;
+        self.region.get(page).ok_or_else(|| unreachable!("its chunk has just been made"))
+    }
+
+    /// See [`Region::give_up_huge_pages`].
+    pub(crate) fn give_up_huge_pages(&self) {
+        self.region.give_up_huge_pages(|key| self.core.loads.wake(key));
     }
 
     /// What to do while a page cannot be latched.

@@ -1,4 +1,4 @@
-//! The memory of one partition's pages: anonymous maps at fixed addresses, and three arrays beside them.
+//! The memory of one partition's pages: anonymous maps at fixed addresses, and what belongs to each page.
 //!
 //! Owns where page p is, and the system calls that make and drop memory; not who may touch it (`state`, `guard`).
 //! Chunk 0 holds 4096 pages and each further chunk as many as all before it, so a page's chunk is one
@@ -8,6 +8,8 @@
 //!     chunk, and chunks to 2 MiB, for transparent huge pages.
 //! I2. The memory of an evicted page is all zeros: fresh from the system, or dropped by [`drop_pages`].
 //! I3. Nobody makes a chunk by a page number out of a file that has not been compared with the file's length.
+//! I4. Huge pages are asked for only while all maps together fit the cache (`AddressSpace`): they are populated 2 MiB at a
+//!     time, whatever the frames say, so that is what keeps the memory within the budget.
 
 use std::fmt;
 use std::slice;
@@ -15,8 +17,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
 
 use hamal_storage::{Error, Result};
-use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
-use parking_lot::Mutex;
+use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
 use crate::PageNo;
 use crate::state::StateWord;
@@ -26,8 +27,49 @@ use crate::sync::AtomicU64;
 const FIRST_CHUNK_PAGES: u32 = 4096;
 /// Chunks 0..=20 cover all 2^32 page numbers.
 const CHUNKS: usize = 21;
+/// Pages whose memory is given back at once when huge pages are given up.
+const BATCH_PAGES: usize = 256;
 /// Chunks start at multiples of this.
 const ALIGN_BYTES: usize = 2 << 20;
+
+/// When to back pages in memory with transparent huge pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HugePages {
+    /// For the larger maps, as long as everything that is mapped fits the cache: lookups cost fewer TLB misses.
+    #[default]
+    WhenAllFits,
+    /// Never.
+    Never,
+}
+
+/// How much is mapped by all regions of a cache; locked while a chunk is made.
+#[derive(Debug)]
+pub(crate) struct AddressSpace {
+    pub(crate) huge_pages: HugePages,
+    /// What may be mapped with huge pages about: what the frames may hold.
+    limit_bytes: u64,
+    mapped_bytes: u64,
+}
+
+/// Whether a chunk was made, and what that means for the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Made {
+    /// Nothing to do.
+    Fits,
+    /// All maps together no longer fit the cache: those with huge pages must give them up.
+    Overflows,
+}
+
+impl AddressSpace {
+    pub(crate) fn new(limit_bytes: u64) -> Self {
+        AddressSpace { huge_pages: HugePages::default(), limit_bytes, mapped_bytes: 0 }
+    }
+
+    /// A region is gone.
+    pub(crate) fn unmap(&mut self, region: &Region) {
+        self.mapped_bytes -= region.mapped_bytes();
+    }
+}
 
 /// Some of a region's pages: one map, and what belongs to each page of it.
 pub(crate) struct Chunk {
@@ -35,8 +77,8 @@ pub(crate) struct Chunk {
     /// Bytes from the start of the map to the first page.
     skip: usize,
     page_bytes: usize,
-    state: Box<[AtomicU64]>,
-    rec_lsn: Box<[AtomicU64]>,
+    /// State word and `rec_lsn` of each page, side by side: who changes a page needs both.
+    words: Box<[[AtomicU64; 2]]>,
     slot: Box<[AtomicU32]>,
 }
 
@@ -44,7 +86,6 @@ pub(crate) struct Chunk {
 pub(crate) struct Region {
     page_bytes: usize,
     chunks: [OnceLock<Chunk>; CHUNKS],
-    making: Mutex<()>,
 }
 
 /// One page's place: its memory and its words.
@@ -55,6 +96,7 @@ pub(crate) struct PageAt<'r> {
 }
 
 /// The chunk of a page, and its index there.
+#[inline]
 fn place(page: PageNo) -> (usize, usize) {
     let chunk = 20 - (page.0 | (FIRST_CHUNK_PAGES - 1)).leading_zeros();
     let first = if chunk == 0 { 0 } else { FIRST_CHUNK_PAGES << (chunk - 1) };
@@ -67,30 +109,63 @@ fn chunk_pages(chunk: usize) -> usize {
 
 impl Region {
     pub(crate) fn new(page_bytes: usize) -> Self {
-        Region { page_bytes, chunks: [const { OnceLock::new() }; CHUNKS], making: Mutex::new(()) }
+        Region { page_bytes, chunks: [const { OnceLock::new() }; CHUNKS] }
     }
 
     /// Where the page is, if its chunk has been made.
+    #[inline]
     pub(crate) fn get(&self, page: PageNo) -> Option<PageAt<'_>> {
         let (chunk, index) = place(page);
         Some(PageAt { chunk: self.chunks[chunk].get()?, index })
     }
 
-    /// Where the page is; makes its chunk if need be. The caller has compared `page` with the file's length (I3).
-    pub(crate) fn get_or_make(&self, page: PageNo) -> Result<PageAt<'_>> {
-        if let Some(at) = self.get(page) {
-            return Ok(at);
+    /// Makes the page's chunk, if it has none. The caller has compared `page` with the file's length (I3).
+    pub(crate) fn make(&self, page: PageNo, space: &mut AddressSpace) -> Result<Made> {
+        let (chunk, _) = place(page);
+        if self.chunks[chunk].get().is_some() {
+            return Ok(Made::Fits);
         }
-        let (chunk, index) = place(page);
-        let _one_maker = self.making.lock();
-        if self.chunks[chunk].get().is_none() {
-            let made = Chunk::make(chunk_pages(chunk), self.page_bytes)?;
-            let _ = self.chunks[chunk].set(made);
+        let bytes = (chunk_pages(chunk) * self.page_bytes) as u64;
+        let fitted = space.mapped_bytes <= space.limit_bytes;
+        let fits = space.mapped_bytes + bytes <= space.limit_bytes;
+        // The first chunk of a small partition is mostly empty: a huge page would be waste.
+        let huge = fits && chunk > 0 && space.huge_pages == HugePages::WhenAllFits;
+        let made = Chunk::make(chunk_pages(chunk), self.page_bytes)?;
+        if huge {
+            // Nothing depends on it: a system without huge pages says no.
+            let _ = made.map.advise(Advice::HugePage);
         }
-        Ok(PageAt {
-            chunk: self.chunks[chunk].get_or_init(|| unreachable!("made above, under the lock")),
-            index,
-        })
+        space.mapped_bytes += bytes;
+        let _ = self.chunks[chunk].set(made);
+        Ok(if fitted && !fits { Made::Overflows } else { Made::Fits })
+    }
+
+    fn mapped_bytes(&self) -> u64 {
+        let made = (0..CHUNKS).filter(|&chunk| self.chunks[chunk].get().is_some());
+        made.map(|chunk| (chunk_pages(chunk) * self.page_bytes) as u64).sum()
+    }
+
+    /// No more huge pages; the memory of pages that are not in the cache, which came with huge ones, goes back.
+    /// `wake` is called for each page that somebody may have been waiting for meanwhile.
+    pub(crate) fn give_up_huge_pages(&self, wake: impl Fn(usize)) {
+        for chunk in self.chunks.iter().skip(1).filter_map(OnceLock::get) {
+            let _ = chunk.map.advise(Advice::NoHugePage);
+            let mut absent = Vec::with_capacity(BATCH_PAGES);
+            for index in 0..chunk.words.len() {
+                let at = PageAt { chunk, index };
+                if at.state().begin_load() {
+                    absent.push(at);
+                }
+                if absent.len() == BATCH_PAGES || index + 1 == chunk.words.len() {
+                    // SAFETY: the pages are LOADING and ours; they were evicted, so no optimistic reader can reach them.
+                    unsafe { drop_pages(&mut absent) };
+                    for at in absent.drain(..) {
+                        at.state().abandon_load();
+                        wake(at.key());
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -130,14 +205,14 @@ impl Chunk {
             map,
             skip,
             page_bytes,
-            state: bytemuck::try_zeroed_slice_box(pages).map_err(out_of_memory)?,
-            rec_lsn: bytemuck::try_zeroed_slice_box(pages).map_err(out_of_memory)?,
+            words: bytemuck::try_zeroed_slice_box(pages).map_err(out_of_memory)?,
             slot: bytemuck::try_zeroed_slice_box(pages).map_err(out_of_memory)?,
         })
     }
 
+    #[inline]
     fn page_ptr(&self, index: usize) -> *mut u8 {
-        debug_assert!(index < self.state.len());
+        debug_assert!(index < self.words.len());
         self.map.as_mut_ptr().wrapping_add(self.skip + index * self.page_bytes)
     }
 
@@ -160,15 +235,18 @@ impl Chunk {
 }
 
 impl<'r> PageAt<'r> {
+    #[inline]
     pub(crate) fn state(self) -> StateWord<'r> {
-        StateWord::new(&self.chunk.state[self.index])
+        StateWord::new(&self.chunk.words[self.index][0])
     }
 
+    #[inline]
     pub(crate) fn rec_lsn(self) -> &'r AtomicU64 {
-        &self.chunk.rec_lsn[self.index]
+        &self.chunk.words[self.index][1]
     }
 
     /// The frame slot that pays for the page while it is in memory.
+    #[inline]
     pub(crate) fn slot(self) -> &'r AtomicU32 {
         &self.chunk.slot[self.index]
     }
@@ -183,6 +261,7 @@ impl<'r> PageAt<'r> {
     /// # Safety
     ///
     /// While the slice lives nobody writes the page: the caller holds its latch, shared or exclusive.
+    #[inline]
     pub(crate) unsafe fn bytes(self) -> &'r [u8] {
         // SAFETY: the page is mapped for as long as the region lives (I1) and initialised (zeros from the system, or
         // written); by the caller's contract nobody writes it meanwhile.
@@ -195,6 +274,7 @@ impl<'r> PageAt<'r> {
     ///
     /// The caller owns the page (EXCLUSIVE or LOADING), has no other reference into it, and no optimistic reader can reach
     /// it: it is of class plain, or was evicted before.
+    #[inline]
     pub(crate) unsafe fn bytes_mut(self) -> &'r mut [u8] {
         // SAFETY: mapped and initialised as in `bytes`; by the caller's contract this is the only reference.
         unsafe { slice::from_raw_parts_mut(self.chunk.page_ptr(self.index), self.chunk.page_bytes) }
@@ -206,6 +286,7 @@ impl<'r> PageAt<'r> {
     ///
     /// While the slice lives the page's bytes are written through such words only: the page is of class inner, and the
     /// caller either holds its latch or is pinned to an epoch in which it was.
+    #[inline]
     pub(crate) unsafe fn words(self) -> &'r [AtomicU64] {
         let words = self.chunk.page_bytes / size_of::<AtomicU64>();
         #[expect(clippy::cast_ptr_alignment, reason = "pages are aligned to 4096 bytes")]
@@ -249,24 +330,31 @@ mod tests {
     #[test]
     fn pages_are_aligned_for_huge_pages() {
         let region = Region::new(4096);
+        let mut space = AddressSpace::new(1 << 40);
         for page in [0, 4095, 4096, 8191, 8192] {
-            let at = region.get_or_make(PageNo(page)).unwrap();
+            region.make(PageNo(page), &mut space).unwrap();
+            let at = region.get(PageNo(page)).unwrap();
             assert_eq!(at.key() % 4096, 0);
             assert_eq!((at.key() - at.index * 4096) % ALIGN_BYTES, 0);
         }
+        assert_eq!(space.mapped_bytes, 16384 * 4096);
+        space.unmap(&region);
+        assert_eq!(space.mapped_bytes, 0);
     }
 
     #[test]
     fn a_region_beyond_the_address_space_is_refused_with_what_to_change() {
         let region = Region::new(65536);
+        let mut space = AddressSpace::new(1 << 20);
         // 128 TiB: more than a process can have, so that no limit needs to be set.
-        let error = region.get_or_make(PageNo(u32::MAX)).map(|_| ()).unwrap_err();
+        let error = region.make(PageNo(u32::MAX), &mut space).unwrap_err();
         assert!(matches!(error, Error::Limit { .. }));
         assert!(
             error.to_string().contains("ulimit -v") && error.to_string().contains("overcommit"),
             "{error}"
         );
         assert!(region.get(PageNo(u32::MAX)).is_none());
-        region.get_or_make(PageNo(0)).unwrap();
+        region.make(PageNo(0), &mut space).unwrap();
+        assert!(region.get(PageNo(1)).is_some());
     }
 }

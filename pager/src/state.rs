@@ -124,11 +124,13 @@ const fn with_class(word: u64, class: PageClass) -> u64 {
 }
 
 impl<'a> StateWord<'a> {
+    #[inline]
     pub(crate) fn new(word: &'a AtomicU64) -> Self {
         StateWord(word)
     }
 
     /// The class; stable only while the caller holds a latch.
+    #[inline]
     pub(crate) fn class(self) -> PageClass {
         class(self.0.load(Ordering::Relaxed))
     }
@@ -150,6 +152,7 @@ impl<'a> StateWord<'a> {
     }
 
     /// One more shared latch.
+    #[inline]
     pub(crate) fn try_shared(self) -> Latch {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
@@ -170,12 +173,14 @@ impl<'a> StateWord<'a> {
     }
 
     /// Gives back a shared latch.
+    #[inline]
     pub(crate) fn unlock_shared(self) {
         // Release: pairs with the acquire in `try_exclusive`, which must see that our reads are over.
         self.0.fetch_sub(ONE_SHARED, Ordering::Release);
     }
 
     /// The exclusive latch.
+    #[inline]
     pub(crate) fn try_exclusive(self) -> Latch {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
@@ -199,6 +204,7 @@ impl<'a> StateWord<'a> {
         state(word) == MARKED && self.own(word, EXCLUSIVE).is_ok()
     }
 
+    #[inline]
     fn own(self, word: u64, owned: u64) -> Result<(), u64> {
         // Acquire: pairs with the release of whoever held a latch before.
         self.0.compare_exchange(word, with_state(word, owned), Ordering::Acquire, Ordering::Relaxed)?;
@@ -211,6 +217,7 @@ impl<'a> StateWord<'a> {
     }
 
     /// Gives back the exclusive latch: a new version.
+    #[inline]
     pub(crate) fn unlock_exclusive(self) {
         let word = self.0.load(Ordering::Relaxed);
         debug_assert_eq!(state(word), EXCLUSIVE, "only the owner unlatches");
@@ -306,6 +313,7 @@ impl<'a> StateWord<'a> {
     }
 
     /// Starts an optimistic read (I3).
+    #[inline]
     pub(crate) fn begin_read(self) -> Result<Seen, Latch> {
         // Acquire: pairs with the release of the last writer, so that its words are seen.
         let word = self.0.load(Ordering::Acquire);
@@ -328,6 +336,7 @@ impl<'a> StateWord<'a> {
     }
 
     /// Whether all words loaded since `seen` was taken are one consistent page.
+    #[inline]
     pub(crate) fn unchanged(self, seen: Seen) -> bool {
         // Acquire fence: pairs with the release fence in `own`. The relaxed loads of the page's words before it
         // stay before the load of the state word behind it.
@@ -339,6 +348,7 @@ impl<'a> StateWord<'a> {
     }
 
     /// A shared latch, if nothing has changed since the read began.
+    #[inline]
     pub(crate) fn upgrade_shared(self, seen: Seen) -> bool {
         if planted(Mistake::CheckThenLatch) {
             return self.unchanged(seen) && self.try_shared() == Latch::Taken;
@@ -361,6 +371,7 @@ impl<'a> StateWord<'a> {
     }
 
     /// The exclusive latch, if nothing has changed since the read began and nobody holds a latch.
+    #[inline]
     pub(crate) fn upgrade_exclusive(self, seen: Seen) -> bool {
         if planted(Mistake::CheckThenLatch) {
             return self.unchanged(seen) && self.try_exclusive() == Latch::Taken;

@@ -7,7 +7,7 @@ use hamal_storage::{Error, OsStorage, Storage, write_all_at};
 use hamal_wal::Lsn;
 
 use super::rig::{MockLog, Op, Rig, read, resident_pages, small, value};
-use crate::{Attempt, PageClass, PageNo, PagerOptions, PartitionId, header, pin_epoch};
+use crate::{Attempt, HugePages, PageClass, PageNo, PagerOptions, PartitionId, header, pin_epoch};
 
 const P1: PartitionId = PartitionId(1);
 
@@ -272,4 +272,30 @@ fn when_all_frames_are_latched_the_next_fix_says_so() {
     assert!(matches!(partition.fix_shared(PageNo(60)), Err(Error::Limit { .. })));
     drop(latched);
     assert_eq!(read(&partition, 60), 60);
+}
+
+/// Where the system has no huge pages this shows little, but it must hold.
+#[test]
+fn huge_pages_are_given_up_when_the_maps_outgrow_the_cache() {
+    let home = Home::new();
+    for huge_pages in [HugePages::WhenAllFits, HugePages::Never] {
+        let rig = Rig::new(home.storage(), PagerOptions { cache_bytes: 96 << 20, ..small() });
+        rig.pager.set_huge_pages(huge_pages);
+        let partition = rig.pager.create_partition(P1).unwrap();
+        partition.ensure_file_pages(20_000).unwrap();
+        // 48 MiB in chunks 1 and 2, one page in each 2 MiB of them.
+        for page in (4096..16384).step_by(512) {
+            rig.format(&partition, PageNo(page), PageClass::Plain, u64::from(page));
+        }
+        let before = resident_pages(&partition, 16384);
+        assert!(before >= 24);
+        assert!(huge_pages == HugePages::WhenAllFits || before == 24, "{before} pages");
+        // Chunk 3 makes the maps 128 MiB.
+        rig.format(&partition, PageNo(16384), PageClass::Plain, 16384);
+        assert_eq!(resident_pages(&partition, 20_000), 25, "of {before} before");
+        for page in (4096..16384).step_by(512) {
+            assert_eq!(read(&partition, page), u64::from(page));
+        }
+        rig.pager.close_partition(P1, true).unwrap();
+    }
 }
