@@ -57,10 +57,12 @@ struct LogWatch {
     frontier: u64,
 }
 
-/// Which page images the doublewrite area has.
+/// What the doublewrite area holds, and which page images are durable there.
 #[derive(Clone, Debug, Default)]
 struct ShadowWatch {
-    written: HashMap<PageKey, u64>,
+    area: Vec<u8>,
+    /// Bytes of the area written since its last sync.
+    changed: Option<(usize, usize)>,
     synced: HashMap<PageKey, u64>,
     /// Images from before a restart: restoring puts any of them in place.
     earlier: HashSet<(PageKey, u64)>,
@@ -98,9 +100,7 @@ impl Monitor {
         let mut watch = self.lock();
         watch.log.pending.clear();
         watch.log.detached.clear();
-        let shadow = &mut watch.doublewrite;
-        let images: Vec<_> = shadow.written.drain().chain(shadow.synced.drain()).collect();
-        shadow.earlier.extend(images);
+        watch.doublewrite.restart(self.page_bytes);
     }
 
     /// What was found wrong, and forgets it.
@@ -157,8 +157,31 @@ impl LogWatch {
 }
 
 impl ShadowWatch {
-    fn sync(&mut self) {
-        self.synced.extend(self.written.drain());
+    /// A batch may arrive in several pieces, none of which need be a page.
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset + bytes.len();
+        self.area.resize(self.area.len().max(end), 0);
+        self.area[offset..end].copy_from_slice(bytes);
+        let (from, to) = self.changed.unwrap_or((offset, end));
+        self.changed = Some((from.min(offset), to.max(end)));
+    }
+
+    /// The images that were written since the last sync.
+    fn fresh(&mut self, page_bytes: usize) -> Vec<(PageKey, u64)> {
+        let (from, to) = self.changed.take().unwrap_or_default();
+        let whole = from / page_bytes * page_bytes..to.next_multiple_of(page_bytes).min(self.area.len());
+        let image = |image| Some((PageHead::decode(image)?.key(), Value::of(image).hash));
+        self.area[whole].chunks_exact(page_bytes).filter_map(image).collect()
+    }
+
+    fn sync(&mut self, page_bytes: usize) {
+        let fresh = self.fresh(page_bytes);
+        self.synced.extend(fresh);
+    }
+
+    fn restart(&mut self, page_bytes: usize) {
+        let fresh = self.fresh(page_bytes);
+        self.earlier.extend(fresh.into_iter().chain(self.synced.drain()));
     }
 
     fn covers(&self, key: PageKey, image: u64) -> bool {
@@ -228,20 +251,14 @@ impl Watch {
         }
     }
 
-    /// The doublewrite area holds page images among its own headers, at multiples of 512 bytes.
+    /// The doublewrite area is a plain sequence of page images.
     fn write_shadows(&mut self, offset: u64, bytes: &[u8], page_bytes: usize) {
-        for (head, image) in shadow_images(offset, bytes, page_bytes) {
+        let skip = (offset.next_multiple_of(page_bytes as u64) - offset) as usize;
+        for head in bytes.get(skip..).unwrap_or_default().chunks(page_bytes).filter_map(PageHead::decode) {
             self.check_page(head, "doublewrite");
-            self.doublewrite.written.insert(head.key(), Value::of(image).hash);
         }
+        self.doublewrite.write(offset as usize, bytes);
     }
-}
-
-/// The page images in a write to the doublewrite area.
-fn shadow_images(offset: u64, bytes: &[u8], page_bytes: usize) -> impl Iterator<Item = (PageHead, &[u8])> {
-    let skip = (offset.next_multiple_of(page_bytes as u64) - offset) as usize;
-    let aligned = bytes.get(skip..).unwrap_or_default();
-    aligned.chunks_exact(page_bytes).filter_map(|image| Some((PageHead::decode(image)?, image)))
 }
 
 impl Observer for Monitor {
@@ -261,7 +278,7 @@ impl Observer for Monitor {
         if segment_start(file).is_some() {
             watch.log.sync(file);
         } else if file == "doublewrite" {
-            watch.doublewrite.sync();
+            watch.doublewrite.sync(self.page_bytes);
         }
     }
 

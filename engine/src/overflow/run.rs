@@ -42,16 +42,21 @@ impl Run {
 
     /// Whether the run can be one: it lies in the file, under one bitmap, and is none of the pages that are never free.
     pub(super) fn check(self, partition: &Partition) -> Result<(), Damage> {
-        let geometry = Geometry::new(partition.page_bytes());
+        let end = u64::from(self.first.0) + u64::from(self.count);
+        if end > partition.file_pages().into() {
+            return Err(Damage { expected: "a run of pages that lies in the file", found: end });
+        }
+        self.check_bits(Geometry::new(partition.page_bytes()))
+    }
+
+    /// The same, but for the file: a crash may have cut off pages that were reserved and never written.
+    fn check_bits(self, geometry: Geometry) -> Result<(), Damage> {
         let end = u64::from(self.first.0) + u64::from(self.count);
         if self.count == 0 {
             return Err(Damage { expected: "a run of pages", found: 0 });
         }
         if self.first <= LAST_FIXED_PAGE {
             return Err(Damage { expected: "a run of overflow pages", found: self.first.0.into() });
-        }
-        if end > partition.file_pages().into() {
-            return Err(Damage { expected: "a run of pages that lies in the file", found: end });
         }
         let (first_bit, end_bit) =
             (geometry.bit_of(self.first), u64::from(geometry.bit_of(self.first)) + u64::from(self.count));
@@ -118,7 +123,8 @@ pub(crate) fn undo_extent(
     count: u32,
 ) -> Result<()> {
     let run = Run { first, count };
-    run.check(space.partition()).map_err(|damage| crate::space::damaged(space.partition(), first, damage))?;
+    run.check_bits(space.geometry())
+        .map_err(|damage| crate::space::damaged(space.partition(), first, damage))?;
     let change = clear_bits(space, run);
     let mut admission = journal.admit(author, 1, change.encoded_bytes(), 0)?;
     let mut bitmap = space.partition().fix_exclusive(space.geometry().bitmap_of(first))?;
