@@ -7,7 +7,7 @@ use std::io::{IsTerminal, stderr};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hamal::{Database, OpenMode, Options, RecoveryPass, RecoveryProgress, RecoveryReport, TableInfo};
 use hamal_storage::{OsStorage, Storage};
@@ -42,7 +42,7 @@ pub(crate) struct TableArg {
 
 impl Session {
     fn options(&self, mode: OpenMode) -> Options {
-        let options = Options::new().mode(mode).on_recovery(recovery_bar());
+        let options = Options::new().mode(mode);
         match self.cache_bytes {
             Some(bytes) => options.cache_bytes(bytes),
             None => options,
@@ -56,9 +56,7 @@ impl Session {
         work: impl FnOnce(&mut Session, &Database) -> Result<T>,
     ) -> Result<T> {
         must_exist(&at.directory)?;
-        let db =
-            self.options(OpenMode::Open).open(&at.directory).map_err(|e| open_failure(&at.directory, e))?;
-        note_recovery(&at.directory, db.recovery_report());
+        let db = open(self.options(OpenMode::Open), &at.directory)?;
         let result = work(self, &db)?;
         db.close().map_err(|error| Failure::from(error).context("closing the database"))?;
         Ok(result)
@@ -73,9 +71,8 @@ impl Session {
     ) -> Result<T> {
         let existed = at.directory.exists();
         let options = change(self.options(OpenMode::OpenOrCreate));
-        let db = options.open(&at.directory).map_err(|error| (open_failure(&at.directory, error), true));
+        let db = open(options, &at.directory).map_err(|failure| (failure, true));
         let result = db.and_then(|db| {
-            note_recovery(&at.directory, db.recovery_report());
             let result = match work(self, &db) {
                 Ok(result) => result,
                 // Batches of a load that were committed are not to be thrown away.
@@ -92,6 +89,18 @@ impl Session {
             failure
         })
     }
+}
+
+/// Opens a database, with a bar while it is recovered, and a note if it was.
+fn open(options: Options, directory: &Path) -> Result<Database> {
+    let bar = RecoveryBar::new();
+    let db = options
+        .on_recovery(bar.callback())
+        .open(directory)
+        .map_err(|error| open_failure(directory, error))?;
+    drop(bar);
+    note_recovery(directory, db.recovery_report());
+    Ok(db)
 }
 
 /// The database's files, to look into without opening it.
@@ -183,23 +192,42 @@ pub(crate) fn progress_bar(total: Option<u64>, template: &str) -> ProgressBar {
     bar
 }
 
-/// Shows the passes of a recovery as they go.
-fn recovery_bar() -> impl Fn(&RecoveryProgress) -> ControlFlow<()> + Send + Sync + 'static {
-    let shown: Mutex<Option<ProgressBar>> = Mutex::new(None);
-    move |progress| {
-        if !stderr().is_terminal() {
-            return ControlFlow::Continue(());
-        }
-        if let Ok(mut shown) = shown.lock() {
-            let bar = shown.get_or_insert_with(|| progress_bar(Some(0), "{msg:<8} [{bar:40}] {percent}%"));
-            bar.set_message(pass_name(progress.pass));
-            bar.set_length(progress.total);
-            bar.set_position(progress.done);
-            if progress.pass == RecoveryPass::Undo && progress.done >= progress.total {
-                bar.finish_and_clear();
+/// Shows the passes of a recovery that takes its time. Gone when dropped.
+struct RecoveryBar(Arc<Mutex<Option<ProgressBar>>>);
+
+impl RecoveryBar {
+    /// Recoveries shorter than this are not worth a bar.
+    const PATIENCE: Duration = Duration::from_millis(300);
+
+    fn new() -> RecoveryBar {
+        RecoveryBar(Arc::default())
+    }
+
+    fn callback(&self) -> impl Fn(&RecoveryProgress) -> ControlFlow<()> + Send + Sync + 'static {
+        let shown = Arc::clone(&self.0);
+        let started = Instant::now();
+        move |progress| {
+            if started.elapsed() >= RecoveryBar::PATIENCE
+                && let Ok(mut shown) = shown.lock()
+            {
+                let bar =
+                    shown.get_or_insert_with(|| progress_bar(Some(0), "{msg:<8} [{bar:40}] {percent}%"));
+                bar.set_message(pass_name(progress.pass));
+                bar.set_length(progress.total);
+                bar.set_position(progress.done);
             }
+            ControlFlow::Continue(())
         }
-        ControlFlow::Continue(())
+    }
+}
+
+impl Drop for RecoveryBar {
+    fn drop(&mut self) {
+        if let Ok(shown) = self.0.lock()
+            && let Some(bar) = &*shown
+        {
+            bar.finish_and_clear();
+        }
     }
 }
 
