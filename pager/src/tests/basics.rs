@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use hamal_storage::sim::SimStorage;
 use hamal_storage::{Error, OsStorage, Storage, write_all_at};
 use hamal_wal::Lsn;
 
@@ -27,30 +28,35 @@ impl Home {
 
 #[test]
 fn what_was_written_is_read_again_after_eviction_and_after_reopening() {
-    const PAGES: u32 = 16_500;
     let home = Home::new();
-    let rig = Rig::new(home.storage(), PagerOptions { batch_pages: 64, ..small() });
-    let partition = rig.pager.create_partition(P1).unwrap();
+    write_and_read_again(|| home.storage(), 1500);
     // 64 MiB through a cache of 1 MiB.
-    rig.format_all(&partition, PAGES, 50);
-    for page in 0..PAGES {
+    let sim = SimStorage::new(1);
+    write_and_read_again(|| Arc::new(sim.clone()), 16_500);
+}
+
+fn write_and_read_again(storage: impl Fn() -> Arc<dyn Storage>, pages: u32) {
+    let rig = Rig::new(storage(), PagerOptions { batch_pages: 64, ..small() });
+    let partition = rig.pager.create_partition(P1).unwrap();
+    rig.format_all(&partition, pages, 50);
+    for page in 0..pages {
         assert_eq!(read(&partition, page), u64::from(page));
     }
     let stats = rig.pager.stats();
     assert!(stats.resident_bytes <= 1 << 20, "{stats:?}");
-    assert!(stats.evictions >= 2 * u64::from(PAGES - 256), "{stats:?}");
+    assert!(stats.evictions >= 2 * u64::from(pages - 256), "{stats:?}");
     assert_eq!(
-        resident_pages(&partition, PAGES) * 4096,
+        resident_pages(&partition, pages) * 4096,
         stats.resident_bytes,
         "what is counted is what is used"
     );
     rig.clean();
     drop((partition, rig));
 
-    let rig = Rig::new(home.storage(), small());
+    let rig = Rig::new(storage(), small());
     let partition = rig.pager.open_partition(P1).unwrap();
-    assert!(partition.file_pages() >= PAGES);
-    for page in (0..PAGES).rev() {
+    assert!(partition.file_pages() >= pages);
+    for page in (0..pages).rev() {
         assert_eq!(read(&partition, page), u64::from(page));
     }
     assert_eq!(rig.pager.stats().pages_written, 0);
@@ -61,7 +67,7 @@ fn the_class_of_a_page_read_in_is_that_of_its_kind() {
     let home = Home::new();
     let rig = Rig::new(home.storage(), small());
     let partition = rig.pager.create_partition(P1).unwrap();
-    rig.format_all(&partition, 2000, 10);
+    rig.format_all(&partition, 600, 10);
     partition.load(PageNo(9)).unwrap();
     partition.load(PageNo(8)).unwrap();
     let epoch = pin_epoch();
