@@ -3,7 +3,7 @@
 //! Lock order, outermost first: the turn (transactions), `checkpoint`, `vacuum`, page latches, a transaction's section
 //! ([`crate::active`]), `commits`. `partitions` and `poison` are leaves: nothing is taken under them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::{Error, ErrorKind, Options, RecoveryReport, Result};
 #[derive(Debug, Default)]
 pub(crate) struct Commits {
     /// Committed rows by table id.
-    pub(crate) counts: HashMap<u32, u64>,
+    pub(crate) counts: BTreeMap<u32, u64>,
     /// The newest commit record that somebody may have been, or will be, told is durable.
     pub(crate) last_sync_lsn: Lsn,
     /// The newest commit record of all.
@@ -63,6 +63,8 @@ pub(crate) struct Engine {
     pub(crate) pager_log: Arc<PagerLog>,
     partitions: RwLock<HashMap<PartitionId, Arc<PartitionHandle>>>,
     poison: Mutex<Option<String>>,
+    /// A transaction could not be rolled back: its changes are still in the pages, and nobody may read them.
+    unresolved: AtomicBool,
     pub(crate) report: std::sync::OnceLock<RecoveryReport>,
     _lock: Box<dyn Lock>,
 }
@@ -141,7 +143,7 @@ pub(crate) struct Parts {
     pub(crate) pager: Arc<Pager>,
     pub(crate) journal: Journal,
     pub(crate) active: ActiveTable,
-    pub(crate) counts: HashMap<u32, u64>,
+    pub(crate) counts: BTreeMap<u32, u64>,
     pub(crate) next_id: u32,
     pub(crate) checkpoint: CheckpointState,
     pub(crate) lock: Box<dyn Lock>,
@@ -173,6 +175,7 @@ impl Engine {
             pager_log: parts.pager_log,
             partitions: RwLock::default(),
             poison: Mutex::new(None),
+            unresolved: AtomicBool::new(false),
             report: std::sync::OnceLock::new(),
             _lock: parts.lock,
         })
@@ -238,6 +241,17 @@ impl Engine {
     }
 
     /// `Poisoned` if an earlier failure has left the disk's content unknown.
+    /// Poisoned, with a transaction left half undone: from here on nothing may be read either.
+    pub(crate) fn leave_unresolved(&self, cause: &Error) {
+        self.unresolved.store(true, Ordering::Release);
+        self.poison(cause);
+    }
+
+    /// Whether what is committed can be told from what is not.
+    pub(crate) fn check_resolved(&self) -> Result<()> {
+        if self.unresolved.load(Ordering::Acquire) { self.check_poison() } else { Ok(()) }
+    }
+
     pub(crate) fn check_poison(&self) -> Result<()> {
         let cause = self.poison.lock().clone().or_else(|| self.log.poison());
         match cause {

@@ -3,7 +3,7 @@
 //! For now a snapshot shares the turn: any number of them at once, and read-write transactions wait until they are dropped. It
 //! sees only what a crash can no longer take back (hazard H10).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
@@ -34,6 +34,7 @@ impl Snapshot {
         let turn = engine.turn.try_read_arc_recursive_for(timeout).ok_or_else(|| {
             Error::new(ErrorKind::Conflict, format!("waited {timeout:?} for a writing transaction to end"))
         })?;
+        engine.check_resolved()?;
         wait_for_readers_prefix(engine)?;
         Ok(Snapshot { handle: handle.clone(), _turn: turn })
     }
@@ -68,6 +69,6 @@ impl Snapshot {
 
     /// All tables, by name.
     pub fn tables(&self) -> Result<Vec<TableInfo>> {
-        table_infos(self.engine(), recovery::tables(self.engine())?, &HashMap::new())
+        table_infos(self.engine(), recovery::tables(self.engine())?, &BTreeMap::new())
     }
 }

@@ -8,7 +8,7 @@
 //!     covers both. Snapshots and empty transactions wait until what they saw is durable (hazard H10).
 //! I3. A transaction that cannot be rolled back poisons the handle: reopening recovers.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -60,9 +60,9 @@ pub struct Transaction {
 /// What a transaction remembers besides its chains.
 #[derive(Debug, Default)]
 struct Work {
-    tables: HashMap<String, Arc<OpenTable>>,
+    tables: BTreeMap<String, Arc<OpenTable>>,
     /// Net row count changes of tables that are no longer open (dropped or renamed since).
-    closed_deltas: HashMap<u32, i64>,
+    closed_deltas: BTreeMap<u32, i64>,
     created: Vec<PartitionId>,
     dropped: Vec<PartitionId>,
     savepoints: Vec<Mark>,
@@ -77,7 +77,7 @@ struct Mark {
     id: u64,
     /// Last record of each chain.
     chains: Vec<(PartitionId, Lsn)>,
-    deltas: HashMap<u32, i64>,
+    deltas: BTreeMap<u32, i64>,
     created: usize,
     dropped: usize,
 }
@@ -314,7 +314,7 @@ impl Transaction {
     }
 
     /// Net change of row counts by table id.
-    fn deltas(&self) -> HashMap<u32, i64> {
+    fn deltas(&self) -> BTreeMap<u32, i64> {
         let work = self.work.lock();
         let mut deltas = work.closed_deltas.clone();
         deltas.extend(work.tables.values().map(|t| (t.id, t.delta.load(Ordering::Relaxed))));
@@ -527,9 +527,14 @@ impl Transaction {
                 .append(&Record::Abort { txn: self.entry.id })
                 .and_then(|_| rollback::roll_back(engine, &self.entry, &mut |_| Ok(())).map(|_| ()))
         };
-        let cleaned = undone.and_then(|()| created.iter().try_for_each(|p| self.delete_if_unnamed(*p)));
-        if let Err(e) = cleaned {
-            engine.poison(&e.context(format!("transaction {} could not be rolled back", self.entry.id)));
+        let failed = |e: Error| e.context(format!("transaction {} could not be rolled back", self.entry.id));
+        match undone {
+            Err(e) => engine.leave_unresolved(&failed(e)),
+            Ok(()) => {
+                if let Err(e) = created.iter().try_for_each(|p| self.delete_if_unnamed(*p)) {
+                    engine.poison(&failed(e));
+                }
+            }
         }
         self.turn = None;
     }
@@ -603,7 +608,7 @@ pub(crate) fn check_types(name: &str, table: &OpenTable, types: Option<(&str, &s
 pub(crate) fn table_infos(
     engine: &Engine,
     rows: Vec<(String, TableRow)>,
-    deltas: &HashMap<u32, i64>,
+    deltas: &BTreeMap<u32, i64>,
 ) -> Result<Vec<TableInfo>> {
     rows.into_iter()
         .map(|(name, row)| {

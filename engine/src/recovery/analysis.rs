@@ -45,8 +45,8 @@ pub(crate) struct Analysis {
     dirty: HashMap<(PartitionId, PageNo), DirtyEntry>,
     /// Partitions that are gone for ever (hazard H11).
     pub(crate) deleted: HashSet<PartitionId>,
-    counts: HashMap<u32, u64>,
-    pending_counts: HashMap<u32, u64>,
+    counts: BTreeMap<u32, u64>,
+    pending_counts: BTreeMap<u32, u64>,
     counts_as_of: Lsn,
     deltas: Vec<(Lsn, u32, i64)>,
     complete: bool,
@@ -74,8 +74,8 @@ pub(crate) fn run(storage: &Arc<dyn Storage>, options: &Options, master: &Master
         ended: HashSet::new(),
         dirty: HashMap::new(),
         deleted: HashSet::new(),
-        counts: HashMap::new(),
-        pending_counts: HashMap::new(),
+        counts: BTreeMap::new(),
+        pending_counts: BTreeMap::new(),
         counts_as_of: Lsn::NEVER,
         deltas: Vec::new(),
         complete: false,
@@ -319,7 +319,7 @@ impl Analysis {
     }
 
     /// Rows of each table, every commit included (I3).
-    pub(crate) fn row_counts(&self) -> HashMap<u32, u64> {
+    pub(crate) fn row_counts(&self) -> BTreeMap<u32, u64> {
         let mut counts = self.counts.clone();
         for (lsn, table, delta) in &self.deltas {
             if *lsn >= self.counts_as_of {

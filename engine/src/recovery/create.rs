@@ -59,7 +59,7 @@ pub(super) fn create(storage: Arc<dyn Storage>, options: Options, lock: Box<dyn 
         pager_log,
         pager,
         active: ActiveTable::new(TxnId(1), horizon),
-        counts: std::collections::HashMap::new(),
+        counts: std::collections::BTreeMap::new(),
         next_id: CATALOG.0 + 1,
         lock,
     })?;

@@ -82,10 +82,14 @@ impl Struck {
     fn allowed(self, kind: FaultKind, while_opening: bool) -> &'static [ErrorKind] {
         use ErrorKind::{CommitUnknown, Io, NoSpace, Poisoned};
         match (self, kind) {
+            // Poisoned, where it was a rollback that could not read.
+            (Struck::Read, _) if !while_opening => &[Io, Poisoned],
             (Struck::Read, _) => &[Io],
             (_, FaultKind::Enospc) if while_opening => &[NoSpace, Io],
             _ if while_opening => &[Io],
-            (Struck::Log, _) => &[CommitUnknown, Poisoned],
+            // The one whose flush failed hears the cause, everybody after it that the handle is poisoned.
+            (Struck::Log, FaultKind::Enospc) => &[CommitUnknown, Poisoned, NoSpace],
+            (Struck::Log, _) => &[CommitUnknown, Poisoned, Io],
             (Struck::Data, FaultKind::Enospc) => &[NoSpace, Poisoned],
             (Struck::Space, FaultKind::Enospc) => &[NoSpace],
             (Struck::Data | Struck::Space, _) => &[Io, Poisoned],
@@ -155,8 +159,8 @@ fn judge(
             }
         }
         Err(stop) => {
-            let struck = expect_kind(&stop, &fired, kind, false, answers)?;
-            probe(script, on, &db, struck, kind).map_err(|what| format!("after {stop}: {what}"))?;
+            expect_kind(&stop, &fired, kind, false, answers)?;
+            probe(script, on, &db, &stop, kind).map_err(|what| format!("after {stop}: {what}"))?;
             drop(db);
         }
     }
@@ -182,14 +186,14 @@ fn class(file: &str) -> &str {
     }
 }
 
-/// The error must be one that the matrix asks for, and must have a cause. Returns what was struck.
+/// The error must be one that the matrix asks for, and must have a cause.
 fn expect_kind(
     stop: &Stop,
     fired: &[Fired],
     kind: FaultKind,
     while_opening: bool,
     answers: &mut Answers,
-) -> Result<Struck, String> {
+) -> Result<(), String> {
     let first = fired.first().ok_or_else(|| format!("an error before anything was struck: {stop}"))?;
     let struck = Struck::of(first);
     let what = format!("{kind:?} on {:?} {}", first.operation, class(&first.file));
@@ -206,7 +210,7 @@ fn expect_kind(
     // With a fault that stays, the error may come from any later call that was struck.
     let allowed = fired.iter().any(|fired| Struck::of(fired).allowed(kind, while_opening).contains(&found));
     if allowed {
-        return Ok(fired.last().map_or(struck, Struck::of));
+        return Ok(());
     }
     Err(format!("{what} gave {found:?}, not one of {:?}: {stop}", struck.allowed(kind, while_opening)))
 }
@@ -216,10 +220,10 @@ fn probe(
     script: &Script,
     on: &mut Performance,
     db: &Database,
-    struck: Struck,
+    stop: &Stop,
     kind: FaultKind,
 ) -> Result<(), String> {
-    if kind == FaultKind::Enospc && struck == Struck::Space {
+    if kind == FaultKind::Enospc && must_poison(on, stop, kind) == Some(false) {
         // Still full: reads and rollbacks work.
         let found = read_state(db).map_err(|stop| format!("reading on a full disk: {stop}"))?;
         on.model.explain(&found)?;
@@ -229,7 +233,7 @@ fn probe(
     }
     on.disk.sim().clear_faults();
     let committed = commit_something(db);
-    match (struck.poisons(kind), committed) {
+    match (must_poison(on, stop, kind), committed) {
         (Some(true), Ok(())) => return Err("a commit succeeded on a handle that must be poisoned".to_owned()),
         (Some(false), Err(kind)) => return Err(format!("commits must go on, but gave {kind:?}")),
         (_, Err(ErrorKind::Poisoned)) => {
@@ -248,6 +252,23 @@ fn probe(
     session.model.commit();
     session.model.all_durable();
     session.compare().and_then(|()| session.step()).map_err(|stop| format!("going on: {stop}"))
+}
+
+/// Whether the handle must be of no use for commits, by all that was struck so far; `None` where either will do.
+fn must_poison(on: &Performance, stop: &Stop, kind: FaultKind) -> Option<bool> {
+    let fired = on.disk.sim().fired();
+    let mut verdicts = fired.iter().map(|fired| Struck::of(fired).poisons(kind));
+    if verdicts.clone().any(|verdict| verdict == Some(true)) {
+        return Some(true);
+    }
+    // A rollback that a fault cut short leaves a transaction half undone, and the handle poisoned.
+    let rolling_back = fired.len() > 1
+        || stop.kind() == Some(ErrorKind::Poisoned)
+        || matches!(stop, Stop::Engine { doing, .. } if doing.starts_with("roll"));
+    if kind == FaultKind::Eio && rolling_back {
+        return None;
+    }
+    verdicts.all(|verdict| verdict == Some(false)).then_some(false)
 }
 
 const PROBE: &[u8] = b"probe";
