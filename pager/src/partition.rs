@@ -224,6 +224,11 @@ impl Partition {
         }
     }
 
+    /// `Poisoned` once a write or sync of pages has failed: what is dirty then never leaves memory again.
+    pub fn check_poison(&self) -> Result<()> {
+        self.core().check_poison()
+    }
+
     /// Brings a page into memory (it may be gone again at once). The caller holds no latch and no epoch guard.
     pub fn load(&self, page: PageNo) -> Result<()> {
         self.fix(page, Loaded::Unlocked, |at| match at.state().presence() {

@@ -18,6 +18,10 @@ use super::Tree;
 use crate::node::{Damage, Route, Target, route};
 use crate::{Error, ErrorKind, Result};
 
+/// Pages that one descent may read in before it asks whether the cache is poisoned; a path has a handful.
+const ODD_LOADS: u32 = 64;
+/// Pages that one descent may read in at all.
+const MOST_LOADS: u32 = 10_000;
 /// Restarts before a descent waits for the page that stops it.
 const OPTIMISTIC_RESTARTS: u32 = 8;
 /// How often in a row the tree must lead to the same unreadable page before that is an error: once may be a race with the
@@ -75,9 +79,19 @@ fn believe(page: PageNo, found: Option<Route>, expected: Option<u8>) -> Result<R
 /// What a series of descents has been through.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
+    /// Pages read in.
+    loads: u32,
     restarts: u32,
     unreadable: Option<PageNo>,
     unreadable_times: u32,
+}
+
+/// Whether the pages of one path fit the cache.
+enum Crowding {
+    No,
+    /// More were read in than a path has.
+    Odd,
+    Hopeless,
 }
 
 /// An inner node, being read, and where it sends the descent.
@@ -156,7 +170,14 @@ impl Tree {
     pub(super) fn overcome(&self, halt: Halt, patience: &mut Patience) -> Result<()> {
         match halt {
             Halt::Absent(page) => match self.partition.load(page) {
-                Ok(()) => Ok(()),
+                Ok(()) => match patience.load_again() {
+                    Crowding::No => Ok(()),
+                    Crowding::Odd => Ok(self.partition.check_poison()?),
+                    Crowding::Hopeless => Err(Error::new(
+                        ErrorKind::Limit,
+                        "the page cache cannot hold one path through a tree; use fewer threads or raise cache_bytes",
+                    )),
+                },
                 Err(error) => patience.unreadable(page, error.into()),
             },
             Halt::Busy(page) | Halt::Unread(page) => {
@@ -195,6 +216,17 @@ impl Patience {
             thread::yield_now();
         }
         self.restarts <= OPTIMISTIC_RESTARTS
+    }
+
+    /// Counts a page that had to be read in: how likely is it that the pages of one path push each other out? That happens
+    /// when nearly all frames hold pages that cannot leave: latched ones, or dirty ones of a cache that is poisoned.
+    fn load_again(&mut self) -> Crowding {
+        self.loads += 1;
+        match self.loads {
+            0..=ODD_LOADS => Crowding::No,
+            ..=MOST_LOADS => Crowding::Odd,
+            _ => Crowding::Hopeless,
+        }
     }
 
     /// Fails if `page`, which a valid parent led to, has been damaged each of the last few times.
