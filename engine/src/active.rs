@@ -46,6 +46,11 @@ impl TxnState {
         self.chains.iter().find(|c| c.partition == partition).map_or(Lsn::NEVER, |c| c.last_lsn)
     }
 
+    /// The newest record of the chain in this partition that is not undone; [`Lsn::NEVER`] if there is none.
+    pub(crate) fn undo_next_lsn(&self, partition: PartitionId) -> Lsn {
+        self.chains.iter().find(|c| c.partition == partition).map_or(Lsn::NEVER, |c| c.undo_next_lsn)
+    }
+
     /// The chain in this partition, made if missing.
     pub(crate) fn chain(&mut self, partition: PartitionId) -> &mut ChainState {
         let at = self.chains.iter().position(|c| c.partition == partition).unwrap_or_else(|| {
@@ -143,7 +148,7 @@ impl ActiveTable {
         let mut images = Vec::new();
         for entry in entries {
             let state = entry.lock();
-            if state.ended || state.chains.is_empty() {
+            if state.ended || state.first_lsn == Lsn::NEVER {
                 continue;
             }
             let chains = state

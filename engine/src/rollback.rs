@@ -37,7 +37,7 @@ pub(crate) fn undo_step(
     down_to: Lsn,
 ) -> Result<bool> {
     loop {
-        let lsn = chain.entry.lock().chain(chain.partition).undo_next_lsn;
+        let lsn = chain.entry.lock().undo_next_lsn(chain.partition);
         if lsn <= down_to {
             return Ok(false);
         }
