@@ -222,10 +222,12 @@ impl Patience {
     /// when nearly all frames hold pages that cannot leave: latched ones, or dirty ones of a cache that is poisoned.
     fn load_again(&mut self) -> Crowding {
         self.loads += 1;
-        match self.loads {
-            0..=ODD_LOADS => Crowding::No,
-            ..=MOST_LOADS => Crowding::Odd,
-            _ => Crowding::Hopeless,
+        if self.loads <= ODD_LOADS {
+            Crowding::No
+        } else if self.loads <= MOST_LOADS {
+            Crowding::Odd
+        } else {
+            Crowding::Hopeless
         }
     }
 
