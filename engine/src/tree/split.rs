@@ -25,7 +25,7 @@ const ROUNDS_BEFORE_CHECK: u32 = 8;
 
 /// What a node has no room for.
 #[derive(Clone, Copy, Debug)]
-enum Wanted<'k> {
+pub(super) enum Wanted<'k> {
     /// A row of a leaf.
     Row { key: &'k [u8], value_bytes: usize },
     /// A separator of an inner node, which some split below wants to add.
@@ -46,8 +46,20 @@ impl Wanted<'_> {
         }
     }
 
+    /// Whether an inner node has the separator already: somebody else may have split the same node below at the same key
+    /// while nothing was latched, and then even have split this one there.
+    fn is_there(&self, node: Node<'_>) -> Result<bool, Damage> {
+        match *self {
+            Wanted::Row { .. } => Ok(false),
+            Wanted::Separator(key) => Ok(node.search(key)?.is_ok() || key == node.lower_fence()?),
+        }
+    }
+
     /// Where to cut the node; `None` if it has room.
     fn cut(&self, node: Node<'_>) -> Result<Option<Cut>, Damage> {
+        if self.is_there(node)? {
+            return Ok(None);
+        }
         let room = match *self {
             Wanted::Row { key, value_bytes } => node::plan_row(node, key, node.search(key)?, value_bytes)?,
             Wanted::Separator(key) => node::plan_separator(node, key)?,
@@ -90,7 +102,13 @@ impl Tree {
     }
 
     /// Splits the node at `level` that has no room for what is wanted.
-    fn split(&self, journal: &Journal, wanted: Wanted<'_>, level: u8, mut rounds: u32) -> Result<()> {
+    pub(super) fn split(
+        &self,
+        journal: &Journal,
+        wanted: Wanted<'_>,
+        level: u8,
+        mut rounds: u32,
+    ) -> Result<()> {
         let page_bytes = self.page_bytes();
         // The image, twice a separator, the bits.
         let change_bytes = PageChange::max_image_bytes(page_bytes) + 2 * node::max_key_bytes(page_bytes) + 64;
@@ -106,7 +124,11 @@ impl Tree {
                 Ok(Outcome::ParentFull(separator)) => {
                     self.split(journal, Wanted::Separator(&separator), level + 1, rounds)?;
                 }
-                Ok(Outcome::Root) => self.grow_root(journal, wanted)?,
+                Ok(Outcome::Root) => {
+                    if !self.grow_root(journal, wanted)? {
+                        return Ok(());
+                    }
+                }
                 Ok(Outcome::Done) => return Ok(()),
                 Err(halt) => self.overcome(halt, &mut patience)?,
             }
@@ -193,8 +215,8 @@ impl Tree {
     }
 
     /// Moves the content of a full root into a new page, which becomes its only child: the split that follows is like
-    /// any other.
-    fn grow_root(&self, journal: &Journal, wanted: Wanted<'_>) -> Result<()> {
+    /// any other. `false` if it has room by now.
+    fn grow_root(&self, journal: &Journal, wanted: Wanted<'_>) -> Result<bool> {
         let change_bytes = 2 * PageChange::max_image_bytes(self.page_bytes()) + 64;
         let mut patience = Patience::default();
         loop {
@@ -204,7 +226,7 @@ impl Tree {
             let tried = self.try_grow_root(journal, &mut admission, wanted, &reservation, new);
             drop((admission, reservation));
             match tried {
-                Ok(()) => return Ok(()),
+                Ok(grown) => return Ok(grown),
                 Err(halt) => self.overcome(halt, &mut patience)?,
             }
         }
@@ -217,12 +239,15 @@ impl Tree {
         wanted: Wanted<'_>,
         reservation: &Reservation<'_>,
         new: ExclusivePage<'_>,
-    ) -> Result<(), Halt> {
+    ) -> Result<bool, Halt> {
         let mut root = fixed(self.root, self.partition.try_exclusive(self.root))?;
         let in_root = |damage| Halt::Damaged(self.root, damage);
         let node = Node::inner(root.bytes()).map_err(in_root)?;
+        if wanted.is_there(node).map_err(in_root)? {
+            return Ok(false);
+        }
         let Room::Full { .. } = node::plan_separator(node, wanted.key()).map_err(in_root)? else {
-            return Ok(());
+            return Ok(false);
         };
         let Some(level) = node.level().checked_add(1) else {
             return Err(in_root(Damage { expected: "a tree of fewer levels", found: node.level().into() }));
@@ -242,6 +267,7 @@ impl Tree {
             (&mut root, PageChange::Image(Image::of(&above, TxnId::NONE))),
             (&mut bitmap, reservation.set_bits()),
         ];
-        self.write_structure(journal, admission, &mut edits)
+        self.write_structure(journal, admission, &mut edits)?;
+        Ok(true)
     }
 }

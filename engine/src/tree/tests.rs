@@ -9,6 +9,7 @@ use hamal_pager::{PageNo, header};
 use hamal_storage::sim::Rng;
 use hamal_wal::{Lsn, Scanner};
 
+use super::split::Wanted;
 use super::testing::{Fixture, LOG};
 use super::*;
 use crate::ErrorKind;
@@ -366,6 +367,38 @@ fn a_full_disk_fails_one_insert_and_nothing_else() {
     f.storage.set_capacity_bytes(None);
     put(rows).unwrap();
     assert_eq!(f.verify().rows, rows + 1);
+}
+
+/// Two threads split one leaf at the same key. The second found the parent full, let go, and comes back to split it for a
+/// separator that is there by now: nothing is left to do, and nothing is damaged.
+#[test]
+fn a_separator_that_somebody_else_has_inserted_is_no_damage() {
+    let f = Fixture::new(4096);
+    let txn = f.begin();
+    for number in 0_u64..3000 {
+        // Long keys, so that the tree has three levels; they differ early, so that separators are as long.
+        let key = [&number.to_le_bytes()[..2], &[b'k'; 300]].concat();
+        f.put(&txn, &key, &[1; 200]);
+    }
+    let mut there = Vec::new();
+    f.tree
+        .verify(&mut PageSet::default(), &mut |_, node| {
+            for index in 0..if node.level() == 0 { 0 } else { node.len() } {
+                there.push((node.level(), node.key(index).unwrap().to_vec()));
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(there.iter().any(|(level, _)| *level == 2), "the tree has three levels");
+    let splits = f.space.splits.load(std::sync::atomic::Ordering::Relaxed);
+    for (level, separator) in there {
+        // What is a separator above is the lower fence on the levels below.
+        for level in 1..=level {
+            f.tree.split(&f.journal, Wanted::Separator(&separator), level, 0).unwrap();
+        }
+    }
+    assert_eq!(f.space.splits.load(std::sync::atomic::Ordering::Relaxed), splits);
+    f.verify();
 }
 
 #[test]

@@ -44,8 +44,14 @@ fn write(f: &Fixture, writer: u64, seed: u64, steps: u64) -> BTreeMap<Vec<u8>, V
                 assert_eq!(f.remove(&txn, &key), model.remove(&key).is_some(), "seed {seed}");
             }
             8 => {
-                let before = f.tree.get(&key, |row| (row.stamp, row.ghost, row.value.to_vec())).unwrap();
-                f.put(&txn, &key, &[3; 150]);
+                // Under the latch: a settled ghost may be purged at any other time.
+                let mut before = None;
+                let row = Row { stamp: txn.txn(), ghost: false, overflow: false, value: &[3; 150] };
+                let decide = &mut |old: Option<Row<'_>>| {
+                    before = old.map(|row| (row.stamp, row.ghost, row.value.to_vec()));
+                    Ok(Decision::Write(row))
+                };
+                f.tree.update(&f.journal, Author::Transaction(&txn), &key, 150, decide).unwrap();
                 let before = before.as_ref();
                 let before = before.map(|(stamp, ghost, value)| Row {
                     stamp: *stamp,
@@ -95,6 +101,20 @@ fn read(f: &Fixture, done: &AtomicBool, seed: u64) {
     }
 }
 
+/// Ends the others' work when the last writer is done, or has failed.
+struct LastOneOut<'a> {
+    writing: &'a AtomicU32,
+    done: &'a AtomicBool,
+}
+
+impl Drop for LastOneOut<'_> {
+    fn drop(&mut self) {
+        if self.writing.fetch_sub(1, Ordering::Relaxed) == 1 || thread::panicking() {
+            self.done.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 #[test]
 fn writers_readers_vacuum_and_eviction_leave_a_sound_tree() {
     for (seed, page_bytes) in [(1, 4096), (2, 4096), (3, 8192)] {
@@ -107,11 +127,8 @@ fn writers_readers_vacuum_and_eviction_leave_a_sound_tree() {
                 .map(|writer| {
                     let (f, done, writing) = (&f, &done, &writing);
                     scope.spawn(move || {
-                        let model = write(f, writer, seed, 3000);
-                        if writing.fetch_sub(1, Ordering::Relaxed) == 1 {
-                            done.store(true, Ordering::Relaxed);
-                        }
-                        model
+                        let _last = LastOneOut { writing, done };
+                        write(f, writer, seed, 3000)
                     })
                 })
                 .collect();
