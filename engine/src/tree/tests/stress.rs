@@ -15,27 +15,35 @@ use crate::journal::Author;
 const WRITERS: u64 = 4;
 
 /// A writer's own keys lie between those of all others, in every leaf.
-fn key(rng: &mut Rng, writer: u64) -> Vec<u8> {
+fn key(rng: &mut Rng, shape: Shape, writer: u64) -> Vec<u8> {
     let number = rng.below(1500) * WRITERS + writer;
-    if number.is_multiple_of(3) {
-        format!("k{number:012}").into_bytes()
-    } else {
-        number.to_be_bytes().to_vec()
+    match shape {
+        Shape::Short if number.is_multiple_of(3) => format!("k{number:012}").into_bytes(),
+        Shape::Short => number.to_be_bytes().to_vec(),
+        Shape::Long => [&number.to_le_bytes()[..1], &[b'x'; 400], &number.to_be_bytes()].concat(),
     }
 }
 
+/// What keys look like.
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    Short,
+    /// Long separators: few fit a page, so the tree is high, and its inner nodes split and merge all the time.
+    Long,
+}
+
 /// Inserts, replaces, removes, takes back, reads: and knows what each of its keys holds.
-fn write(f: &Fixture, writer: u64, seed: u64, steps: u64) -> BTreeMap<Vec<u8>, Vec<u8>> {
+fn write(f: &Fixture, shape: Shape, writer: u64, seed: u64) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut rng = Rng::new(seed * 100 + writer);
     let mut model = BTreeMap::new();
     let mut txn = f.begin();
-    for step in 0..steps {
-        let key = key(&mut rng, writer);
+    for step in 0..3000_u64 {
+        let key = key(&mut rng, shape, writer);
         // Times of growth and times of shrinking, so that pages split and merge.
         let grow = if step / 500 % 2 == 0 { 6 } else { 1 };
         match rng.below(10) {
             insert if insert < grow => {
-                let value = vec![step as u8; rng.below(600) as usize];
+                let value = vec![step as u8; rng.below(500) as usize];
                 f.put(&txn, &key, &value);
                 model.insert(key, value);
             }
@@ -64,7 +72,7 @@ fn write(f: &Fixture, writer: u64, seed: u64, steps: u64) -> BTreeMap<Vec<u8>, V
             _ => assert_eq!(f.get(&key).as_ref(), model.get(&key), "seed {seed}"),
         }
         if step % 50 == 49 {
-            f.tree.vacuum(&f.journal, Some(&self::key(&mut rng, writer)), 10).unwrap();
+            f.tree.vacuum(&f.journal, Some(&self::key(&mut rng, shape, writer)), 10).unwrap();
             f.end(&txn);
             txn = f.begin();
         }
@@ -74,11 +82,11 @@ fn write(f: &Fixture, writer: u64, seed: u64, steps: u64) -> BTreeMap<Vec<u8>, V
 }
 
 /// Scans see keys in order, and each leaf go on where the one before ended.
-fn read(f: &Fixture, done: &AtomicBool, seed: u64) {
+fn read(f: &Fixture, shape: Shape, done: &AtomicBool, seed: u64) {
     let mut rng = Rng::new(seed);
     let (mut copy, mut last, mut next) = (LeafCopy::default(), Vec::new(), Vec::new());
     while !done.load(Ordering::Relaxed) {
-        let mut from = key(&mut rng, 0);
+        let mut from = key(&mut rng, shape, 0);
         last.clear();
         for _ in 0..5 {
             f.tree.leaf_at(Some(&from), &mut copy).unwrap();
@@ -91,7 +99,7 @@ fn read(f: &Fixture, done: &AtomicBool, seed: u64) {
             let Some(fence) = copy.upper_fence() else { break };
             from = fence.to_vec();
         }
-        let mut below = key(&mut rng, 1);
+        let mut below = key(&mut rng, shape, 1);
         for _ in 0..5 {
             f.tree.leaf_before(Some(&below), &mut copy).unwrap();
             let Some(fence) = copy.lower_fence() else { break };
@@ -117,7 +125,9 @@ impl Drop for LastOneOut<'_> {
 
 #[test]
 fn writers_readers_vacuum_and_eviction_leave_a_sound_tree() {
-    for (seed, page_bytes) in [(1, 4096), (2, 4096), (3, 8192)] {
+    for (seed, page_bytes, shape) in
+        [(1, 4096, Shape::Short), (2, 4096, Shape::Long), (3, 8192, Shape::Short), (4, 4096, Shape::Long)]
+    {
         let f = Fixture::new(page_bytes);
         let done = AtomicBool::new(false);
         let writing = AtomicU32::new(WRITERS as u32);
@@ -128,13 +138,13 @@ fn writers_readers_vacuum_and_eviction_leave_a_sound_tree() {
                     let (f, done, writing) = (&f, &done, &writing);
                     scope.spawn(move || {
                         let _last = LastOneOut { writing, done };
-                        write(f, writer, seed, 3000)
+                        write(f, shape, writer, seed)
                     })
                 })
                 .collect();
             let (f, done) = (&f, &done);
             for reader in 0..2 {
-                scope.spawn(move || read(f, done, seed * 10 + reader));
+                scope.spawn(move || read(f, shape, done, seed * 10 + reader));
             }
             scope.spawn(move || {
                 while !done.load(Ordering::Relaxed) {
