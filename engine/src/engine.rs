@@ -240,7 +240,6 @@ impl Engine {
         self.poison.lock().get_or_insert_with(|| cause.to_string());
     }
 
-    /// `Poisoned` if an earlier failure has left the disk's content unknown.
     /// Poisoned, with a transaction left half undone: from here on nothing may be read either.
     pub(crate) fn leave_unresolved(&self, cause: &Error) {
         self.unresolved.store(true, Ordering::Release);
@@ -252,8 +251,9 @@ impl Engine {
         if self.unresolved.load(Ordering::Acquire) { self.check_poison() } else { Ok(()) }
     }
 
+    /// `Poisoned` if an earlier failure, of the log or of pages, has left the disk's content unknown.
     pub(crate) fn check_poison(&self) -> Result<()> {
-        let cause = self.poison.lock().clone().or_else(|| self.log.poison());
+        let cause = self.poison.lock().clone().or_else(|| self.log.poison()).or_else(|| self.pager.poison());
         match cause {
             None => Ok(()),
             Some(cause) => Err(Error::new(

@@ -211,8 +211,12 @@ fn compensation_bytes(edits: &[PageEdit<'_, '_, '_>], undo: &Undo<'_>) -> usize 
         ([(_, change @ PageChange::Row { row, .. })], Undo::Row { before, .. }) => {
             change.encoded_bytes() - row.value.len() + before.map_or(0, |b| b.value.len())
         }
+        ([(_, change @ PageChange::Mark { .. })], Undo::Mark { .. }) => change.encoded_bytes(),
         // An extent's compensation clears the bits that the update set.
         _ => edits.len().min(4) * 32,
     };
     HEAD_BYTES + edits.len().min(4) * PART_BYTES + changes
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,6 +56,16 @@ impl Master {
         out
     }
 
+    /// Whether the fields are within their ranges: checked before a record is written and after one is read.
+    fn is_sound(&self) -> bool {
+        matches!(self.page_bytes, 4096 | 8192 | 16384 | 32768 | 65536)
+            && self.log_segment_bytes.is_multiple_of(4096)
+            && (64 << 10..=1 << 40).contains(&self.log_segment_bytes)
+            && self.oldest_lsn <= self.checkpoint_lsn
+            && Lsn::FIRST <= self.oldest_lsn
+            && self.incarnation < u32::MAX
+    }
+
     fn decode(bytes: &[u8], name: &str) -> Result<Master> {
         let mut input = bytes;
         let i = &mut input;
@@ -89,13 +99,7 @@ impl Master {
             attested: Lsn(take_u64(i, "the durable frontier")?),
             oldest_lsn: Lsn(take_u64(i, "the oldest LSN")?),
         };
-        let sound = matches!(master.page_bytes, 4096 | 8192 | 16384 | 32768 | 65536)
-            && master.log_segment_bytes.is_multiple_of(4096)
-            && (64 << 10..=1 << 40).contains(&master.log_segment_bytes)
-            && master.oldest_lsn <= master.checkpoint_lsn
-            && Lsn::FIRST <= master.oldest_lsn
-            && master.incarnation < u32::MAX;
-        if !sound {
+        if !master.is_sound() {
             return Err(Error::corrupt(name, 12, "fields within their ranges", format!("{master:?}")));
         }
         Ok(master)
@@ -198,6 +202,12 @@ impl MasterFiles {
     /// Writes both copies, durably, under the next sequence number.
     pub(crate) fn write(&mut self, mut next: Master) -> Result<()> {
         next.sequence = self.current.sequence + 1;
+        if !next.is_sound() {
+            // A bug of ours, and the last chance to keep it from costing the database: both copies stay as they are.
+            return Err(Error::invalid(format!(
+                "refused to write a master record that no open would accept: {next:?}"
+            )));
+        }
         let bytes = next.encode();
         for (file, name) in self.files.iter().zip(NAMES) {
             write_all_at(&**file, &bytes, 0).map_err(|e| LowError::io("write", name, e))?;

@@ -450,7 +450,8 @@ impl Transaction {
                 _ => wait_for_readers_prefix(engine),
             };
         }
-        let lsn = match self.append_commit(deltas) {
+        // No commit once pages could not be written, though the log still could (F7).
+        let lsn = match engine.check_poison().and_then(|()| self.append_commit(deltas)) {
             Ok(lsn) => lsn,
             Err(e) => {
                 self.abandon(&work.created);

@@ -69,7 +69,6 @@ fn a_crash_at_any_io_of_the_script_and_of_its_recovery_is_survived() {
 }
 
 #[test]
-#[ignore = "finds an open bug: a full disk under the doublewrite area, then LogFull where Poisoned is due; see docs/recovery.md"]
 fn any_io_may_fail_in_any_way_and_the_answer_is_the_right_error() {
     let answers =
         faults::sweep(&Script::fixed(4096), 29, 3, &mut |_, _| {}).unwrap_or_else(|what| panic!("{what}"));

@@ -131,6 +131,11 @@ impl Core {
         }
     }
 
+    /// The first failure of a write or sync, as text.
+    pub(crate) fn poisoned_by(&self) -> Option<String> {
+        self.poison.get().cloned()
+    }
+
     /// The first failure of a write or sync: from now on no page is written any more.
     pub(crate) fn poison(&self, cause: &Error) {
         let _ = self.poison.set(cause.to_string());

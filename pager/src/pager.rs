@@ -267,6 +267,11 @@ impl Pager {
         self.dirty_pages().iter().map(|dirty| dirty.rec_lsn).min()
     }
 
+    /// The cause, once a write or sync of pages has failed.
+    pub fn poison(&self) -> Option<String> {
+        self.core.poisoned_by()
+    }
+
     /// Counters since open.
     pub fn stats(&self) -> PagerStats {
         let counters = &self.core.counters;

@@ -343,3 +343,36 @@ impl Files for SimStorage {
         files
     }
 }
+
+#[test]
+fn a_statement_that_failed_before_its_first_record_does_not_spoil_the_next_checkpoint() {
+    let disk = SimStorage::new(6);
+    let db = open(&disk);
+    db.transact(|tx| {
+        put(tx, "t", b"k", b"v");
+        Ok(())
+    })
+    .unwrap();
+    let tx = db.begin().unwrap();
+    let mut table = tx.open_bytes_table("t").unwrap();
+    // Long enough for an overflow value, and gone before there is enough of it to be written.
+    let breaks = std::io::Read::chain(&[0_u8; 5_000][..], Broken);
+    assert_eq!(table.insert_from(b"long", breaks).expect_err("the source breaks").kind(), ErrorKind::Io);
+    drop(table);
+    db.checkpoint().unwrap();
+    db.checkpoint().unwrap();
+    let image = disk.crash_image(CrashMode::LoseAll, 1);
+    let recovered = open(&image);
+    assert_eq!(rows(&recovered, "t").len(), 1);
+    assert_sound(&recovered);
+    tx.rollback().unwrap();
+}
+
+/// A source that cannot be read.
+struct Broken;
+
+impl std::io::Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::ConnectionReset.into())
+    }
+}
