@@ -1,5 +1,5 @@
 //! The doublewrite area: a copy of every page about to be written in place, so that a write torn by a power cut can
-//! be mended. docs/file-format.md section 4.
+//! be mended. docs/file-format.md section 7.
 //!
 //! The file is a plain concatenation of page images; each image's header names its page. It is made, full of zeros and
 //! synced, before its first use, so that a batch needs no space.

@@ -1,6 +1,9 @@
 //! Fixing, evicting, writing back and reading again; the budget; damage on disk.
 
 use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::panic::AssertUnwindSafe;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use hamal_storage::sim::SimStorage;
@@ -304,4 +307,22 @@ fn huge_pages_are_given_up_when_the_maps_outgrow_the_cache() {
         }
         rig.pager.close_partition(P1, true).unwrap();
     }
+}
+
+/// Half-changed, unlogged bytes must not live on, let alone reach the disk. Runs itself again in a child process.
+#[test]
+fn a_panic_inside_a_change_aborts_the_process() {
+    const CHILD: &str = "HAMAL_PAGER_PANICS_INSIDE_A_CHANGE";
+    if std::env::var_os(CHILD).is_none() {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "tests::basics::a_panic_inside_a_change_aborts_the_process"]).env(CHILD, "1");
+        let status = child.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+        assert_eq!(status.signal(), Some(6), "{status}: not SIGABRT");
+        return;
+    }
+    let rig = Rig::new(Arc::new(SimStorage::new(1)), small());
+    let partition = rig.pager.create_partition(P1).unwrap();
+    rig.format(&partition, PageNo(0), PageClass::Plain, 1);
+    let mut page = partition.fix_exclusive(PageNo(0)).unwrap();
+    let _ = std::panic::catch_unwind(AssertUnwindSafe(|| page.edit(|_| panic!("half way"))));
 }
