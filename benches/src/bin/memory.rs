@@ -52,23 +52,23 @@ impl Peak {
     }
 }
 
-/// Mappings at least this large are page regions (or their arrays of page states): nothing else in the process reserves so much.
-const REGION_BYTES: u64 = 8 << 30;
+/// The smallest map a page region makes, in pages of the smallest size, bytes.
+const REGION_BYTES: u64 = 4096 * 4096;
 
-/// Resident bytes of the page regions and of the whole process, from `/proc/self/smaps`.
+/// Resident bytes of the page regions and of the whole process, from `/proc/self/smaps`. Page regions are large and mapped without
+/// reserve (`nr`), as nothing else that holds memory here is.
 fn resident() -> Outcome<(u64, u64)> {
     let smaps = fs::read_to_string("/proc/self/smaps")?;
     let kib = |line: &str| line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
-    let (mut size, mut regions, mut process) = (0, 0, 0);
+    let (mut size, mut rss, mut regions, mut process) = (0, 0, 0, 0);
     for line in smaps.lines() {
         if line.starts_with("Size:") {
             size = kib(line) << 10;
         } else if line.starts_with("Rss:") {
-            let rss = kib(line) << 10;
+            rss = kib(line) << 10;
             process += rss;
-            if size >= REGION_BYTES {
-                regions += rss;
-            }
+        } else if line.starts_with("VmFlags:") && size >= REGION_BYTES && line.contains(" nr") {
+            regions += rss;
         }
     }
     Ok((regions, process))
@@ -130,8 +130,9 @@ fn main() -> Outcome<()> {
         peak.process >> 10
     );
     println!("{} evictions, {} pages written back", stats.evictions, stats.pages_written);
-    if percent(peak.counted) > arguments.allowed_percent {
-        return Err(format!("the cache overran its budget by {:.1} %", percent(peak.counted)).into());
+    let overrun = percent(peak.counted.max(peak.regions));
+    if overrun > arguments.allowed_percent {
+        return Err(format!("the cache overran its budget by {overrun:.1} %").into());
     }
     Ok(())
 }
