@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use hamal_pager::{PageNo, Pager, Partition, PartitionId, WriteAhead, WrittenPage};
+use hamal_pager::{PageNo, Pager, PagerOptions, Partition, PartitionId, WriteAhead, WrittenPage};
 use hamal_storage::{Lock, Storage};
 use hamal_wal::{Log, Lsn};
 use parking_lot::{Mutex, RwLock};
 
 use crate::active::ActiveTable;
 use crate::checkpoint::{CheckpointState, standing_promise};
+use crate::ids::TxnId;
 use crate::journal::Journal;
 use crate::record::Record;
 use crate::space::Space;
@@ -133,16 +134,39 @@ impl WriteAhead for PagerLog {
     }
 }
 
-/// The parts that recovery has made by the time an [`Engine`] can be put together.
-pub(crate) struct Parts {
-    pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) options: Options,
-    pub(crate) page_bytes: usize,
+/// What stands on an open log.
+pub(crate) struct Layers {
     pub(crate) log: Arc<Log>,
     pub(crate) pager_log: Arc<PagerLog>,
     pub(crate) pager: Arc<Pager>,
     pub(crate) journal: Journal,
     pub(crate) active: ActiveTable,
+}
+
+impl Layers {
+    /// Opens the page cache over a log; the first new transaction will be `next_txn`.
+    pub(crate) fn open(
+        storage: &Arc<dyn Storage>,
+        log: Log,
+        pages: PagerOptions,
+        next_txn: TxnId,
+    ) -> Result<Layers> {
+        let log = Arc::new(log);
+        let horizon = Arc::new(AtomicU64::new(0));
+        let pager_log =
+            Arc::new(PagerLog { log: log.clone(), horizon: horizon.clone(), steals: AtomicU64::new(0) });
+        let pager = Pager::open(storage.clone(), pager_log.clone(), pages)?;
+        let journal = Journal::new(log.clone(), horizon.clone());
+        Ok(Layers { log, pager_log, pager, journal, active: ActiveTable::new(next_txn, horizon) })
+    }
+}
+
+/// The parts that recovery has made by the time an [`Engine`] can be put together.
+pub(crate) struct Parts {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) options: Options,
+    pub(crate) page_bytes: usize,
+    pub(crate) layers: Layers,
     pub(crate) counts: BTreeMap<u32, u64>,
     pub(crate) next_id: u32,
     pub(crate) checkpoint: CheckpointState,
@@ -152,15 +176,16 @@ pub(crate) struct Parts {
 impl Engine {
     /// Puts the parts together, and promises the log room that nobody may be refused.
     pub(crate) fn new(parts: Parts) -> Result<Engine> {
-        parts.log.promise(standing_promise(&parts.options, parts.page_bytes))?;
+        let Layers { log, pager_log, pager, journal, active } = parts.layers;
+        log.promise(standing_promise(&parts.options, parts.page_bytes))?;
         Ok(Engine {
             storage: parts.storage,
             options: parts.options,
             page_bytes: parts.page_bytes,
-            log: parts.log,
-            pager: parts.pager,
-            journal: parts.journal,
-            active: parts.active,
+            log,
+            pager,
+            journal,
+            active,
             turn: Arc::default(),
             commits: Mutex::new(Commits {
                 counts: parts.counts,
@@ -172,7 +197,7 @@ impl Engine {
             next_id: AtomicU32::new(parts.next_id),
             counters: Counters::default(),
             flush_by: Mutex::new(None),
-            pager_log: parts.pager_log,
+            pager_log,
             partitions: RwLock::default(),
             poison: Mutex::new(None),
             unresolved: AtomicBool::new(false),

@@ -24,17 +24,14 @@ mod tests;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
-use hamal_pager::{Pager, PagerOptions, PartitionId};
+use hamal_pager::{PagerOptions, PartitionId};
 use hamal_storage::{Error as LowError, Lock, Storage};
 use hamal_wal::{Log, LogOptions, Lsn, Scanner};
 
-use crate::active::ActiveTable;
 use crate::catalog::{CATALOG, TableRow};
 use crate::checkpoint::{CheckpointState, Effort};
-use crate::engine::{Engine, PagerLog, Parts};
-use crate::journal::Journal;
+use crate::engine::{Engine, Layers, Parts};
 use crate::master::{self, CREATING, Found, Master, MasterFiles};
 use crate::options::OpenMode;
 use crate::report::{PartitionReport, RecoveryPass, RecoveryProgress, RecoveryReport};
@@ -133,22 +130,11 @@ fn recover(
     files.write(Master { incarnation, ..master.clone() })?;
     remove_marker(&*storage)?;
     report.incarnation = incarnation;
-    let log = Arc::new(Log::resume(
-        storage.clone(),
-        log_options.clone(),
-        incarnation,
-        master.oldest_lsn,
-        &analysis.resume,
-    )?);
-    let horizon = Arc::new(AtomicU64::new(0));
-    let pager_log =
-        Arc::new(PagerLog { log: log.clone(), horizon: horizon.clone(), steals: AtomicU64::new(0) });
-    let pager = Pager::open(
-        storage.clone(),
-        pager_log.clone(),
-        pager_options(&options, page_bytes, master.database_id),
-    )?;
-    for torn in pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end)? {
+    let log =
+        Log::resume(storage.clone(), log_options.clone(), incarnation, master.oldest_lsn, &analysis.resume)?;
+    let pages = pager_options(&options, page_bytes, master.database_id);
+    let layers = Layers::open(&storage, log, pages, analysis.next_txn)?;
+    for torn in layers.pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end)? {
         if analysis.restore(torn.partition, torn.page, torn.page_lsn) {
             partition_report(&mut report, torn.partition).restored_pages += 1;
         }
@@ -158,11 +144,7 @@ fn recover(
         storage,
         options,
         page_bytes,
-        journal: Journal::new(log.clone(), horizon.clone()),
-        log,
-        pager_log,
-        pager,
-        active: ActiveTable::new(analysis.next_txn, horizon),
+        layers,
         counts: analysis.row_counts(),
         next_id: analysis.next_id,
         checkpoint: CheckpointState {

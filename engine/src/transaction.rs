@@ -8,43 +8,29 @@
 //!     covers both. Snapshots and empty transactions wait until what they saw is durable (hazard H10).
 //! I3. A transaction that cannot be rolled back poisons the handle: reopening recovers.
 
+mod tables;
+
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use hamal_pager::PartitionId;
 use hamal_wal::{Log, Lsn};
 use parking_lot::{ArcRwLockWriteGuard, Mutex, RawRwLock};
 
 use crate::active::TxnEntry;
-use crate::catalog::{CATALOG, TableRow, table_key};
-use crate::change::Row;
+use crate::catalog::CATALOG;
 use crate::checkpoint::Effort;
 use crate::database::Handle;
-use crate::engine::{Engine, PartitionHandle};
-use crate::journal::{Author, Chain};
+use crate::engine::Engine;
+use crate::journal::Chain;
 use crate::options::Durability;
-use crate::raw::{Owner, RawTable};
 use crate::record::Record;
-use crate::tree::{Decision, Tree};
 use crate::{Error, ErrorKind, Result, TransactionOptions, recovery, rollback};
 
-/// A table that a transaction or snapshot has opened.
-#[derive(Debug)]
-pub(crate) struct OpenTable {
-    pub(crate) id: u32,
-    pub(crate) key_type: String,
-    pub(crate) value_type: String,
-    pub(crate) handle: Arc<PartitionHandle>,
-    pub(crate) tree: Tree,
-    /// The transaction's chain in the table's partition; `None` in a snapshot.
-    pub(crate) chain: Option<Chain>,
-    /// Rows added less rows removed by this transaction.
-    pub(crate) delta: AtomicI64,
-    /// Bumped by every write of this transaction, so that ranges notice.
-    pub(crate) writes: AtomicU64,
-}
+pub use tables::TableInfo;
+pub(crate) use tables::{OpenTable, check_types, find_table, no_table, table_infos};
 
 /// A read-write transaction: sees its own writes; rolls back when dropped uncommitted. `Send` and `Sync`; it keeps the database
 /// open.
@@ -78,7 +64,6 @@ struct Mark {
     /// Last record of each chain.
     chains: Vec<(PartitionId, Lsn)>,
     deltas: BTreeMap<u32, i64>,
-    created: usize,
     dropped: usize,
 }
 
@@ -87,26 +72,6 @@ struct Mark {
 pub struct Savepoint {
     transaction: u64,
     id: u64,
-}
-
-/// A table, as the catalog has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TableInfo {
-    /// Its name.
-    pub name: String,
-    /// Its id; never reused.
-    pub id: u32,
-    /// Name of its key type, as the table definition gives it; bytes: `"bytes"`.
-    pub key_type: String,
-    /// Name of its value type.
-    pub value_type: String,
-    /// Rows.
-    pub rows: u64,
-    /// Its partition.
-    pub partition: u32,
-    /// Bytes its file takes.
-    pub file_bytes: u64,
 }
 
 impl Transaction {
@@ -194,125 +159,6 @@ impl Transaction {
         self.work.lock().failure.get_or_insert_with(|| cause.to_string());
     }
 
-    fn catalog(&self) -> Result<(Tree, Chain)> {
-        let tree = self.engine().partition(CATALOG)?.tree();
-        Ok((tree, Chain { entry: self.entry.clone(), partition: CATALOG }))
-    }
-
-    /// Opens a table by name. `types`: the key's and value's type names, or `None` to take it as bytes whatever it is.
-    /// `create`: make it (with those types, else bytes) if it is missing, else `NotFound`.
-    pub(crate) fn open_raw(
-        &self,
-        name: &str,
-        types: Option<(&str, &str)>,
-        create: bool,
-    ) -> Result<RawTable<'_>> {
-        self.check_usable()?;
-        if let Some(table) = self.work.lock().tables.get(name) {
-            check_types(name, table, types)?;
-            return Ok(RawTable::new(Owner::Transaction(self), table.clone()));
-        }
-        let (catalog, _) = self.catalog()?;
-        let found = find_table(&catalog, name)?;
-        let row = match found {
-            Some(row) => row,
-            None if create => {
-                self.statement(|| self.create_table(name, types.unwrap_or(("bytes", "bytes"))))?
-            }
-            None => return Err(no_table(name)),
-        };
-        let handle = self.engine().partition(row.partition)?;
-        let delta = self.work.lock().closed_deltas.remove(&row.id).unwrap_or(0);
-        let table = Arc::new(OpenTable {
-            id: row.id,
-            tree: handle.tree(),
-            chain: Some(Chain { entry: self.entry.clone(), partition: row.partition }),
-            key_type: row.key_type,
-            value_type: row.value_type,
-            handle,
-            delta: AtomicI64::new(delta),
-            writes: AtomicU64::new(0),
-        });
-        self.work.lock().tables.insert(name.to_owned(), table.clone());
-        check_types(name, &table, types)?;
-        Ok(RawTable::new(Owner::Transaction(self), table))
-    }
-
-    fn create_table(&self, name: &str, (key_type, value_type): (&str, &str)) -> Result<TableRow> {
-        let key = table_key(name)?;
-        let engine = self.engine();
-        let id = engine.draw_id()?;
-        let row = TableRow {
-            id,
-            partition: PartitionId(id),
-            key_type: key_type.to_owned(),
-            value_type: value_type.to_owned(),
-        };
-        let handle = engine.create_partition(row.partition)?;
-        self.work.lock().created.push(row.partition);
-        Tree::format_partition(&engine.journal, &handle.partition)?;
-        self.write_catalog_row(key, Some(&row.encode()))?;
-        Ok(row)
-    }
-
-    /// Writes or removes a row of the catalog.
-    fn write_catalog_row(&self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
-        let (tree, chain) = self.catalog()?;
-        let stamp = chain.txn();
-        let row = Row { stamp, ghost: value.is_none(), overflow: false, value: value.unwrap_or_default() };
-        tree.update(&self.engine().journal, Author::Transaction(&chain), key, row.value.len(), &mut |_| {
-            Ok(Decision::Write(row))
-        })?;
-        Ok(())
-    }
-
-    /// Whether there is a table of this name.
-    pub fn has_table(&self, name: &str) -> Result<bool> {
-        Ok(find_table(&self.catalog()?.0, name)?.is_some())
-    }
-
-    /// All tables, by name, this transaction's changes included.
-    pub fn tables(&self) -> Result<Vec<TableInfo>> {
-        let rows = recovery::tables(self.engine())?;
-        let deltas = self.deltas();
-        table_infos(self.engine(), rows, &deltas)
-    }
-
-    /// Renames a table. `NotFound`; `AlreadyExists`. Names are 1 to 255 bytes. Open handles to the table stay valid.
-    pub fn rename_table(&self, from: &str, to: &str) -> Result<()> {
-        let (catalog, _) = self.catalog()?;
-        let row = find_table(&catalog, from)?.ok_or_else(|| no_table(from))?;
-        table_key(to)?;
-        if from == to {
-            return Ok(());
-        }
-        if find_table(&catalog, to)?.is_some() {
-            return Err(Error::new(ErrorKind::AlreadyExists, format!("there is a table {to:?} already")));
-        }
-        self.statement(|| {
-            self.write_catalog_row(table_key(from)?, None)?;
-            self.write_catalog_row(table_key(to)?, Some(&row.encode()))
-        })?;
-        let mut work = self.work.lock();
-        if let Some(table) = work.tables.remove(from) {
-            work.tables.insert(to.to_owned(), table);
-        }
-        Ok(())
-    }
-
-    /// Drops a table and all its rows. Its file goes once the commit is durable. `NotFound`.
-    pub fn drop_table(&self, name: &str) -> Result<()> {
-        let (catalog, _) = self.catalog()?;
-        let row = find_table(&catalog, name)?.ok_or_else(|| no_table(name))?;
-        self.statement(|| self.write_catalog_row(table_key(name)?, None))?;
-        let mut work = self.work.lock();
-        if let Some(table) = work.tables.remove(name) {
-            work.closed_deltas.insert(table.id, table.delta.load(Ordering::Relaxed));
-        }
-        work.dropped.push(row.partition);
-        Ok(())
-    }
-
     /// Net change of row counts by table id.
     fn deltas(&self) -> BTreeMap<u32, i64> {
         let work = self.work.lock();
@@ -325,13 +171,7 @@ impl Transaction {
         let chains = self.entry.lock().chains.iter().map(|c| (c.partition, c.last_lsn)).collect();
         let deltas = self.deltas();
         let work = self.work.lock();
-        Mark {
-            id: work.next_savepoint,
-            chains,
-            deltas,
-            created: work.created.len(),
-            dropped: work.dropped.len(),
-        }
+        Mark { id: work.next_savepoint, chains, deltas, dropped: work.dropped.len() }
     }
 
     /// Takes back everything since the mark. A failure leaves the transaction good for nothing but rolling back.
@@ -351,7 +191,6 @@ impl Transaction {
         }
         work.dropped.truncate(mark.dropped);
         // Partitions made since stay in `created`: their catalog rows are gone, their files go when the transaction ends.
-        let _ = mark.created;
         Ok(())
     }
 
@@ -398,24 +237,6 @@ impl Transaction {
         };
         self.roll_back_to_mark(&mark)?;
         self.reopen_names()
-    }
-
-    /// After a rollback to a savepoint: names mean what the catalog says again.
-    fn reopen_names(&self) -> Result<()> {
-        let (catalog, _) = self.catalog()?;
-        let mut work = self.work.lock();
-        let tables = mem::take(&mut work.tables);
-        for (name, table) in tables {
-            match find_table(&catalog, &name)? {
-                Some(row) if row.id == table.id => {
-                    work.tables.insert(name, table);
-                }
-                _ => {
-                    work.closed_deltas.insert(table.id, table.delta.load(Ordering::Relaxed));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Commits. Durable when it returns, if the durability is `Sync`. `CommitUnknown`: the record was written but the disk failed;
@@ -577,54 +398,4 @@ fn wait_for_all_commits(engine: &Engine) -> Result<()> {
         engine.log.make_durable(lsn)?;
     }
     Ok(())
-}
-
-pub(crate) fn find_table(catalog: &Tree, name: &str) -> Result<Option<TableRow>> {
-    let row = catalog
-        .get(table_key(name)?, |row| if row.ghost { None } else { Some(TableRow::decode(row.value)) })?
-        .flatten();
-    row.transpose().map_err(|e| e.context(format!("the catalog's row of table {name:?}")))
-}
-
-pub(crate) fn no_table(name: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("there is no table {name:?}"))
-}
-
-pub(crate) fn check_types(name: &str, table: &OpenTable, types: Option<(&str, &str)>) -> Result<()> {
-    match types {
-        Some((key, value)) if (key, value) != (table.key_type.as_str(), table.value_type.as_str()) => {
-            Err(Error::new(
-                ErrorKind::TypeMismatch,
-                format!(
-                    "table {name:?} holds {} -> {}, and was opened as {key} -> {value}",
-                    table.key_type, table.value_type
-                ),
-            ))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What tools show of the catalog.
-pub(crate) fn table_infos(
-    engine: &Engine,
-    rows: Vec<(String, TableRow)>,
-    deltas: &BTreeMap<u32, i64>,
-) -> Result<Vec<TableInfo>> {
-    rows.into_iter()
-        .map(|(name, row)| {
-            let committed = engine.commits.lock().counts.get(&row.id).copied().unwrap_or(0);
-            let delta = deltas.get(&row.id).copied().unwrap_or(0);
-            let file_pages = engine.partition(row.partition)?.partition.file_pages();
-            Ok(TableInfo {
-                name,
-                id: row.id,
-                key_type: row.key_type,
-                value_type: row.value_type,
-                rows: committed.saturating_add_signed(delta),
-                partition: row.partition.0,
-                file_bytes: u64::from(file_pages) * engine.page_bytes as u64,
-            })
-        })
-        .collect()
 }

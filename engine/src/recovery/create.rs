@@ -1,19 +1,16 @@
 //! Making a new database. The master record comes last: until it is durable, `CREATING` says that whatever is there may go.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
-use hamal_pager::{Pager, PartitionId};
+use hamal_pager::PartitionId;
 use hamal_storage::{Error as LowError, Lock, Storage};
 use hamal_wal::{Log, Lsn};
 
 use super::{log_options, pager_options, remove_marker};
-use crate::active::ActiveTable;
 use crate::catalog::CATALOG;
 use crate::checkpoint::{CheckpointState, Effort};
-use crate::engine::{Engine, PagerLog, Parts};
+use crate::engine::{Engine, Layers, Parts};
 use crate::ids::TxnId;
-use crate::journal::Journal;
 use crate::master::{CREATING, Master, MasterFiles};
 use crate::report::RecoveryReport;
 use crate::tree::Tree;
@@ -23,17 +20,9 @@ pub(super) fn create(storage: Arc<dyn Storage>, options: Options, lock: Box<dyn 
     clear(&*storage)?;
     let database_id = storage.random_u64() | 1;
     let incarnation = 1;
-    let log = Arc::new(Log::create(
-        storage.clone(),
-        log_options(&options, options.log_segment_bytes),
-        incarnation,
-    )?);
-    let horizon = Arc::new(AtomicU64::new(0));
-    let pager_log =
-        Arc::new(PagerLog { log: log.clone(), horizon: horizon.clone(), steals: AtomicU64::new(0) });
+    let log = Log::create(storage.clone(), log_options(&options, options.log_segment_bytes), incarnation)?;
     let page_bytes = options.page_bytes;
-    let pager =
-        Pager::open(storage.clone(), pager_log.clone(), pager_options(&options, page_bytes, database_id))?;
+    let layers = Layers::open(&storage, log, pager_options(&options, page_bytes, database_id), TxnId(1))?;
     let master = Master {
         sequence: 0,
         database_id,
@@ -54,11 +43,7 @@ pub(super) fn create(storage: Arc<dyn Storage>, options: Options, lock: Box<dyn 
         storage,
         options,
         page_bytes,
-        journal: Journal::new(log.clone(), horizon.clone()),
-        log,
-        pager_log,
-        pager,
-        active: ActiveTable::new(TxnId(1), horizon),
+        layers,
         counts: std::collections::BTreeMap::new(),
         next_id: CATALOG.0 + 1,
         lock,
