@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use hamal_pager::{PageNo, header};
-use hamal_storage::sim::Rng;
+use hamal_storage::sim::{Fault, FaultKind, Operation, Repeat, Rng, When};
 use hamal_wal::{Lsn, Scanner};
 
 use super::split::Wanted;
@@ -367,6 +367,40 @@ fn a_full_disk_fails_one_insert_and_nothing_else() {
     f.storage.set_capacity_bytes(None);
     put(rows).unwrap();
     assert_eq!(f.verify().rows, rows + 1);
+}
+
+/// What is dirty in a poisoned cache never leaves it. Where that is nearly everything, the pages of one path push each other out: a
+/// descent must come to an end, with an answer or an error.
+#[test]
+fn a_poisoned_cache_full_of_dirty_pages_ends_every_descent() {
+    let f = Fixture::new(16384);
+    let txn = f.begin();
+    let put = |number: u64| {
+        let row = Row { stamp: txn.txn(), ghost: false, overflow: false, value: &[5; 900] };
+        let key = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+        f.tree.update(&f.journal, Author::Transaction(&txn), &key, 900, &mut |_| Ok(Decision::Write(row)))
+    };
+    (0..2_000).for_each(|number| assert!(put(number).unwrap()));
+    while f.pager.write_back(f.journal.log.tail(), 1_000).unwrap() > 0 {}
+    let fault = Fault::new(FaultKind::Eio, When::Nth(1), Repeat::Forever);
+    f.storage.inject(fault.only(&[Operation::Write]).on("doublewrite"));
+    // Rows are replaced in place, so that leaves become dirty and the root does not.
+    let refused = (0..2_000).map(put).filter(Result::is_err).take(200).count();
+    assert_eq!(refused, 200, "nothing can be written back");
+    let mut answers = BTreeMap::new();
+    for number in 0..200_u64 {
+        let key = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+        let answer = match f.tree.get(&key, |row| row.value.len()) {
+            Ok(found) => {
+                assert_eq!(found, Some(900));
+                None
+            }
+            Err(error) => Some(error.kind() == ErrorKind::Poisoned),
+        };
+        *answers.entry(answer).or_insert(0) += 1;
+    }
+    assert_eq!(answers.get(&Some(false)), None, "{answers:?}: an error, and not Poisoned");
+    assert!(answers.contains_key(&Some(true)), "{answers:?}: the paths never crowded each other out");
 }
 
 /// Two threads split one leaf at the same key. The second found the parent full, let go, and comes back to split it for a
