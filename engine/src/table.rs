@@ -1,9 +1,9 @@
 //! Typed tables: what an application works with.
 //!
-//! Owns the typed interface over [`RawTable`]: encoding arguments, decoding answers, the `BTreeMap` names. Knows nothing of
-//! trees, snapshots or locks; what a read sees and what a write conflicts with is the raw table's affair.
+//! Owns the typed interface over the byte-level table of `raw.rs`: encoding arguments, decoding answers, the `BTreeMap`
+//! names. Knows nothing of trees, snapshots or locks; what a read sees and what a write conflicts with is the raw table's affair.
 //!
-//! I1. Everything here goes through [`RawTable`]: a typed table can do nothing that a byte-level one cannot.
+//! I1. Everything here goes through `RawTable`: a typed table can do nothing that a byte-level one cannot.
 //! I2. An argument that cannot work (a key too long, bounds reversed) is `InvalidArgument` before anything has changed.
 //! I3. Bytes in a table that are not of its types give `Corrupt`, naming the table and key; rows beyond stay readable.
 
