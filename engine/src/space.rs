@@ -290,8 +290,12 @@ impl Space {
         let mut free = 0;
         for index in 0..self.bitmap_pages()? {
             let bitmap = self.bitmap(index)?.bytes().to_vec();
-            for bit in 0..coverage {
-                let page = PageNo(index * coverage + bit);
+            // Most of a small file's bitmap is about pages that the file does not have yet.
+            let first_page = index * coverage;
+            let pages = file_pages.saturating_sub(first_page).max(self.geometry.bits_to_last_set(&bitmap));
+            let within = pages.min(coverage);
+            for bit in 0..within {
+                let page = PageNo(first_page + bit);
                 let expected = page == HEADER_PAGE || self.geometry.is_bitmap(page) || in_use(page);
                 match (expected, self.geometry.is_set(&bitmap, bit)) {
                     (true, false) => {

@@ -44,10 +44,10 @@ impl Script {
     /// stolen, overflow values, table changes, rollbacks and checkpoints (`Script::ios` counts them).
     pub fn fixed(page_bytes: usize) -> Script {
         let mut plan = Plan::small(page_bytes);
-        plan.preload_rows = 120;
-        plan.key_space = 120;
-        plan.value_bytes = 6000;
-        Script { seed: 2, plan, steps: 8 }
+        // Larger pages make do with fewer I/Os for the same bytes, and a cache of fewer of them steals sooner.
+        let (rows, value_bytes, steps) = if page_bytes < 16384 { (120, 6000, 8) } else { (300, 3000, 6) };
+        (plan.preload_rows, plan.key_space, plan.value_bytes) = (rows, rows, value_bytes);
+        Script { seed: 2, plan, steps }
     }
 
     /// A disk on which nothing has happened yet.

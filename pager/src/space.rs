@@ -85,6 +85,12 @@ impl Geometry {
         bit < self.coverage() && bitmap[BITS_FROM + bit as usize / 8] & (1 << (bit % 8)) != 0
     }
 
+    /// How many bits there are up to the last that is set, rounded up to a multiple of eight; 0: none is.
+    pub fn bits_to_last_set(&self, bitmap: &[u8]) -> u32 {
+        let bits = &bitmap[BITS_FROM..][..self.coverage().div_ceil(8) as usize];
+        bits.iter().rposition(|byte| *byte != 0).map_or(0, |last| 8 * (last as u32 + 1))
+    }
+
     /// Sets (`true`) or clears `count` bits from `first`. `false`, changing nothing, if any had that value already or
     /// the range leaves the page.
     pub fn assign(&self, bitmap: &mut [u8], first: u32, count: u32, value: bool) -> bool {
