@@ -114,6 +114,8 @@ impl Engine {
         report.end_lsn = end.0;
         self.log.make_durable(end)?;
 
+        // A batch that failed since has put its pages back, but what the disk holds of them is unknown (F7).
+        self.check_poison()?;
         let used = self.log.used_bytes();
         let next = Master {
             checkpoint_lsn: begin,

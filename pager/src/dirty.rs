@@ -7,7 +7,7 @@
 //! ```text
 //!             mark                      take                      settle
 //!  0 ---------------------> lsn ---------------------> IN_FLIGHT ---------------------> 0
-//!                            ^                             | mark                        ^
+//!                            ^  <----- put_back -----      | mark                        ^
 //!                            |  settle                     v                             | (written back again)
 //!                            +------------------- IN_FLIGHT + lsn' ----------------------+
 //! ```
@@ -17,9 +17,10 @@
 //! I2. `mark` comes before the reservation of the record it is for; a checkpoint scans after the reservation of
 //!     its BEGIN. Both reservations are acquire-release operations on one counter, so the scan sees every mark whose record
 //!     is below BEGIN.
-//! I3. A page taken is in the table before its lsn leaves the array (one critical section), and leaves the table only
-//!     when its copy is durable in place; a checkpoint scans the array first and the table second. So it is never missed
-//!     (hazard H3).
+//! I3. A page taken is in the table before its lsn leaves the array (one critical section), and leaves the table when its
+//!     copy is durable in place; a checkpoint scans the array first and the table second. So it is never missed
+//!     (hazard H3). Only a batch that came to nothing puts pages back from the table into the array, against the
+//!     scan's direction: it counts that, and a scan that met it starts again.
 //! I4. `bits` has one bit per frame slot, set exactly while the slot's page has an lsn in the array; changed together
 //!     with it, under the same latch. Only an index: it makes the scans proportional to what is dirty.
 
@@ -40,8 +41,16 @@ pub(crate) type Key = (PartitionId, PageNo);
 #[derive(Debug)]
 pub(crate) struct DirtyPages {
     bits: Box<[AtomicU64]>,
-    in_flight: Mutex<BTreeMap<Key, Lsn>>,
+    in_flight: Mutex<InFlight>,
     count: AtomicU64,
+}
+
+/// The pages with a copy in the batch.
+#[derive(Debug, Default)]
+struct InFlight {
+    pages: BTreeMap<Key, Lsn>,
+    /// How often a page went back into the array.
+    put_back: u64,
 }
 
 fn lsn(word: u64) -> Lsn {
@@ -63,7 +72,7 @@ impl DirtyPages {
     pub(crate) fn new(slots: usize) -> Self {
         DirtyPages {
             bits: (0..slots.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
-            in_flight: Mutex::new(BTreeMap::new()),
+            in_flight: Mutex::new(InFlight::default()),
             count: AtomicU64::new(0),
         }
     }
@@ -105,17 +114,19 @@ impl DirtyPages {
     /// The page is being copied into the batch: its lsn moves to the in-flight table. `None` if there is nothing to
     /// write. Under a shared latch, by the one batch there is.
     pub(crate) fn take(&self, key: Key, slot: u32, word: &AtomicU64) -> Option<Lsn> {
-        let moved = lsn(word.load(Ordering::Relaxed));
-        if moved == Lsn::NEVER {
+        let old = word.load(Ordering::Relaxed);
+        let moved = lsn(old);
+        // In flight already: the batch was given the page twice, and has its copy.
+        if moved == Lsn::NEVER || old & IN_FLIGHT != 0 {
             return None;
         }
         if planted(Mistake::GapBeforeInFlight) {
             word.store(IN_FLIGHT, Ordering::Release);
-            self.in_flight.lock().insert(key, moved);
+            self.in_flight.lock().pages.insert(key, moved);
             return Some(moved);
         }
         let mut in_flight = self.in_flight.lock();
-        in_flight.insert(key, moved);
+        in_flight.pages.insert(key, moved);
         self.clear_bit(slot);
         word.store(IN_FLIGHT, Ordering::Release);
         Some(moved)
@@ -124,7 +135,7 @@ impl DirtyPages {
     /// The page's copy is durable in place. Whether it is clean now: it may have been changed again meanwhile.
     pub(crate) fn settle(&self, key: Key, word: &AtomicU64) -> bool {
         let mut in_flight = self.in_flight.lock();
-        in_flight.remove(&key);
+        in_flight.pages.remove(&key);
         // Release: pairs with the acquire in `is_clean`.
         let old = if planted(Mistake::ForgetRedirtied) {
             word.swap(0, Ordering::Release) & IN_FLIGHT
@@ -141,7 +152,10 @@ impl DirtyPages {
     /// The batch came to nothing: the page is dirty as before it was taken.
     pub(crate) fn put_back(&self, key: Key, slot: u32, word: &AtomicU64, taken: Lsn) {
         let mut in_flight = self.in_flight.lock();
-        in_flight.remove(&key);
+        in_flight.pages.remove(&key);
+        if !planted(Mistake::PutBackUncounted) {
+            in_flight.put_back += 1;
+        }
         let mut old = word.load(Ordering::Relaxed);
         loop {
             // What was taken is older than anything marked since.
@@ -188,22 +202,24 @@ impl DirtyPages {
     }
 
     /// The dirty page table: `array` yields what the arrays say, and is run first; the in-flight table comes second; the
-    /// smaller lsn counts (I3).
-    pub(crate) fn scan<I: Iterator<Item = (Key, Lsn)>>(
-        &self,
-        array: impl FnOnce() -> I,
-    ) -> BTreeMap<Key, Lsn> {
+    /// smaller lsn counts; all over again if a page went back into the array meanwhile (I3).
+    pub(crate) fn scan<I: Iterator<Item = (Key, Lsn)>>(&self, array: impl Fn() -> I) -> BTreeMap<Key, Lsn> {
         if planted(Mistake::InFlightFirst) {
-            let mut pages = self.in_flight.lock().clone();
+            let mut pages = self.in_flight.lock().pages.clone();
             array().for_each(|(key, lsn)| note(&mut pages, key, lsn));
             return pages;
         }
-        let mut pages = BTreeMap::new();
-        array().for_each(|(key, lsn)| note(&mut pages, key, lsn));
-        for (&key, &lsn) in &*self.in_flight.lock() {
-            note(&mut pages, key, lsn);
+        let mut put_back = self.in_flight.lock().put_back;
+        loop {
+            let mut pages = BTreeMap::new();
+            array().for_each(|(key, lsn)| note(&mut pages, key, lsn));
+            let in_flight = self.in_flight.lock();
+            if in_flight.put_back == put_back {
+                in_flight.pages.iter().for_each(|(&key, &lsn)| note(&mut pages, key, lsn));
+                return pages;
+            }
+            put_back = in_flight.put_back;
         }
-        pages
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Doublewrite {
 }
 
 impl Doublewrite {
-    /// Opens the area; makes it, or makes it larger, if need be. What it holds stays.
+    /// Opens the area; makes it, or makes it larger, if need be, and its name durable. What it holds stays.
     pub(crate) fn open(storage: &dyn Storage, bytes: usize) -> Result<Doublewrite> {
         let failed = |action| move |e| Error::io(action, NAME, e);
         let exists = storage.exists(NAME).map_err(failed("look for"))?;
@@ -50,9 +50,8 @@ impl Doublewrite {
             write_all_at(&*file, &zeros, have).map_err(failed("write"))?;
             file.sync_data().map_err(failed("sync"))?;
         }
-        if !exists {
-            storage.sync_directory("").map_err(|e| Error::io("sync", "the database directory", e))?;
-        }
+        // Even if it was there: whoever made it may have died before this.
+        storage.sync_directory("").map_err(|e| Error::io("sync", "the database directory", e))?;
         Ok(Doublewrite { file })
     }
 

@@ -273,6 +273,11 @@ impl Core {
             match at.state().try_exclusive() {
                 Latch::Taken if at.slot().load(Ordering::Relaxed) == slot.0 => return Some(at),
                 Latch::Taken => at.state().unlock_unchanged(),
+                Latch::Absent(Absence::Leaving) => {
+                    // Its evictor may be waiting for the batch, which we hold.
+                    self.finish_leaving();
+                    backoff.snooze();
+                }
                 _ => backoff.snooze(),
             }
         }

@@ -151,7 +151,7 @@ pub struct PagerStats {
 /// The page cache of one database: regions of all partitions, the frame budget, the doublewrite area.
 #[derive(Debug)]
 pub struct Pager {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
 }
 
 impl Pager {

@@ -47,6 +47,8 @@ pub(crate) enum Mistake {
     InFlightFirst,
     /// A page written back is clean even if it was changed again meanwhile.
     ForgetRedirtied,
+    /// A page goes back into the dirty array, and the checkpoint's scan does not hear of it.
+    PutBackUncounted,
 }
 
 /// Whether this mistake is planted: never, outside loom.

@@ -69,6 +69,8 @@ impl Core {
     pub(crate) fn write_batch(&self, mut pages: Vec<Resident>) -> Result<usize> {
         pages.truncate(self.batch_pages);
         pages.sort_by_key(|resident| (resident.partition.id(), resident.page));
+        // The clock may have come round to a page twice.
+        pages.dedup_by_key(|resident| (resident.partition.id(), resident.page));
         let mut batch = self.batch.lock();
         self.check_poison()?;
         self.finish_in_place(&mut batch)?;

@@ -131,16 +131,22 @@ impl Storage for OsStorage {
     }
 }
 
-/// Makes the root and whatever is missing above it, each made durable in its parent.
+/// Makes the root and whatever is missing above it, each made durable in its parent; the root itself even if it was there, for
+/// whoever made it may have died before that.
 fn create_root(root: &Path) -> io::Result<()> {
-    if root.is_dir() {
-        return Ok(());
-    }
     let parent = match root.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
         Some(parent) => parent,
+        None if root.is_dir() => return Ok(()),
         None => return fs::create_dir(root),
     };
+    if root.is_dir() {
+        return match sync_directory(parent) {
+            // A directory that we may not look into was not ours to make the root in.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            other => other,
+        };
+    }
     create_root(parent)?;
     match fs::create_dir(root) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && root.is_dir() => Ok(()),

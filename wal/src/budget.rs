@@ -94,14 +94,15 @@ impl Budget {
 
     /// Takes back promised room.
     pub(crate) fn release(&self, bytes: u64) {
-        let before = self.promised.fetch_sub(bytes, Ordering::Relaxed);
-        debug_assert!(before >= bytes, "released {bytes} promised bytes of {before}");
+        // In this order: whoever sees the promise gone sees the room given back too, and never needs more than there is.
         self.give_back(bytes);
+        let before = self.promised.fetch_sub(bytes, Ordering::Release);
+        debug_assert!(before >= bytes, "released {bytes} promised bytes of {before}");
     }
 
     /// The promise outstanding.
     pub(crate) fn promised_bytes(&self) -> u64 {
-        self.promised.load(Ordering::Relaxed)
+        self.promised.load(Ordering::Acquire)
     }
 
     /// How far the log would reach if all room spoken for were used.

@@ -202,9 +202,11 @@ impl Log {
     pub fn admit_promised(&self, bytes: u64) -> Result<Permit<'_>> {
         self.check_fits_buffer(bytes)?;
         self.group.check()?;
+        // Read before the room is spoken for: a promise released in between must not be missing here and counted there.
+        let promised = self.budget.promised_bytes();
         let reach = self.budget.speak_for_promised(bytes);
         // While a promise is counted beside the bytes that use it, this may look further than the log can get.
-        let needed = reach.saturating_sub(self.budget.promised_bytes());
+        let needed = reach.saturating_sub(promised);
         let claimed = if needed > self.segments.prepared_end() {
             // More than was promised. Be kind if the disk allows.
             self.segments.prepare_to(needed).and_then(|()| self.claim(bytes))

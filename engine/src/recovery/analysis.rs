@@ -3,7 +3,8 @@
 //!
 //! I1. A transaction's entry is the merge of the checkpoint's copy and the records seen, by largest LSN (hazard H2): the copy was
 //!     taken after BEGIN, so records between BEGIN and the copy may be newer or older than it.
-//! I2. A page is in the table with a `rec_lsn` at or below the first record its durable copy lacks (hazard H3).
+//! I2. A page is in the table with a `rec_lsn` at or below the first record its durable copy lacks (hazard H3), and a
+//!     `last_lsn` at or above the last record there is of it, seen or not: only a copy with all of them takes it out.
 //! I3. Counts: the checkpoint's, plus the deltas of commits at or after `counts_as_of` (hazard H17).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -23,7 +24,7 @@ use crate::{Error, Options, Result};
 #[derive(Clone, Copy, Debug)]
 struct DirtyEntry {
     rec_lsn: Lsn,
-    /// The newest record seen that changes the page.
+    /// No record that changes the page is newer: the newest seen, or BEGIN for those that analysis does not see.
     last_lsn: Lsn,
 }
 
@@ -189,7 +190,8 @@ impl Analysis {
                     if self.deleted.contains(partition) {
                         continue;
                     }
-                    let entry = DirtyEntry { rec_lsn: *rec_lsn, last_lsn: *rec_lsn };
+                    // Between `rec_lsn` and BEGIN there may be any number of records that change it.
+                    let entry = DirtyEntry { rec_lsn: *rec_lsn, last_lsn: begin.max(*rec_lsn) };
                     let known = self.dirty.entry((*partition, *page)).or_insert(entry);
                     known.rec_lsn = known.rec_lsn.min(*rec_lsn);
                 }
@@ -267,7 +269,8 @@ impl Analysis {
             if entry.last_lsn <= clean_lsn {
                 self.dirty.remove(&(partition, page));
             } else {
-                entry.rec_lsn = entry.rec_lsn.max(Lsn(clean_lsn.0 + 1));
+                // Where redo starts must be a record, and the page has that one.
+                entry.rec_lsn = entry.rec_lsn.max(clean_lsn);
             }
         }
     }

@@ -7,6 +7,9 @@ use hamal_wal::Lsn;
 use parking_lot::Mutex;
 
 use super::rig::{Op, Rig, read, small};
+use crate::core::Resident;
+use crate::dirty::{DirtyPages, rec_lsn};
+use crate::sync::AtomicU64;
 use crate::{Attempt, PageClass, PageNo, Partition, PartitionId};
 
 const PAGE: PageNo = PageNo(3);
@@ -133,4 +136,23 @@ fn a_page_discarded_in_a_batch_that_fails_does_not_become_dirty_again() {
     assert_eq!(rig.pager.stats().dirty_pages, 0);
     rig.storage.set_hook(|_, _| Ok(()));
     assert_eq!(read(&partition, 3), 3, "as the file has it");
+}
+
+#[test]
+fn a_page_that_the_clock_met_twice_is_in_its_batch_once() {
+    let (rig, partition, _) = interrupted(0, |_, _| {});
+    let resident = || Resident { partition: Arc::clone(&partition), page: PAGE };
+    assert_eq!(rig.pager.core.write_batch(vec![resident(), resident()]).unwrap(), 1);
+    assert_eq!(rig.pager.stats().dirty_pages, 0);
+
+    // And if a writer came between the two visits, the older lsn stays in the table.
+    let (dirty, word, key) = (DirtyPages::new(1), AtomicU64::new(0), (PartitionId(1), PAGE));
+    dirty.mark(0, &word, Lsn(100));
+    assert_eq!(dirty.take(key, 0, &word), Some(Lsn(100)));
+    dirty.mark(0, &word, Lsn(160));
+    assert_eq!(dirty.take(key, 0, &word), None, "it is in the batch already");
+    let array = || std::iter::once((key, rec_lsn(&word)));
+    assert_eq!(dirty.scan(array).get(&key), Some(&Lsn(100)));
+    assert!(!dirty.settle(key, &word), "changed again");
+    assert_eq!((dirty.count(), dirty.scan(array).get(&key)), (1, Some(&Lsn(160))));
 }
