@@ -229,6 +229,8 @@ impl Engine {
     /// Makes a new partition's file.
     pub(crate) fn create_partition(&self, id: PartitionId) -> Result<Arc<PartitionHandle>> {
         let handle = new_handle(self.pager.create_partition(id)?);
+        // No list of pending runs to look at before it has been formatted.
+        handle.pending.store(false, Ordering::Relaxed);
         self.partitions.write().insert(id, handle.clone());
         Ok(handle)
     }
@@ -243,11 +245,14 @@ impl Engine {
     /// Removes a partition that no committed catalog row names any more (hazard H11): first a durable record that says so, then
     /// the file. Nobody uses the partition.
     pub(crate) fn delete_partition(&self, id: PartitionId) -> Result<()> {
-        let lsn = self.journal.append(&Record::PartitionDeleted { partition: id })?;
-        self.log.make_durable(lsn)?;
-        // A checkpoint that listed the partition's pages must not overlap with their disappearance.
+        // From the record on, no checkpoint may list the partition's pages: its BEGIN would lie behind the record, and
+        // analysis would never know why the file is gone.
         let _checkpoint = self.checkpoint.lock();
         let _vacuum = self.vacuum.lock();
+        let lsn = self.journal.append(&Record::PartitionDeleted { partition: id })?;
+        self.log.make_durable(lsn)?;
+        // The table has its first partition's id.
+        self.commits.lock().counts.remove(&id.0);
         self.partitions.write().remove(&id);
         if let Err(error) = self.pager.close_partition(id, true) {
             // The record is durable, so nothing depends on the file any more: whatever is left of it goes at the next open.

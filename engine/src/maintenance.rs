@@ -160,10 +160,19 @@ impl Threads {
         let signal = Arc::new(Signal::default());
         let mut threads = Threads { signal: signal.clone(), threads: Vec::new() };
         let (e, s) = (engine.clone(), signal.clone());
-        threads.spawn("hamal-maintenance", move || maintain_until_stopped(&e, &s))?;
-        let (e, s) = (engine.clone(), signal);
-        threads.spawn("hamal-flush", move || flush_until_stopped(&e, &s))?;
-        Ok(threads)
+        let started =
+            threads.spawn("hamal-maintenance", move || maintain_until_stopped(&e, &s)).and_then(|()| {
+                let (e, s) = (engine.clone(), signal);
+                threads.spawn("hamal-flush", move || flush_until_stopped(&e, &s))
+            });
+        match started {
+            Ok(()) => Ok(threads),
+            Err(error) => {
+                // One that runs would keep the database, and its lock.
+                threads.stop();
+                Err(error)
+            }
+        }
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -177,6 +186,8 @@ impl Threads {
     /// Wakes the maintenance thread if the log has grown enough for a checkpoint.
     pub(crate) fn notify_if_due(&self, engine: &Engine) {
         if engine.until_flush().is_some_and(|left| left < LONGEST_SLEEP) {
+            // Under the lock: the thread may be between its look at the time and its wait.
+            let _state = self.signal.state.lock();
             self.signal.flush.notify_all();
         }
         if engine.checkpoint_due() {

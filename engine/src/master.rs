@@ -16,6 +16,8 @@ const MAGIC: &[u8; 8] = b"HAMALMST";
 /// The version of every on-disk format together; another version is refused.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 const MASTER_BYTES: usize = 4096;
+/// The highest LSN a master record may hold.
+const MAX_LSN: u64 = 1 << 62;
 /// The names of the two copies.
 pub(crate) const NAMES: [&str; 2] = ["MASTER-A", "MASTER-B"];
 /// Marks a directory in which a database is being made.
@@ -58,7 +60,11 @@ impl Master {
 
     /// Whether the fields are within their ranges: checked before a record is written and after one is read.
     fn is_sound(&self) -> bool {
-        matches!(self.page_bytes, 4096 | 8192 | 16384 | 32768 | 65536)
+        let lsns = [self.checkpoint_lsn, self.attested, self.oldest_lsn];
+        // Far from their ends, so that sums of positions are numbers too.
+        lsns.iter().all(|lsn| lsn.0.is_multiple_of(8) && lsn.0 <= MAX_LSN)
+            && self.sequence < u64::MAX
+            && matches!(self.page_bytes, 4096 | 8192 | 16384 | 32768 | 65536)
             && self.log_segment_bytes.is_multiple_of(4096)
             && (64 << 10..=1 << 40).contains(&self.log_segment_bytes)
             && self.oldest_lsn <= self.checkpoint_lsn
@@ -240,6 +246,26 @@ mod tests {
         let bytes = sample().encode();
         assert_eq!(bytes.len(), MASTER_BYTES);
         assert_eq!(Master::decode(&bytes, "MASTER-A").unwrap(), sample());
+    }
+
+    #[test]
+    fn fields_out_of_their_ranges_are_corrupt() {
+        let changes: [&dyn Fn(&mut Master); 8] = [
+            &|m| m.checkpoint_lsn.0 += 4,
+            &|m| m.attested.0 += 1,
+            &|m| m.oldest_lsn.0 += 2,
+            &|m| m.checkpoint_lsn.0 = (1 << 62) + 8,
+            &|m| m.attested.0 = u64::MAX - 7,
+            &|m| m.oldest_lsn.0 = m.checkpoint_lsn.0 + 8,
+            &|m| m.sequence = u64::MAX,
+            &|m| m.incarnation = u32::MAX,
+        ];
+        for (index, change) in changes.iter().enumerate() {
+            let mut master = sample();
+            change(&mut master);
+            let error = Master::decode(&master.encode(), "MASTER-A").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "change {index}");
+        }
     }
 
     #[test]

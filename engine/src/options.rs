@@ -11,6 +11,18 @@ use hamal_storage::Storage;
 use crate::report::RecoveryProgress;
 use crate::{Database, Error, Result};
 
+/// The least the page cache holds, bytes and pages.
+const MIN_CACHE_BYTES: u64 = 1 << 20;
+const MIN_CACHE_PAGES: u64 = 64;
+/// The least the log's buffer holds, pages: any record fits.
+const MIN_LOG_BUFFER_PAGES: usize = 16;
+/// The most the log's buffer can have, bytes.
+const MAX_LOG_BUFFER_BYTES: usize = 256 << 20;
+/// The most a log segment can have, bytes.
+const MAX_LOG_SEGMENT_BYTES: u64 = 1 << 40;
+/// The highest limit the log takes, bytes.
+pub(crate) const MAX_LOG_BYTES: u64 = 1 << 60;
+
 /// When a commit returns, and what a crash can take back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -126,28 +138,29 @@ impl Options {
         self
     }
 
-    /// Most bytes of pages kept in memory. Default 256 MiB; at least 1 MiB.
+    /// Most bytes of pages kept in memory. Default 256 MiB; at least 1 MiB and 64 pages.
     #[must_use]
     pub fn cache_bytes(mut self, bytes: u64) -> Self {
         self.cache_bytes = bytes;
         self
     }
 
-    /// Size of the log's buffer, bytes, a power of two. Default 8 MiB; at least 16 pages.
+    /// Size of the log's buffer, bytes, a power of two. Default 8 MiB; at least 16 pages, at most 256 MiB.
     #[must_use]
     pub fn log_buffer_bytes(mut self, bytes: usize) -> Self {
         self.log_buffer_bytes = bytes;
         self
     }
 
-    /// *Creation.* Size of one log segment, bytes. Default 64 MiB.
+    /// *Creation.* Size of one log segment, bytes, a multiple of 4096. Default 64 MiB; at least 64 KiB, at most 1 TiB.
     #[must_use]
     pub fn log_segment_bytes(mut self, bytes: u64) -> Self {
         self.log_segment_bytes = bytes;
         self
     }
 
-    /// The most log a database may need at once, bytes; beyond it writers get `LogFull`. Default 1 GiB.
+    /// The most log a database may need at once, bytes; beyond it writers get `LogFull`. Default 1 GiB; at least four times the log
+    /// buffer, at most 2^60.
     #[must_use]
     pub fn max_log_bytes(mut self, bytes: u64) -> Self {
         self.max_log_bytes = bytes;
@@ -210,31 +223,43 @@ impl Options {
         Database::open_storage(storage, self)
     }
 
-    /// Settings that cannot work are refused before anything is touched.
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Settings that cannot work with pages of `page_bytes` (the database's own, where there is one) are refused before anything is
+    /// touched. As strict as the log and the page cache are, which look only when it is too late for that.
+    pub(crate) fn check(&self, page_bytes: usize) -> Result<()> {
         if !matches!(self.page_bytes, 4096 | 8192 | 16384 | 32768 | 65536) {
             return Err(Error::invalid(format!(
                 "page size {} is not one of 4096, 8192, 16384, 32768 and 65536 bytes",
                 self.page_bytes
             )));
         }
-        if !self.log_buffer_bytes.is_power_of_two() || self.log_buffer_bytes < 16 * self.page_bytes {
+        let least_cache_bytes = MIN_CACHE_BYTES.max(MIN_CACHE_PAGES * page_bytes as u64);
+        if self.cache_bytes < least_cache_bytes {
             return Err(Error::invalid(format!(
-                "a log buffer of {} bytes is not a power of two of at least 16 pages ({} bytes)",
-                self.log_buffer_bytes,
-                16 * self.page_bytes
+                "a cache of {} bytes is below {least_cache_bytes} bytes, the least with pages of {page_bytes} bytes",
+                self.cache_bytes
             )));
         }
-        if !self.log_segment_bytes.is_multiple_of(4096) || self.log_segment_bytes < 64 << 10 {
+        let least_buffer_bytes = MIN_LOG_BUFFER_PAGES * page_bytes;
+        if !self.log_buffer_bytes.is_power_of_two()
+            || !(least_buffer_bytes..=MAX_LOG_BUFFER_BYTES).contains(&self.log_buffer_bytes)
+        {
             return Err(Error::invalid(format!(
-                "a log segment of {} bytes is not a multiple of 4096 of at least 64 KiB",
+                "a log buffer of {} bytes is not a power of two from 16 pages ({least_buffer_bytes} bytes) to 256 MiB",
+                self.log_buffer_bytes
+            )));
+        }
+        if !self.log_segment_bytes.is_multiple_of(4096)
+            || !(64 << 10..=MAX_LOG_SEGMENT_BYTES).contains(&self.log_segment_bytes)
+        {
+            return Err(Error::invalid(format!(
+                "a log segment of {} bytes is not a multiple of 4096 from 64 KiB to 1 TiB",
                 self.log_segment_bytes
             )));
         }
         let least_log_bytes = 4 * self.log_buffer_bytes as u64;
-        if self.max_log_bytes < least_log_bytes {
+        if !(least_log_bytes..=MAX_LOG_BYTES).contains(&self.max_log_bytes) {
             return Err(Error::invalid(format!(
-                "a log limit of {} bytes is below four times the log buffer ({least_log_bytes} bytes)",
+                "a log limit of {} bytes is not from four times the log buffer ({least_log_bytes} bytes) to 2^60",
                 self.max_log_bytes
             )));
         }
@@ -261,5 +286,67 @@ impl TransactionOptions {
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = Some(durability);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use hamal_storage::sim::{CrashMode, SimStorage};
+
+    use super::*;
+    use crate::ErrorKind;
+
+    fn small(page_bytes: usize) -> Options {
+        Options::new().page_bytes(page_bytes).cache_bytes(8 << 20).maintenance(Maintenance::Manual)
+    }
+
+    /// Every file and its bytes, the lock file too.
+    fn files(disk: &SimStorage) -> Vec<(String, Vec<u8>)> {
+        let mut files: Vec<_> =
+            disk.files().into_iter().map(|name| (name.clone(), disk.read_file(&name).unwrap())).collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn options_that_cannot_work_are_refused_untouched() {
+        let made = SimStorage::new(1);
+        let db = small(65536).open_on(Arc::new(made.clone())).unwrap();
+        db.transact(|tx| tx.open_bytes_table("t")?.put(b"k", b"v")).unwrap();
+        db.flush().unwrap();
+        // As after a crash: an open that went on would have something to change.
+        let made = made.crash_image(CrashMode::LoseAll, 1);
+        let refused = |disk: &SimStorage, options: Options| {
+            let before = files(disk);
+            let error = options.open_on(Arc::new(disk.clone())).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+            assert!(files(disk) == before, "{error}");
+        };
+        for bad in [
+            small(65536).cache_bytes(64 * 65536 - 1),
+            small(4096).cache_bytes((1 << 20) - 1),
+            small(4096).page_bytes(5000),
+            small(4096).log_buffer_bytes(512 << 20).max_log_bytes(4 << 30),
+            small(4096).log_buffer_bytes(1 << 63).max_log_bytes(u64::MAX),
+            small(4096).log_buffer_bytes(3 << 20),
+            small(65536).log_buffer_bytes(512 << 10),
+            small(4096).log_segment_bytes((1 << 40) + 4096),
+            small(4096).max_log_bytes((1 << 60) + 1),
+            small(4096).max_log_bytes(1 << 20),
+        ] {
+            refused(&SimStorage::new(2), bad.clone());
+            refused(&made, bad);
+        }
+        // It is the database's pages that count, once there is one.
+        refused(&made, small(4096).cache_bytes(2 << 20));
+        refused(&made, small(4096).log_buffer_bytes(512 << 10));
+        let db = small(65536).open_on(Arc::new(made)).unwrap();
+        assert_eq!(db.tables().unwrap().len(), 1);
+        let made = SimStorage::new(3);
+        small(4096).open_on(Arc::new(made.clone())).unwrap().close().unwrap();
+        let frugal = small(65536).cache_bytes(1 << 20).log_buffer_bytes(64 << 10);
+        frugal.open_on(Arc::new(made)).unwrap().close().unwrap();
     }
 }

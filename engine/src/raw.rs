@@ -1,6 +1,6 @@
 //! One table as bytes, inside a transaction or snapshot. The typed tables stand on it.
 //!
-//! I1. Each operation is one statement: done, or without effect.
+//! I1. Each operation is one statement: done, or without effect. Decoding the old value is part of it.
 //! I2. The table's `delta` moves with every row that appears or goes, so that `len` is exact and O(1).
 
 mod range;
@@ -99,7 +99,7 @@ impl<'t> RawTable<'t> {
     fn writer(&self) -> Result<(&'t Transaction, &Chain)> {
         match (self.owner, &self.table.chain) {
             (Owner::Transaction(t), Some(chain)) => {
-                t.check_usable()?;
+                t.check_writable(&self.table)?;
                 Ok((t, chain))
             }
             _ => Err(Error::invalid("a snapshot is read-only")),
@@ -145,26 +145,39 @@ impl<'t> RawTable<'t> {
 
     /// Writes, without looking at what was there (a blind write).
     pub(crate) fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.write(key, value, false).map(|_| ())
+        self.write(key, value, false, |_| Ok(())).map(|_| ())
     }
 
-    /// Writes and returns the old value.
-    pub(crate) fn replace(&self, key: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.write(key, value, true)
+    /// Writes and returns the old value, decoded.
+    pub(crate) fn replace<T>(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        decode: impl FnMut(Vec<u8>) -> Result<T>,
+    ) -> Result<Option<T>> {
+        self.write(key, value, true, decode)
     }
 
-    fn write(&self, key: &[u8], value: &[u8], wanted: bool) -> Result<Option<Vec<u8>>> {
+    fn write<T>(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        wanted: bool,
+        mut decode: impl FnMut(Vec<u8>) -> Result<T>,
+    ) -> Result<Option<T>> {
         let (transaction, chain) = self.writer()?;
         self.check_key(key)?;
         let inline = Tree::max_inline_bytes(self.engine().page_bytes, key.len());
         transaction.row_statement(&self.table, chain, || {
-            if value.len() <= inline {
-                return self.write_row(chain, key, value, false, wanted);
-            }
-            let mut writer = self.overflow_writer(chain);
-            writer.write(value)?;
-            let reference = writer.finish(inline)?;
-            self.write_row(chain, key, &reference, true, wanted)
+            let old = if value.len() <= inline {
+                self.write_row(chain, key, value, false, wanted)?
+            } else {
+                let mut writer = self.overflow_writer(chain);
+                writer.write(value)?;
+                let reference = writer.finish(inline)?;
+                self.write_row(chain, key, &reference, true, wanted)?
+            };
+            old.map(&mut decode).transpose()
         })
     }
 
@@ -234,20 +247,27 @@ impl<'t> RawTable<'t> {
 
     /// Removes, without saying whether it was there.
     pub(crate) fn delete(&self, key: &[u8]) -> Result<()> {
-        self.remove(key, false).map(|_| ())
+        self.remove(key, false, |_| Ok(())).map(|_| ())
     }
 
-    /// Removes and returns the old value.
-    pub(crate) fn take(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.remove(key, true)
+    /// Removes and returns the old value, decoded.
+    pub(crate) fn take<T>(&self, key: &[u8], decode: impl FnMut(Vec<u8>) -> Result<T>) -> Result<Option<T>> {
+        self.remove(key, true, decode)
     }
 
-    fn remove(&self, key: &[u8], wanted: bool) -> Result<Option<Vec<u8>>> {
+    fn remove<T>(
+        &self,
+        key: &[u8],
+        wanted: bool,
+        mut decode: impl FnMut(Vec<u8>) -> Result<T>,
+    ) -> Result<Option<T>> {
         let (transaction, chain) = self.writer()?;
         if key.len() > self.max_key_bytes() {
             return Ok(None);
         }
-        transaction.row_statement(&self.table, chain, || self.remove_row(chain, key, wanted))
+        transaction.row_statement(&self.table, chain, || {
+            self.remove_row(chain, key, wanted)?.map(&mut decode).transpose()
+        })
     }
 
     /// Exact number of rows, O(1).

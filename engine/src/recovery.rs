@@ -22,6 +22,7 @@ mod redo;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -29,11 +30,11 @@ use hamal_pager::{PagerOptions, PartitionId};
 use hamal_storage::{Error as LowError, Lock, Storage};
 use hamal_wal::{Log, LogOptions, Lsn, Scanner};
 
-use crate::catalog::{CATALOG, TableRow};
+use crate::catalog::{CATALOG, TableRow, partition_of, row_place};
 use crate::checkpoint::{CheckpointState, Effort};
 use crate::engine::{Engine, Layers, Parts};
 use crate::master::{self, CREATING, Found, Master, MasterFiles};
-use crate::options::OpenMode;
+use crate::options::{MAX_LOG_BYTES, OpenMode};
 use crate::report::{PartitionReport, RecoveryPass, RecoveryProgress, RecoveryReport};
 use crate::rollback;
 use crate::tree::LeafCopy;
@@ -42,9 +43,9 @@ use analysis::Analysis;
 
 /// Opens the database on `storage`, as `options` say.
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Engine> {
-    options.check()?;
     // Looked at before the lock file is made, so that a foreign directory stays untouched.
     let found = master::find(&*storage)?;
+    check_options(&options, &found)?;
     match (&found, options.mode) {
         (Found::Nothing, OpenMode::Open) => {
             return Err(Error::new(ErrorKind::NotADatabase, "there is no database in this directory"));
@@ -59,13 +60,22 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Engine
     }
     let lock = lock(&*storage, matches!(found, Found::Nothing))?;
     // Again: another opener may have made or changed it before we had the lock.
-    match master::find(&*storage)? {
+    let found = master::find(&*storage)?;
+    check_options(&options, &found)?;
+    match found {
         Found::Nothing => create::create(storage, options, lock),
         Found::Database(_) if options.mode == OpenMode::Create => {
             Err(Error::new(ErrorKind::AlreadyExists, "there is a database in this directory already"))
         }
         Found::Database(master) => recover(storage, options, lock, &master),
     }
+}
+
+fn check_options(options: &Options, found: &Found) -> Result<()> {
+    options.check(match found {
+        Found::Nothing => options.page_bytes,
+        Found::Database(master) => master.page_bytes,
+    })
 }
 
 fn lock(storage: &dyn Storage, make: bool) -> Result<Box<dyn Lock>> {
@@ -122,7 +132,7 @@ fn recover(
     // A log that is longer than today's limit is still recovered; the limit holds for what comes after.
     let mut analysis = analysis::run(&storage, &options, master)?;
     let live = analysis.resume.end.0 - master.oldest_lsn.0;
-    log_options.max_bytes = log_options.max_bytes.max(2 * live);
+    log_options.max_bytes = log_options.max_bytes.max(live.saturating_mul(2)).min(MAX_LOG_BYTES);
     let mut report = first_report(master, &analysis);
 
     let incarnation = master.incarnation.max(analysis.resume.incarnation) + 1;
@@ -195,13 +205,13 @@ fn undo(engine: &Engine, analysis: &Analysis, report: &mut RecoveryReport) -> Re
 fn remove_orphans(engine: &Engine) -> Result<()> {
     let known = tables(engine)?;
     for name in engine.storage.list("part").map_err(|e| LowError::io("list", "part", e))? {
-        let Some(id) = name.strip_suffix(".dat").and_then(|n| n.parse().ok()).map(PartitionId) else {
+        let Some(id) = partition_of(&name) else {
             continue;
         };
         if id == CATALOG || known.iter().any(|(_, row)| row.partition == id) {
             continue;
         }
-        engine.next_id.fetch_max(id.0 + 1, std::sync::atomic::Ordering::Relaxed);
+        engine.next_id.fetch_max(id.0.saturating_add(1), std::sync::atomic::Ordering::Relaxed);
         tracing::info!(partition = id.0, "removing the file of a partition that no table has");
         engine.delete_partition(id)?;
     }
@@ -212,11 +222,12 @@ fn remove_orphans(engine: &Engine) -> Result<()> {
     Ok(())
 }
 
-/// All tables in the catalog: name and row.
+/// All tables in the catalog: name and row. `Corrupt` if two claim one id or partition.
 pub(crate) fn tables(engine: &Engine) -> Result<Vec<(String, TableRow)>> {
     let tree = engine.partition(CATALOG)?.tree();
     let mut leaf = LeafCopy::default();
-    let mut found = Vec::new();
+    let mut found: Vec<(String, TableRow)> = Vec::new();
+    let (mut ids, mut partitions) = (HashSet::new(), HashSet::new());
     let mut at: Option<Vec<u8>> = None;
     loop {
         tree.leaf_at(at.as_deref(), &mut leaf)?;
@@ -229,7 +240,12 @@ pub(crate) fn tables(engine: &Engine) -> Result<Vec<(String, TableRow)>> {
             leaf.key_into(index, &mut key);
             let name = String::from_utf8(key)
                 .map_err(|_| Error::new(ErrorKind::Corrupt, "a table name in the catalog is not UTF-8"))?;
-            found.push((name, TableRow::decode(row.value)?));
+            let row = TableRow::of(row).map_err(|e| e.context(row_place(&name)))?;
+            if !ids.insert(row.id) || !partitions.insert(row.partition) {
+                let what = format!("another table has id {} or partition {} too", row.id, row.partition);
+                return Err(Error::new(ErrorKind::Corrupt, what).context(row_place(&name)));
+            }
+            found.push((name, row));
         }
         match leaf.upper_fence() {
             Some(fence) => at = Some(fence.to_vec()),

@@ -26,7 +26,19 @@ pub(crate) fn undo_chain(engine: &Engine, chain: &Chain, down_to: Lsn) -> Result
     while undo_step(engine, &handle, chain, down_to)? {
         undone += 1;
     }
+    forget_what_is_undone(engine, &chain.entry);
     Ok(undone)
+}
+
+/// If nothing of a transaction is left to undo, it is as if it had just begun: it keeps no log and no promise.
+fn forget_what_is_undone(engine: &Engine, entry: &TxnEntry) {
+    let mut state = entry.lock();
+    if state.chains.iter().all(|c| c.undo_next_lsn == Lsn::NEVER) {
+        // The chains too: a later record must not point back to records that the log need not keep.
+        state.chains.clear();
+        state.first_lsn = Lsn::NEVER;
+        engine.log.release(std::mem::take(&mut state.promised_bytes));
+    }
 }
 
 /// Undoes the chain's newest record above `down_to`; `false` if there is none.

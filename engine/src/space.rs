@@ -280,7 +280,8 @@ impl Space {
     }
 
     /// Compares the bitmaps with what is in use: `in_use` says of each page whether something refers to it (header and
-    /// bitmaps apart). Hands each difference to `found`; returns the number of free pages that the file has.
+    /// bitmaps apart), and names only pages that the file has. Hands each difference to `found`; returns the number of
+    /// free pages that the file has.
     pub(crate) fn check_bitmaps(
         &self,
         in_use: &dyn Fn(PageNo) -> bool,

@@ -7,10 +7,14 @@
 //! I2. The turn is given up once the commit record is reserved, not when it is durable (early release): the next committer's flush
 //!     covers both. Snapshots and empty transactions wait until what they saw is durable (hazard H10).
 //! I3. A transaction that cannot be rolled back poisons the handle: reopening recovers.
+//! I4. A transaction has one [`OpenTable`] for each table id it has opened, until it ends, whatever the table is called and whether
+//!     it is dropped meanwhile: all handles of a table share its row count, and a rollback finds every count.
 
 mod tables;
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -32,8 +36,14 @@ use crate::{Error, ErrorKind, Result, TransactionOptions, recovery, rollback};
 pub use tables::TableInfo;
 pub(crate) use tables::{OpenTable, check_types, find_table, no_table, table_infos};
 
-/// A read-write transaction: sees its own writes; rolls back when dropped uncommitted. `Send` and `Sync`; it keeps the database
-/// open.
+/// A read-write transaction: sees its own writes; rolls back when dropped uncommitted. It keeps the database open.
+///
+/// `Send`, but not `Sync`: its statements are one thread's at a time, or taking one back would take back another's.
+///
+/// ```compile_fail
+/// fn shared<T: Sync>() {}
+/// shared::<hamal::Transaction>();
+/// ```
 #[derive(Debug)]
 pub struct Transaction {
     handle: Arc<Handle>,
@@ -41,15 +51,19 @@ pub struct Transaction {
     durability: Durability,
     work: Mutex<Work>,
     turn: Option<ArcRwLockWriteGuard<RawRwLock, ()>>,
+    not_sync: PhantomData<Cell<()>>,
 }
 
 /// What a transaction remembers besides its chains.
 #[derive(Debug, Default)]
 struct Work {
-    tables: BTreeMap<String, Arc<OpenTable>>,
-    /// Net row count changes of tables that are no longer open (dropped or renamed since).
-    closed_deltas: BTreeMap<u32, i64>,
+    /// By table id; entries stay (I4).
+    tables: BTreeMap<u32, Arc<OpenTable>>,
+    /// What the catalog is known to say: table ids by name, of tables that are open.
+    names: BTreeMap<String, u32>,
     created: Vec<PartitionId>,
+    /// Those whose creation was taken back.
+    unmade: BTreeSet<PartitionId>,
     dropped: Vec<PartitionId>,
     savepoints: Vec<Mark>,
     next_savepoint: u64,
@@ -64,6 +78,7 @@ struct Mark {
     /// Last record of each chain.
     chains: Vec<(PartitionId, Lsn)>,
     deltas: BTreeMap<u32, i64>,
+    created: usize,
     dropped: usize,
 }
 
@@ -72,6 +87,18 @@ struct Mark {
 pub struct Savepoint {
     transaction: u64,
     id: u64,
+}
+
+impl Work {
+    fn check_usable(&self) -> Result<()> {
+        match &self.failure {
+            None => Ok(()),
+            Some(cause) => Err(Error::new(
+                ErrorKind::TransactionEnded,
+                format!("the transaction has failed and can only be rolled back: {cause}"),
+            )),
+        }
+    }
 }
 
 impl Transaction {
@@ -92,6 +119,7 @@ impl Transaction {
             durability: options.durability.unwrap_or(engine.options.durability),
             work: Mutex::default(),
             turn: Some(turn),
+            not_sync: PhantomData,
         })
     }
 
@@ -101,13 +129,21 @@ impl Transaction {
 
     /// `TransactionEnded` once a failure has left it with nothing to do but roll back.
     pub(crate) fn check_usable(&self) -> Result<()> {
-        match &self.work.lock().failure {
-            None => Ok(()),
-            Some(cause) => Err(Error::new(
-                ErrorKind::TransactionEnded,
-                format!("the transaction has failed and can only be rolled back: {cause}"),
-            )),
+        self.work.lock().check_usable()
+    }
+
+    /// Whether rows of the table may be written: what went into a table that is gone would be lost without a word.
+    pub(crate) fn check_writable(&self, table: &OpenTable) -> Result<()> {
+        let work = self.work.lock();
+        work.check_usable()?;
+        let partition = table.handle.partition.id();
+        if work.unmade.contains(&partition) || work.dropped.contains(&partition) {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "the table has been dropped, or its creation rolled back, since this handle was opened",
+            ));
         }
+        Ok(())
     }
 
     /// Runs a statement of several records; if it fails, takes back what it did (I1). `LogFull` is tried once more after a checkpoint.
@@ -162,35 +198,30 @@ impl Transaction {
     /// Net change of row counts by table id.
     fn deltas(&self) -> BTreeMap<u32, i64> {
         let work = self.work.lock();
-        let mut deltas = work.closed_deltas.clone();
-        deltas.extend(work.tables.values().map(|t| (t.id, t.delta.load(Ordering::Relaxed))));
-        deltas
+        work.tables.values().map(|t| (t.id, t.delta.load(Ordering::Relaxed))).collect()
     }
 
     fn mark(&self) -> Mark {
         let chains = self.entry.lock().chains.iter().map(|c| (c.partition, c.last_lsn)).collect();
         let deltas = self.deltas();
         let work = self.work.lock();
-        Mark { id: work.next_savepoint, chains, deltas, dropped: work.dropped.len() }
+        let (created, dropped) = (work.created.len(), work.dropped.len());
+        Mark { id: work.next_savepoint, chains, deltas, created, dropped }
     }
 
     /// Takes back everything since the mark. A failure leaves the transaction good for nothing but rolling back.
     fn roll_back_to_mark(&self, mark: &Mark) -> Result<()> {
         self.undo_to(&mark.chains).inspect_err(|e| self.fail(e))?;
-        let mut work = self.work.lock();
-        // Names may mean other tables again: they are looked up anew, with the counts of then.
-        let tables = mem::take(&mut work.tables);
-        for table in tables.values() {
+        let work = &mut *self.work.lock();
+        for table in work.tables.values() {
             table.writes.fetch_add(1, Ordering::Relaxed);
             table.delta.store(mark.deltas.get(&table.id).copied().unwrap_or(0), Ordering::Relaxed);
         }
-        work.closed_deltas.clone_from(&mark.deltas);
-        for (name, table) in tables {
-            work.closed_deltas.remove(&table.id);
-            work.tables.insert(name, table);
-        }
+        // Names may mean other tables again: they are looked up anew.
+        work.names.clear();
         work.dropped.truncate(mark.dropped);
         // Partitions made since stay in `created`: their catalog rows are gone, their files go when the transaction ends.
+        work.unmade.extend(&work.created[mark.created..]);
         Ok(())
     }
 
@@ -217,7 +248,8 @@ impl Transaction {
     }
 
     /// Takes back everything since the savepoint, which stays good for another time. `NotFound` if it has been forgotten or is
-    /// another transaction's. Handles of tables that were created or renamed since must be opened again.
+    /// another transaction's. Open handles stay with their tables, also those that were dropped or renamed since; a handle of a table
+    /// that was created since writes no more (`NotFound`).
     pub fn rollback_to(&self, savepoint: Savepoint) -> Result<()> {
         self.check_usable()?;
         let mark = {
@@ -235,8 +267,7 @@ impl Transaction {
             work.savepoints.truncate(at + 1);
             work.savepoints[at].clone()
         };
-        self.roll_back_to_mark(&mark)?;
-        self.reopen_names()
+        self.roll_back_to_mark(&mark)
     }
 
     /// Commits. Durable when it returns, if the durability is `Sync`. `CommitUnknown`: the record was written but the disk failed;
@@ -256,13 +287,16 @@ impl Transaction {
             .tables
             .values()
             .map(|t| (t.id, t.delta.load(Ordering::Relaxed)))
-            .chain(work.closed_deltas.iter().map(|(t, d)| (*t, *d)))
             .filter(|(_, delta)| *delta != 0)
             .collect();
         let handle = self.handle.clone();
         let engine = &handle.engine;
         if self.entry.lock().chains.is_empty() {
             rollback::end(engine, &self.entry);
+            for partition in &work.created {
+                // Made, and taken back since.
+                let _poisoned = self.delete_if_unnamed(*partition);
+            }
             self.turn = None;
             // What it read may belong to a commit that is not durable yet (hazard H10); a durable answer must not be
             // taken back, and a weaker one may be only as far as the commits it stands on.

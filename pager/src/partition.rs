@@ -16,6 +16,7 @@ use hamal_storage::{Error, File, Result, read_exact_at};
 use parking_lot::Mutex;
 
 use crate::core::Core;
+use crate::dirty::is_clean;
 use crate::epoch::{self, EpochGuard};
 use crate::frames::Slot;
 use crate::guard::{Attempt, ExclusivePage, OptimisticPage, SharedPage};
@@ -191,6 +192,12 @@ impl Partition {
         }
         let at = self.wait_for(page, |at| match at.state().try_exclusive() {
             Latch::Absent(Absence::Evicted) => Ok(at.state().begin_load()),
+            // Dirty with what it was before it was freed. It leaves: filled with zeros it would be written with the old
+            // `rec_lsn`, though no record says so yet.
+            Latch::Taken if !is_clean(at.rec_lsn()) => {
+                self.core.discard(self, page, at);
+                Ok(false)
+            }
             Latch::Taken => Ok(true),
             other => self.step_aside(at, other).map(|()| false),
         })?;

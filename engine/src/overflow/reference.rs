@@ -104,7 +104,8 @@ fn bad(partition: &Partition, expected: &str, found: u64) -> Error {
 }
 
 /// The list of runs, a piece at a time: the reference's own, or one index page's. It holds one piece in memory and is checked as it
-/// is read: runs are possible ones, and add up to the value's pages.
+/// is read: runs are possible ones, and add up to the value's pages. A piece that fails its checks leaves the one before in place,
+/// and the next try finds it again.
 #[derive(Clone, Debug)]
 pub(super) struct Runs {
     reference: Reference,
@@ -148,9 +149,11 @@ impl Runs {
         self.piece.clear();
         match &self.reference.list {
             List::Inline(runs) => {
+                self.parts = self
+                    .check_piece(partition, runs, 0, false)
+                    .map_err(|damage| bad(partition, damage.expected, damage.found))?;
                 self.piece.extend_from_slice(runs);
-                self.take_in().map_err(|damage| bad(partition, damage.expected, damage.found))?;
-                self.check_runs(partition).map_err(|damage| bad(partition, damage.expected, damage.found))
+                Ok(())
             }
             List::Index(first) => {
                 self.next = Some(*first);
@@ -167,39 +170,40 @@ impl Runs {
             .map_err(|damage| bad(partition, damage.expected, damage.found))?;
         let tag = Tag { value: self.reference.value.0, part: Tag::FIRST_INDEX_PART + self.index_pages };
         read_page(partition, page, tag, |list| {
-            self.parts_before += self.parts;
-            self.piece.clear();
             let input = &mut &*list;
             let next = take_u32(input, "an overflow index page")?;
+            let mut piece = Vec::with_capacity(input.len() / Run::BYTES);
             while !input.is_empty() {
-                self.piece.push(take_run(input)?);
+                piece.push(take_run(input)?);
             }
+            let parts_before = self.parts_before + self.parts;
+            let parts = self
+                .check_piece(partition, &piece, parts_before, next != 0)
+                .map_err(|damage| damaged(partition, page, damage))?;
+            (self.parts_before, self.parts, self.piece) = (parts_before, parts, piece);
             self.next = (next != 0).then_some(PageNo(next));
             self.index_pages += 1;
-            self.take_in()
-                .and_then(|()| self.check_runs(partition))
-                .map_err(|damage| damaged(partition, page, damage))
+            Ok(())
         })?;
         Ok(Some(page))
     }
 
-    /// Adds the piece up. Every index page has a run, so a chain that runs in circles adds up to too much.
-    fn take_in(&mut self) -> Result<(), Damage> {
-        let parts: u64 = self.piece.iter().map(|run| u64::from(run.count)).sum();
-        let total = u64::from(self.parts_before) + parts;
-        let whole = match self.next {
-            Some(_) => parts > 0 && total < self.pages.into(),
-            None => total == self.pages.into(),
-        };
+    /// Checks the runs of a piece and adds them up. Every index page has a run, so a chain that runs in circles adds up to too much.
+    fn check_piece(
+        &self,
+        partition: &Partition,
+        piece: &[Run],
+        parts_before: u32,
+        is_more: bool,
+    ) -> Result<u32, Damage> {
+        let parts: u64 = piece.iter().map(|run| u64::from(run.count)).sum();
+        let total = u64::from(parts_before) + parts;
+        let whole = if is_more { parts > 0 && total < self.pages.into() } else { total == self.pages.into() };
         if !whole {
             return Err(Damage { expected: "runs that add up to the value's length", found: total });
         }
-        self.parts = parts as u32;
-        Ok(())
-    }
-
-    fn check_runs(&self, partition: &Partition) -> Result<(), Damage> {
-        self.piece.iter().try_for_each(|run| run.check(partition))
+        piece.iter().try_for_each(|run| run.check(partition))?;
+        Ok(parts as u32)
     }
 }
 

@@ -569,6 +569,53 @@ fn an_index_that_runs_in_circles_ends() {
 }
 
 #[test]
+fn a_reader_that_met_a_damaged_index_page_keeps_saying_so() {
+    let world = World::new(4096, 4 << 20);
+    let chain = world.begin();
+    let (data, value) = allocate(&world.journal, &chain, &world.space, 16).unwrap();
+    let (index, _) = allocate(&world.journal, &chain, &world.space, 2).unwrap();
+    let [first, second] = [index.first, PageNo(index.first.0 + 1)];
+    let part = world.part_bytes();
+    let bytes = patterned(1, 6 * part);
+    let write = |page: u32, tag: u32, data: &[u8]| {
+        fill(&world.journal, &world.space, PageNo(page), Tag { value: value.0, part: tag }, data).unwrap();
+    };
+    for at in 0..6 {
+        write(data.first.0 + at, at, &bytes[at as usize * part..][..part]);
+    }
+    // Four runs before two: a cursor that outlives its piece points behind the next one.
+    let run = |at, count| Run { first: PageNo(data.first.0 + at), count };
+    let front = [run(0, 1), run(1, 1), run(2, 1), run(3, 1)];
+    write(first.0, Tag::FIRST_INDEX_PART, &index_page(&front, Some(second)));
+    let total_bytes = bytes.len() as u64;
+    let reference = Reference { total_bytes, value, list: List::Index(first) }.encode();
+    let good = index_page(&[run(4, 1), run(5, 1)], None);
+    let too_many = index_page(&[run(4, 2), run(6, 2)], None);
+    let off_the_file = index_page(&[run(1 << 20, 2)], None);
+    for bad in [&too_many, &good[..good.len() - 3], &off_the_file] {
+        write(second.0, Tag::FIRST_INDEX_PART + 1, bad);
+        let mut reader = world.reader(&reference).unwrap();
+        let mut buffer = vec![0; part];
+        for at in 0..4 {
+            assert_eq!(reader.read(&mut buffer).unwrap(), part);
+            assert!(buffer == bytes[at * part..][..part]);
+        }
+        for _ in 0..3 {
+            assert_eq!(reader.read(&mut buffer).unwrap_err().kind(), ErrorKind::Corrupt);
+            reader.seek(SeekFrom::End(-1)).unwrap();
+        }
+        // What lies before is still there, and the error too.
+        reader.seek(SeekFrom::Start(2 * part as u64)).unwrap();
+        assert_eq!(reader.read(&mut buffer).unwrap(), part);
+        assert!(buffer == bytes[2 * part..3 * part]);
+        assert_eq!(reader.read_to_end(&mut Vec::new()).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(reader.read(&mut buffer).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+    write(second.0, Tag::FIRST_INDEX_PART + 1, &good);
+    assert!(world.read(&reference).unwrap() == bytes);
+}
+
+#[test]
 fn runs_join_only_side_by_side_and_up_to_256_kib() {
     let (mut runs, run) = (Vec::new(), |first, count| Run { first: PageNo(first), count });
     for next in [run(10, 16), run(26, 16), run(43, 16), run(59, 16), run(75, 16), run(91, 16), run(107, 16)] {

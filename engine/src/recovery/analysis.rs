@@ -10,11 +10,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use hamal_pager::space::Geometry;
 use hamal_pager::{PageNo, PartitionId};
 use hamal_storage::Storage;
 use hamal_wal::{Lsn, Resume};
 
 use super::{log_options, progress, scanner};
+use crate::change::PageChange;
 use crate::ids::TxnId;
 use crate::master::Master;
 use crate::record::{ChainImage, Record, TxnImage};
@@ -69,26 +71,7 @@ pub(crate) fn run(storage: &Arc<dyn Storage>, options: &Options, master: &Master
     let begin = master.checkpoint_lsn;
     let log_options = log_options(options, master.log_segment_bytes);
     let mut scanner = scanner(storage, &log_options, begin, master.attested)?;
-    let mut analysis = Analysis {
-        transactions: BTreeMap::new(),
-        finished: HashSet::new(),
-        ended: HashSet::new(),
-        dirty: HashMap::new(),
-        deleted: HashSet::new(),
-        counts: BTreeMap::new(),
-        pending_counts: BTreeMap::new(),
-        counts_as_of: Lsn::NEVER,
-        deltas: Vec::new(),
-        complete: false,
-        next_txn: TxnId(1),
-        next_id: 1,
-        winners: 0,
-        loser_records: 0,
-        quiet: true,
-        torn: false,
-        resume: Resume { end: begin, attested: master.attested, incarnation: master.incarnation },
-        report: PassReport::default(),
-    };
+    let mut analysis = Analysis::new(master);
     let mut loser_updates: HashMap<TxnId, u64> = HashMap::new();
     while let Some(frame) = scanner.next_frame()? {
         let lsn = frame.lsn;
@@ -136,11 +119,43 @@ fn damaged(lsn: Lsn, expected: impl std::fmt::Display, found: impl std::fmt::Dis
 }
 
 impl Analysis {
+    /// Nothing seen yet.
+    fn new(master: &Master) -> Analysis {
+        Analysis {
+            transactions: BTreeMap::new(),
+            finished: HashSet::new(),
+            ended: HashSet::new(),
+            dirty: HashMap::new(),
+            deleted: HashSet::new(),
+            counts: BTreeMap::new(),
+            pending_counts: BTreeMap::new(),
+            counts_as_of: Lsn::NEVER,
+            deltas: Vec::new(),
+            complete: false,
+            next_txn: TxnId(1),
+            next_id: 1,
+            winners: 0,
+            loser_records: 0,
+            quiet: true,
+            torn: false,
+            resume: Resume {
+                end: master.checkpoint_lsn,
+                attested: master.attested,
+                incarnation: master.incarnation,
+            },
+            report: PassReport::default(),
+        }
+    }
+
     fn see(&mut self, lsn: Lsn, begin: Lsn, master: &Master, record: &Record<'_>) -> Result<()> {
         self.next_txn = self.next_txn.max(TxnId(record.txn().0.saturating_add(1)));
+        let coverage = Geometry::new(master.page_bytes).coverage();
         for part in record.parts() {
             self.next_id = self.next_id.max(part.partition.0.saturating_add(1));
             if !self.deleted.contains(&part.partition) {
+                if let PageChange::ClearBits { first, count } = part.change {
+                    self.free(part.partition, part.page, first, count, coverage);
+                }
                 let entry = DirtyEntry { rec_lsn: lsn, last_lsn: lsn };
                 self.dirty.entry((part.partition, part.page)).or_insert(entry).last_lsn = lsn;
             }
@@ -275,6 +290,15 @@ impl Analysis {
         }
     }
 
+    /// Pages were freed: nobody wants what they miss, and whoever uses them next begins with a blind record (hazard H21). A checkpoint
+    /// does not list them either, from the moment they are freed.
+    fn free(&mut self, partition: PartitionId, bitmap: PageNo, first: u32, count: u32, coverage: u32) {
+        let base = bitmap.0.saturating_sub(1);
+        for bit in first..first.saturating_add(count).min(coverage) {
+            self.dirty.remove(&(partition, PageNo(base.saturating_add(bit))));
+        }
+    }
+
     /// A page was put back from a copy with this page LSN: it is replayed from there (hazard H13). `false` if its partition is gone.
     pub(crate) fn restore(&mut self, partition: PartitionId, page: PageNo, page_lsn: Lsn) -> bool {
         if self.deleted.contains(&partition) {
@@ -324,12 +348,82 @@ impl Analysis {
     /// Rows of each table, every commit included (I3).
     pub(crate) fn row_counts(&self) -> BTreeMap<u32, u64> {
         let mut counts = self.counts.clone();
+        // A table has its first partition's id.
+        counts.retain(|table, _| !self.deleted.contains(&PartitionId(*table)));
         for (lsn, table, delta) in &self.deltas {
-            if *lsn >= self.counts_as_of {
+            if *lsn >= self.counts_as_of && !self.deleted.contains(&PartitionId(*table)) {
                 let count = counts.entry(*table).or_default();
                 *count = count.saturating_add_signed(*delta);
             }
         }
         counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::PagePart;
+
+    const BEGIN: Lsn = Lsn(800);
+    const PARTITION: PartitionId = PartitionId(1);
+    const PAGE: PageNo = PageNo(5);
+
+    /// What analysis has in its table for [`PAGE`] after a checkpoint's BEGIN and these records.
+    fn rec_lsn_after(records: &[(u64, Record<'_>)]) -> Option<Lsn> {
+        let master = Master {
+            sequence: 1,
+            database_id: 7,
+            page_bytes: 4096,
+            incarnation: 1,
+            log_segment_bytes: 1 << 20,
+            checkpoint_lsn: BEGIN,
+            attested: BEGIN,
+            oldest_lsn: BEGIN,
+        };
+        let mut analysis = Analysis::new(&master);
+        analysis.see(BEGIN, BEGIN, &master, &Record::BeginCheckpoint { database_id: 7 }).unwrap();
+        for (lsn, record) in records {
+            analysis.see(Lsn(*lsn), BEGIN, &master, record).unwrap();
+        }
+        analysis.rec_lsn(PARTITION, PAGE)
+    }
+
+    fn changed(page: PageNo, change: PageChange<'static>) -> Record<'static> {
+        let part = PagePart { partition: PARTITION, page, page_prev_lsn: Lsn(700), change };
+        Record::Structure { parts: vec![part] }
+    }
+
+    fn listed(rec_lsn: u64) -> Record<'static> {
+        Record::CheckpointPages { partition: PARTITION, pages: vec![(PAGE, Lsn(rec_lsn))] }
+    }
+
+    fn clean(lsn: u64) -> Record<'static> {
+        Record::PagesClean { pages: vec![(PARTITION, PAGE, Lsn(lsn))] }
+    }
+
+    /// Any change will do.
+    const CHANGE: PageChange<'static> = PageChange::SetBits { first: 1, count: 1 };
+
+    #[test]
+    fn a_page_is_clean_only_if_its_copy_has_what_analysis_does_not_see() {
+        assert_eq!(rec_lsn_after(&[(840, listed(400)), (880, clean(600))]), Some(Lsn(600)));
+        assert_eq!(rec_lsn_after(&[(840, listed(400)), (880, clean(800))]), None);
+        assert_eq!(
+            rec_lsn_after(&[(816, changed(PAGE, CHANGE)), (840, listed(400)), (880, clean(808))]),
+            Some(Lsn(808))
+        );
+        assert_eq!(
+            rec_lsn_after(&[(816, changed(PAGE, CHANGE)), (840, listed(400)), (880, clean(816))]),
+            None
+        );
+    }
+
+    #[test]
+    fn a_page_freed_before_the_checkpoint_could_list_it_is_not_replayed() {
+        let freed = changed(PageNo(1), PageChange::ClearBits { first: PAGE.0, count: 1 });
+        assert_eq!(rec_lsn_after(&[(816, changed(PAGE, CHANGE)), (824, freed.clone())]), None);
+        let again = [(816, changed(PAGE, CHANGE)), (824, freed), (832, changed(PAGE, CHANGE))];
+        assert_eq!(rec_lsn_after(&again), Some(Lsn(832)), "used again");
     }
 }

@@ -5,8 +5,11 @@
 //! I2. Then the page's LSN equals the record's `page_prev_lsn`, or a write was lost (F14): `Corrupt`, never a guess. Blind changes
 //!     need no predecessor.
 //! I3. One page's part is applied without the others of its record.
+//! I4. A page that the file does not have yet is less than one bitmap's pages behind its end: whoever took it had a bitmap for it, and
+//!     that bitmap's page is in the file, or was redone earlier. A number further out is damage, not a reason to fill the disk.
 
-use hamal_pager::{Attempt, PageNo, header};
+use hamal_pager::space::Geometry;
+use hamal_pager::{Attempt, PageNo, Partition, header};
 use hamal_wal::{LogOptions, Lsn};
 
 use super::analysis::Analysis;
@@ -70,6 +73,19 @@ pub(super) fn run(
     progress(&engine.options, RecoveryPass::Redo, report.redo.bytes, report.redo.bytes)
 }
 
+/// How many pages a file must have so that `page` is one of them (I4).
+fn pages_with(engine: &Engine, partition: &Partition, page: PageNo) -> Result<u32> {
+    let most = partition.file_pages().saturating_add(Geometry::new(engine.page_bytes).coverage());
+    page.0.checked_add(1).filter(|pages| *pages <= most).ok_or_else(|| {
+        Error::corrupt(
+            format!("part/{}.dat", partition.id()),
+            u64::from(page.0) * engine.page_bytes as u64,
+            format!("a page below {most}, as the file and its next bitmap have"),
+            page,
+        )
+    })
+}
+
 fn redo_part(engine: &Engine, lsn: Lsn, part: &PagePart<'_>) -> Result<Outcome> {
     // Page 0 is formatted by the record that makes the partition: the file itself may never have become durable (F8).
     let creates = part.page == PageNo(0) && part.change.is_blind();
@@ -79,7 +95,7 @@ fn redo_part(engine: &Engine, lsn: Lsn, part: &PagePart<'_>) -> Result<Outcome> 
     };
     let partition = &handle.partition;
     let mut page = if part.change.is_blind() {
-        partition.ensure_file_pages(part.page.0 + 1)?;
+        partition.ensure_file_pages(pages_with(engine, partition, part.page)?)?;
         match partition.try_exclusive(part.page) {
             Attempt::Fixed(page) if header::page_lsn(page.bytes()) >= lsn => return Ok(Outcome::Skipped),
             // Whatever the page was before goes first: it may have been of the other class.
@@ -111,4 +127,36 @@ fn redo_part(engine: &Engine, lsn: Lsn, part: &PagePart<'_>) -> Result<Outcome> 
         header::set_page_lsn(bytes, lsn);
     });
     Ok(Outcome::Redone)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use hamal_pager::PartitionId;
+    use hamal_storage::sim::{CrashMode, SimStorage};
+
+    use super::*;
+    use crate::change::PageChange;
+    use crate::{Maintenance, Options};
+
+    #[test]
+    fn a_page_number_far_behind_the_file_is_corrupt_and_takes_no_disk_space() {
+        let options = || Options::new().page_bytes(4096).maintenance(Maintenance::Manual);
+        for page in [1 << 20, 1 << 31, u32::MAX] {
+            let disk = SimStorage::new(1);
+            let db = options().open_on(Arc::new(disk.clone())).unwrap();
+            db.transact(|tx| tx.open_bytes_table("t")?.put(b"k", b"v")).unwrap();
+            let partition = PartitionId(db.tables().unwrap()[0].partition);
+            let change = PageChange::Overflow { data: &[1, 2, 3] };
+            let part = PagePart { partition, page: PageNo(page), page_prev_lsn: Lsn::NEVER, change };
+            db.handle.engine.journal.append(&Record::Structure { parts: vec![part] }).unwrap();
+            db.flush().unwrap();
+            let image = disk.crash_image(CrashMode::KeepAll, 1);
+            let used = image.used_bytes();
+            let error = options().open_on(Arc::new(image.clone())).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert!(image.used_bytes() < used + (4 << 20), "page {page}: {}", image.used_bytes());
+        }
+    }
 }

@@ -447,3 +447,57 @@ fn redo_may_start_at_a_page_that_was_cleaned_and_changed_again() {
     assert_eq!(rows(&db, "t").len(), 3, "rows a, b, c");
     assert_sound(&db);
 }
+
+#[test]
+fn a_dropped_table_is_not_listed_by_a_checkpoint_behind_the_record_that_says_so() {
+    let disk = SimStorage::new(8);
+    let db = open(&disk);
+    put_one_more(&db, b"k");
+    let deleted = || {
+        let mut found = false;
+        inspect::log(&(Arc::new(disk.clone()) as Arc<_>), 4096, 0, &mut |entry| {
+            found |= entry.kind == "partition-deleted";
+            true
+        })
+        .unwrap();
+        found
+    };
+    let checkpoint = db.handle.engine.checkpoint.lock();
+    std::thread::scope(|scope| {
+        scope.spawn(|| db.transact(|tx| tx.drop_table("t")).unwrap());
+        // As long as a checkpoint is under way, the record must not come. (A wrong order would not always be caught here.)
+        (0..2_000).for_each(|_| std::thread::yield_now());
+        assert!(!deleted());
+        drop(checkpoint);
+    });
+    assert!(deleted());
+    db.handle.engine.take_checkpoint(Effort::Fuzzy).unwrap();
+    let recovered = open(&disk.crash_image(CrashMode::KeepAll, 1));
+    assert_sound(&recovered);
+    assert_eq!(recovered.handle.engine.commits.lock().counts.len(), 0, "nor is it counted any more");
+}
+
+#[test]
+fn a_statement_that_is_taken_back_whole_keeps_no_log_and_no_promise() {
+    let disk = SimStorage::new(9);
+    let db = open(&disk);
+    put_one_more(&db, b"k");
+    let engine = &db.handle.engine;
+    let before = engine.log.promised_bytes();
+    let tx = db.begin().unwrap();
+    let mut table = tx.open_bytes_table("t").unwrap();
+    let long = vec![0; 100_000];
+    let breaks = std::io::Read::chain(&long[..], Broken);
+    table.insert_from(b"long", breaks).expect_err("the source breaks");
+    assert_eq!(engine.log.promised_bytes(), before);
+    assert!(engine.active.images().is_empty(), "a checkpoint has nothing to keep log for");
+    table.put(b"after", b"1").unwrap();
+    drop(table);
+    let savepoint = tx.savepoint().unwrap();
+    put(&tx, "t", b"gone", b"1");
+    tx.rollback_to(savepoint).unwrap();
+    tx.commit().unwrap();
+    let recovered = open(&disk.crash_image(CrashMode::KeepAll, 1));
+    assert_eq!(rows(&recovered, "t").len(), 2);
+    assert_sound(&recovered);
+}

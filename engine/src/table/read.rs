@@ -81,7 +81,8 @@ impl<'t, K: Key, V: Value> ReadTable<'t, K, V> {
         self.iter()?.next_back().transpose()
     }
 
-    /// The rows between two bounds, from both ends. `InvalidArgument` if the bounds are reversed (equal bounds are an empty range).
+    /// The rows between two bounds, from both ends. `InvalidArgument` if the bounds are reversed. (`a..a` is an empty
+    /// range, `a..=a` is that one key.)
     ///
     /// The range does not borrow the table, so the table may be written to meanwhile. It goes by key: it sees what its own
     /// transaction has written ahead of it, and never comes back to what it has passed.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use hamal_storage::sim::{CrashMode, SimStorage};
@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use crate::{Database, Entry, ErrorKind, Maintenance, Options, Result, Table, TableDef};
 
 const NUMBERS: TableDef<u32, u64> = TableDef::new("numbers");
+const RENAMED: TableDef<u32, u64> = TableDef::new("renamed");
 const NAMES: TableDef<&str, &str> = TableDef::new("names");
 const BLOBS: TableDef<&str, &[u8]> = TableDef::new("blobs");
 
@@ -242,6 +243,125 @@ fn extracting_removes_as_far_as_it_is_advanced() -> Result<()> {
     assert!(table.is_empty()?);
     assert_eq!(table.pop_first()?, None);
     assert_eq!(table.first()?, None);
+    Ok(())
+}
+
+fn assert_sound(db: &Database) {
+    let report = db.verify(&mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(report.findings, []);
+}
+
+#[test]
+fn handles_that_outlive_a_rollback_to_a_savepoint_count_right() -> Result<()> {
+    let db = database();
+    let tx = db.begin()?;
+    numbers(&mut tx.open_table(NUMBERS)?, 0..10);
+    tx.commit()?;
+
+    // Dropped, and back again.
+    let tx = db.begin()?;
+    let mut table = tx.open_table(NUMBERS)?;
+    numbers(&mut table, 10..12);
+    let savepoint = tx.savepoint()?;
+    table.delete(0)?;
+    tx.drop_table("numbers")?;
+    for result in [table.put(1, 1), table.delete(1), table.insert(1, 1).map(|_| ())] {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::NotFound, "it would be lost");
+    }
+    // Another table of that name, which goes again.
+    let mut other = tx.open_table(NUMBERS)?;
+    other.put(1, 1)?;
+    tx.rollback_to(savepoint)?;
+    assert_eq!(other.put(2, 2).unwrap_err().kind(), ErrorKind::NotFound);
+    numbers(&mut table, 12..14);
+    assert_eq!(table.len()?, 14);
+    let mut again = tx.open_table(NUMBERS)?;
+    numbers(&mut again, 14..15);
+    assert_eq!((table.len()?, again.len()?), (15, 15));
+    tx.rollback_to(savepoint)?;
+    numbers(&mut again, 20..21);
+    tx.commit()?;
+    assert_eq!(db.snapshot()?.open_table(NUMBERS)?.len()?, 13);
+    assert_sound(&db);
+
+    // Renamed, and back again; and the other way about.
+    let tx = db.begin()?;
+    let mut table = tx.open_table(NUMBERS)?;
+    let savepoint = tx.savepoint()?;
+    tx.rename_table("numbers", "renamed")?;
+    numbers(&mut table, 30..32);
+    numbers(&mut tx.open_table(RENAMED)?, 32..34);
+    assert_eq!(table.len()?, 17);
+    tx.rollback_to(savepoint)?;
+    numbers(&mut table, 40..41);
+    numbers(&mut tx.open_table(NUMBERS)?, 41..42);
+    tx.rename_table("numbers", "renamed")?;
+    numbers(&mut table, 42..43);
+    assert_eq!(tx.open_table(RENAMED)?.len()?, 16);
+    tx.commit()?;
+    assert_eq!(db.snapshot()?.open_table(RENAMED)?.len()?, 16);
+    assert_sound(&db);
+
+    // Opened for the first time after the savepoint, and dropped.
+    let tx = db.begin()?;
+    let savepoint = tx.savepoint()?;
+    let mut table = tx.open_table(RENAMED)?;
+    table.delete(1)?;
+    tx.drop_table("renamed")?;
+    tx.rollback_to(savepoint)?;
+    numbers(&mut table, 50..51);
+    tx.commit()?;
+    assert_eq!(db.snapshot()?.open_table(RENAMED)?.len()?, 17);
+    assert_sound(&db);
+    Ok(())
+}
+
+#[test]
+fn a_table_made_and_taken_back_leaves_no_file() -> Result<()> {
+    let storage = SimStorage::new(6);
+    let db = open(&storage);
+    let files = storage.files().len();
+    let tx = db.begin()?;
+    let savepoint = tx.savepoint()?;
+    numbers(&mut tx.open_table(NUMBERS)?, 0..10);
+    assert!(storage.files().len() > files);
+    tx.rollback_to(savepoint)?;
+    tx.commit()?;
+    assert_eq!(storage.files().len(), files);
+    assert_sound(&db);
+    Ok(())
+}
+
+#[test]
+fn a_row_that_cannot_be_decoded_is_neither_replaced_nor_removed() -> Result<()> {
+    let db = database();
+    let tx = db.begin()?;
+    numbers(&mut tx.open_table(NUMBERS)?, [1, 3]);
+    let long = vec![9; 10_000];
+    let mut bytes = tx.open_bytes_table("numbers")?;
+    bytes.put(&2_u32.to_be_bytes(), b"bad")?;
+    bytes.put(&4_u32.to_be_bytes(), &long)?;
+    let mut table = tx.open_table(NUMBERS)?;
+    for key in [2, 4] {
+        assert_eq!(table.remove(key).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(table.insert(key, 7).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(table.len()?, 4);
+    }
+    tx.commit()?;
+    let snapshot = db.snapshot()?;
+    let bytes = snapshot.open_bytes_table("numbers")?;
+    assert_eq!(bytes.get(&2_u32.to_be_bytes())?.unwrap(), b"bad");
+    assert_eq!(bytes.get(&4_u32.to_be_bytes())?.unwrap(), long);
+    assert_eq!(bytes.len()?, 4);
+    drop(snapshot);
+    assert_sound(&db);
+    let tx = db.begin()?;
+    let mut table = tx.open_table(NUMBERS)?;
+    table.put(2, 5)?;
+    table.delete(4)?;
+    assert_eq!(table.remove(2)?, Some(5));
+    tx.commit()?;
+    assert_sound(&db);
     Ok(())
 }
 

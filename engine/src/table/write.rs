@@ -157,17 +157,11 @@ impl<'t, K: Key, V: Value> Table<'t, K, V> {
     }
 
     pub(super) fn replace_encoded(&mut self, key: &[u8], value: &[u8]) -> Result<Option<V::Owned>> {
-        match self.raw().replace(key, value)? {
-            Some(mut old) => self.decode_value(key, &mut old).map(Some),
-            None => Ok(None),
-        }
+        self.raw().replace(key, value, |mut old| self.decode_value(key, &mut old))
     }
 
     pub(super) fn take_encoded(&mut self, key: &[u8]) -> Result<Option<V::Owned>> {
-        match self.raw().take(key)? {
-            Some(mut old) => self.decode_value(key, &mut old).map(Some),
-            None => Ok(None),
-        }
+        self.raw().take(key, |mut old| self.decode_value(key, &mut old))
     }
 
     /// Encodes a key that is to be stored: it must not be too long.

@@ -2,14 +2,13 @@
 //! are rows like any others: logged, undone and recovered in the transaction's chain of the catalog's partition.
 
 use std::collections::BTreeMap;
-use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use hamal_pager::PartitionId;
 
 use super::Transaction;
-use crate::catalog::{CATALOG, TableRow, table_key};
+use crate::catalog::{CATALOG, TableRow, row_place, table_key};
 use crate::change::Row;
 use crate::engine::{Engine, PartitionHandle};
 use crate::journal::{Author, Chain};
@@ -68,9 +67,12 @@ impl Transaction {
         create: bool,
     ) -> Result<RawTable<'_>> {
         self.check_usable()?;
-        if let Some(table) = self.work.lock().tables.get(name) {
-            check_types(name, table, types)?;
-            return Ok(RawTable::new(Owner::Transaction(self), table.clone()));
+        {
+            let work = self.work.lock();
+            if let Some(table) = work.names.get(name).and_then(|id| work.tables.get(id)) {
+                check_types(name, table, types)?;
+                return Ok(RawTable::new(Owner::Transaction(self), table.clone()));
+            }
         }
         let (catalog, _) = self.catalog()?;
         let found = find_table(&catalog, name)?;
@@ -82,18 +84,23 @@ impl Transaction {
             None => return Err(no_table(name)),
         };
         let handle = self.engine().partition(row.partition)?;
-        let delta = self.work.lock().closed_deltas.remove(&row.id).unwrap_or(0);
-        let table = Arc::new(OpenTable {
-            id: row.id,
-            tree: handle.tree(),
-            chain: Some(Chain { entry: self.entry.clone(), partition: row.partition }),
-            key_type: row.key_type,
-            value_type: row.value_type,
-            handle,
-            delta: AtomicI64::new(delta),
-            writes: AtomicU64::new(0),
-        });
-        self.work.lock().tables.insert(name.to_owned(), table.clone());
+        let open = || {
+            Arc::new(OpenTable {
+                id: row.id,
+                tree: handle.tree(),
+                chain: Some(Chain { entry: self.entry.clone(), partition: row.partition }),
+                key_type: row.key_type,
+                value_type: row.value_type,
+                handle,
+                delta: AtomicI64::new(0),
+                writes: AtomicU64::new(0),
+            })
+        };
+        let table = {
+            let mut work = self.work.lock();
+            work.names.insert(name.to_owned(), row.id);
+            work.tables.entry(row.id).or_insert_with(open).clone()
+        };
         check_types(name, &table, types)?;
         Ok(RawTable::new(Owner::Transaction(self), table))
     }
@@ -154,49 +161,28 @@ impl Transaction {
             self.write_catalog_row(table_key(to)?, Some(&row.encode()))
         })?;
         let mut work = self.work.lock();
-        if let Some(table) = work.tables.remove(from) {
-            work.tables.insert(to.to_owned(), table);
+        if let Some(id) = work.names.remove(from) {
+            work.names.insert(to.to_owned(), id);
         }
         Ok(())
     }
 
-    /// Drops a table and all its rows. Its file goes once the commit is durable. `NotFound`.
+    /// Drops a table and all its rows. Its file goes once the commit is durable. `NotFound`. Open handles to it write no more
+    /// (`NotFound`), unless the drop is rolled back to a savepoint.
     pub fn drop_table(&self, name: &str) -> Result<()> {
         let (catalog, _) = self.catalog()?;
         let row = find_table(&catalog, name)?.ok_or_else(|| no_table(name))?;
         self.statement(|| self.write_catalog_row(table_key(name)?, None))?;
         let mut work = self.work.lock();
-        if let Some(table) = work.tables.remove(name) {
-            work.closed_deltas.insert(table.id, table.delta.load(Ordering::Relaxed));
-        }
+        work.names.remove(name);
         work.dropped.push(row.partition);
-        Ok(())
-    }
-
-    /// After a rollback to a savepoint: names mean what the catalog says again.
-    pub(super) fn reopen_names(&self) -> Result<()> {
-        let (catalog, _) = self.catalog()?;
-        let mut work = self.work.lock();
-        let tables = mem::take(&mut work.tables);
-        for (name, table) in tables {
-            match find_table(&catalog, &name)? {
-                Some(row) if row.id == table.id => {
-                    work.tables.insert(name, table);
-                }
-                _ => {
-                    work.closed_deltas.insert(table.id, table.delta.load(Ordering::Relaxed));
-                }
-            }
-        }
         Ok(())
     }
 }
 
 pub(crate) fn find_table(catalog: &Tree, name: &str) -> Result<Option<TableRow>> {
-    let row = catalog
-        .get(table_key(name)?, |row| if row.ghost { None } else { Some(TableRow::decode(row.value)) })?
-        .flatten();
-    row.transpose().map_err(|e| e.context(format!("the catalog's row of table {name:?}")))
+    let row = catalog.get(table_key(name)?, |row| (!row.ghost).then(|| TableRow::of(row)))?.flatten();
+    row.transpose().map_err(|e| e.context(row_place(name)))
 }
 
 pub(crate) fn no_table(name: &str) -> Error {

@@ -1,4 +1,7 @@
 //! Rows: reading one, changing one, taking a change back.
+//!
+//! I1. A leaf answers for keys between its fences only. A descent has shown under the leaf's latch that the parent leads to it, so a
+//!     key beyond them is damage: a lost write or a false separator.
 
 use std::cell::Cell;
 
@@ -32,7 +35,7 @@ impl Tree {
     /// Calls `read` with the key's row (ghosts included: visibility is the caller's) under the leaf's shared latch.
     pub(crate) fn get<R>(&self, key: &[u8], read: impl FnOnce(Row<'_>) -> R) -> Result<Option<R>> {
         let page = self.leaf_shared(Target::At(key))?;
-        let row = Node::leaf(page.bytes()).and_then(|node| match node.search(key)? {
+        let row = leaf_about(page.bytes(), key).and_then(|node| match node.search(key)? {
             Ok(slot) => node.cell(slot).map(|cell| Some(cell.row)),
             Err(_) => Ok(None),
         });
@@ -94,7 +97,7 @@ impl Tree {
     ) -> Result<Outcome> {
         let page_no = leaf.page_no();
         let damaged = |damage| self.damaged(page_no, damage);
-        let node = Node::leaf(leaf.bytes()).map_err(damaged)?;
+        let node = leaf_about(leaf.bytes(), key).map_err(damaged)?;
         let found = node.search(key).map_err(damaged)?;
         let before = match found {
             Ok(slot) => Some(node.cell(slot).map_err(damaged)?.row),
@@ -175,7 +178,7 @@ impl Tree {
         let change = PageChange::Purge { horizon };
         let mut admission = journal.admit(Author::System, 1, change.encoded_bytes(), 0)?;
         let mut leaf = self.leaf_exclusive(Target::At(key))?;
-        let enough = Node::leaf(leaf.bytes()).and_then(|node| {
+        let enough = leaf_about(leaf.bytes(), key).and_then(|node| {
             Ok(match node::plan_row(node, key, node.search(key)?, value_bytes)? {
                 Room::Full { free_bytes, needed_bytes } => {
                     Some(free_bytes + node::purge_gain_bytes(node, horizon)? >= needed_bytes)
@@ -224,9 +227,18 @@ fn write_row(
     Ok(())
 }
 
+/// The page as a leaf, which must be the one for `key` (I1): a search leaves the bytes of the prefix unseen.
+fn leaf_about<'a>(page: &'a [u8], key: &[u8]) -> Result<Node<'a>, Damage> {
+    let node = Node::leaf(page)?;
+    if node.covers(key)? {
+        return Ok(node);
+    }
+    Err(Damage { expected: "fences about the key that led here", found: 0 })
+}
+
 /// The row that is taken back is still there, with room for what was there before.
 fn check_undo(leaf: &ExclusivePage<'_>, key: &[u8], before: Option<Row<'_>>) -> Result<(), Damage> {
-    let node = Node::leaf(leaf.bytes())?;
+    let node = leaf_about(leaf.bytes(), key)?;
     let Ok(slot) = node.search(key)? else {
         return Err(Damage { expected: "the row whose change is taken back", found: 0 });
     };

@@ -12,12 +12,12 @@ use hamal_wal::{Lsn, Scanner};
 use super::split::Wanted;
 use super::testing::{Fixture, LOG};
 use super::*;
-use crate::ErrorKind;
 use crate::change::PageChange;
 use crate::ids::TxnId;
 use crate::journal::Author;
 use crate::node::Node;
 use crate::record::Record;
+use crate::{ErrorKind, Result};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -505,6 +505,42 @@ fn damaged_pages_give_errors_never_panics_or_endless_descents() {
             Ok(())
         });
     }
+}
+
+/// A lost write or a false separator may lead to a leaf that knows nothing of the key, not even its first bytes.
+#[test]
+fn a_leaf_does_not_answer_for_keys_beyond_its_fences() {
+    let f = Fixture::new(4096);
+    let txn = f.begin();
+    let key = |number: u32| format!("apple-{number:04}").into_bytes();
+    for number in 0..400 {
+        f.put(&txn, &key(number), &[1; 60]);
+    }
+    let mut root = f.tree.partition.fix_exclusive(ROOT).unwrap();
+    let node = Node::inner(root.bytes()).unwrap();
+    let second = node.child(1).unwrap();
+    root.edit(|page| page[60..64].copy_from_slice(&second.0.to_le_bytes()));
+    drop(root);
+    let leaf = f.tree.partition.fix_shared(second).unwrap();
+    let row = Node::leaf(leaf.bytes()).unwrap().key(0).unwrap().to_vec();
+    drop(leaf);
+    // But for the leaf's prefix it is a row of the leaf.
+    let alike = [b"aaaaa", &row[5..]].concat();
+    let corrupt = |result: Result<()>| {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("fences about the key"), "{error}");
+    };
+    let undo = Author::Rollback(&txn, Lsn::NEVER);
+    for key in [alike, key(0), b"apple".to_vec()] {
+        corrupt(f.tree.get(&key, |_| ()).map(|_| ()));
+        let keep = &mut |_: Option<Row<'_>>| Ok(Decision::Keep);
+        corrupt(f.tree.update(&f.journal, Author::Transaction(&txn), &key, 9, keep).map(|_| ()));
+        corrupt(f.tree.undo_row(&f.journal, undo, &key, None));
+        corrupt(f.tree.undo_mark(&f.journal, undo, &key, txn.txn(), false));
+    }
+    assert_eq!(f.get(&row), Some(vec![1; 60]));
+    assert_eq!(f.get(&key(399)), Some(vec![1; 60]));
 }
 
 #[test]

@@ -156,3 +156,16 @@ fn a_page_that_the_clock_met_twice_is_in_its_batch_once() {
     assert!(!dirty.settle(key, &word), "changed again");
     assert_eq!((dirty.count(), dirty.scan(array).get(&key)), (1, Some(&Lsn(160))));
 }
+
+#[test]
+fn a_freed_page_that_is_still_dirty_is_not_written_with_what_its_next_use_begins_with() {
+    let (rig, partition, _) = interrupted(0, |_, _| {});
+    // A split that takes a page and finds that it has no use for it.
+    drop(partition.fix_new(PAGE, PageClass::Plain).unwrap());
+    assert!(rig.pager.dirty_pages().is_empty(), "what was dirty is void");
+    assert_eq!(rig.write_back().unwrap(), 0);
+    let file = hamal_storage::Storage::open(&*rig.storage, "part/1.dat").unwrap();
+    let mut image = vec![0; 4096];
+    hamal_storage::read_exact_at(&*file, &mut image, 3 * 4096).unwrap();
+    assert_eq!(super::rig::value(&image), 3, "as it was");
+}
