@@ -4,8 +4,8 @@
 //! back. The bytes themselves are the engine's affair: every leaf goes through [`hamal::Value`].
 //!
 //! I1. `encode(decode(bytes)) == bytes` for bytes that are of the type.
-//! I2. Type names and bytes come from a file: any of them gives a codec or datum, at worst plain bytes. Nesting and array
-//!     lengths are bounded, so neither the stack nor an allocation follows a hostile name.
+//! I2. Type names and bytes come from a file: any of them gives a codec or datum, at worst plain bytes. Nesting, array lengths and
+//!     the number of parts are bounded, so neither the stack nor an allocation follows a hostile name.
 
 use std::str::FromStr;
 
@@ -18,6 +18,8 @@ use crate::text;
 const MAX_DEPTH: usize = 8;
 /// Longest array that is taken apart.
 const MAX_ARRAY: usize = 1024;
+/// Most parts of a type that is taken apart. Those of no width count too: each is a JSON value.
+const MAX_PARTS: usize = 64 << 10;
 
 /// Encodes and decodes one type.
 #[derive(Clone, Debug)]
@@ -126,7 +128,19 @@ enum Form {
 impl Codec {
     /// The codec of a type as the catalog names it.
     pub(crate) fn of(type_name: &str) -> Codec {
-        Codec::parse_name(type_name, 0).unwrap_or_else(|| Codec::Opaque(type_name.to_owned()))
+        Codec::parse_name(type_name, 0)
+            .filter(|codec| codec.parts().is_some_and(|parts| parts <= MAX_PARTS))
+            .unwrap_or_else(|| Codec::Opaque(type_name.to_owned()))
+    }
+
+    /// How many JSON values a decoded one is made of, at least 1; `None` if that is no number.
+    fn parts(&self) -> Option<usize> {
+        match self {
+            Codec::Tuple(parts) => parts.iter().try_fold(1_usize, |sum, part| sum.checked_add(part.parts()?)),
+            Codec::Array(element, length) => element.parts()?.checked_mul(*length)?.checked_add(1),
+            Codec::Option(inner) => inner.parts()?.checked_add(1),
+            Codec::Bytes | Codec::Str | Codec::Scalar(_) | Codec::Opaque(_) => Some(1),
+        }
     }
 
     fn parse_name(name: &str, depth: usize) -> Option<Codec> {
@@ -389,6 +403,17 @@ mod tests {
             ["", "(", ")", "(str", "[u8]", "[u8;]", "[();1000000]", "option<>", "(str,)", "(a>,<b)", &deep]
         {
             assert!(matches!(Codec::of(name), Codec::Opaque(_)), "{name:.20}");
+        }
+    }
+
+    #[test]
+    fn a_type_of_too_many_parts_is_opaque_even_if_it_has_no_width() {
+        for name in ["[[[();1024];1024];1024]", "[[u8;256];256]", "([[u8;255];255],[[u8;255];255])"] {
+            assert!(matches!(Codec::of(name), Codec::Opaque(_)), "{name}");
+            assert_eq!(Codec::of(name).decode(b""), Datum::Bytes(Vec::new()));
+        }
+        for name in ["[[u8;255];255]", "[();1024]", "[[();0];1024]"] {
+            assert!(matches!(Codec::of(name), Codec::Array(..)), "{name}");
         }
     }
 

@@ -14,6 +14,7 @@
 //! I3. The parent believes only whole lines: what the kill cut short was not announced.
 
 pub(crate) mod campaign;
+pub(crate) mod image;
 mod model;
 mod protocol;
 mod random;

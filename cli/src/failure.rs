@@ -9,7 +9,7 @@
 //! | 4 | the database is damaged |
 //!
 //! I1. A failure is one line on standard error, `hamal: ` in front.
-//! I2. A reader of our output that goes away (`hamal dump ... | head`) is no failure.
+//! I2. A reader of our output that goes away (`hamal dump ... | head`) is no failure, nor does it hide one.
 
 use std::fmt;
 use std::io;
@@ -103,6 +103,14 @@ pub(crate) fn read_failure(name: &str, error: &io::Error) -> Failure {
     Failure::input(format!("cannot read {name}: {error}"))
 }
 
+/// The exit of a command that answers yes or no and has said why. A reader that went away meanwhile does not make a no a yes.
+pub(crate) fn answer(said: Result<()>, is_yes: bool) -> Result<()> {
+    match said {
+        Ok(()) | Err(Failure::ReaderGone) if !is_yes => Err(Failure::Quiet(Status::Negative)),
+        said => said,
+    }
+}
+
 /// I1: whatever a message quotes, it stays on its line.
 pub(crate) fn one_line(text: &str) -> String {
     text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
@@ -122,6 +130,16 @@ mod tests {
         let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert!(matches!(failure, Failure::ReaderGone));
         assert!(matches!(failure.context("dump"), Failure::ReaderGone));
+    }
+
+    #[test]
+    fn a_reader_that_went_away_does_not_change_the_answer() {
+        assert!(answer(Ok(()), true).is_ok());
+        assert!(matches!(answer(Err(Failure::ReaderGone), true), Err(Failure::ReaderGone)));
+        for said in [Ok(()), Err(Failure::ReaderGone)] {
+            assert!(matches!(answer(said, false), Err(Failure::Quiet(Status::Negative))));
+        }
+        assert!(matches!(answer(Err(Failure::input("no")), false), Err(Failure::Message(Status::Input, _))));
     }
 
     #[test]

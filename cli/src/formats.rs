@@ -6,18 +6,21 @@
 //! | csv, tsv without | fields | the same | JSON array of all texts |
 //! | jsonl | a JSON object or array | text of the key field | the line as it stands |
 //! | raw | `KEY<TAB>VALUE`, escaped | the bytes | the bytes |
+//! | csv, tsv, jsonl, plain | two fields; `{"key":...,"value":...}` | as the table's type has it | the same |
 //!
-//! I1. A document holds its whole row, key column included, so a dump gives back the file that was loaded: same columns, same order,
-//!     rows sorted by key.
-//! I2. raw is exact for every table, whatever its types; it is what a dump uses unless told otherwise.
+//! I1. A document holds its whole row, key column included, so a dump by the same key column gives back the file that was loaded: same
+//!     columns, same order, rows sorted by key. A row that such a load would not give its key is written as key and value.
+//! I2. raw is exact for the bytes of every table, whatever its types, which it does not name; it is what a dump uses unless told
+//!     otherwise.
 //! I3. Readers name the line in every complaint and allocate by the row, not by the file.
 
 mod delimited;
 mod document;
 mod lines;
+mod pair;
 mod raw;
 
-pub(crate) use self::lines::row_document;
+pub(crate) use self::pair::row_document;
 
 use std::io::{BufRead, Write};
 use std::path::Path;
@@ -36,7 +39,7 @@ pub(crate) enum Format {
     Tsv,
     /// JSON Lines: an object or array a line.
     Jsonl,
-    /// Key, tab, value; escaped. Exact for every table.
+    /// Key, tab, value; escaped. The bytes of every table, exactly, without the names of its types.
     Raw,
 }
 
@@ -108,7 +111,7 @@ pub(crate) enum Quoting {
 pub(crate) enum Shape {
     /// The whole row, as JSON.
     Document,
-    /// The other one of two columns, as it stands.
+    /// The other one of two columns, as it stands; of JSON Lines, the `value` beside a `key`.
     Plain,
 }
 
@@ -143,6 +146,20 @@ pub(crate) struct Row {
     pub(crate) value: Vec<u8>,
     /// The line it began on, from 1.
     pub(crate) line: u64,
+    /// The key is text that the table's type has to encode; else the bytes to store.
+    pub(crate) key_is_text: bool,
+    /// The same of the value.
+    pub(crate) value_is_text: bool,
+}
+
+impl Row {
+    fn set_text(&mut self, key: &str, value: &str) {
+        self.key.clear();
+        self.key.extend_from_slice(key.as_bytes());
+        self.value.clear();
+        self.value.extend_from_slice(value.as_bytes());
+        (self.key_is_text, self.value_is_text) = (true, true);
+    }
 }
 
 /// Takes rows from a file.
@@ -159,7 +176,7 @@ pub(crate) fn reader<'s>(
 ) -> Result<Box<dyn ReadRows + 's>> {
     Ok(match options.format {
         Format::Csv | Format::Tsv => Box::new(delimited::DelimitedReader::new(source, name, options)?),
-        Format::Jsonl => Box::new(lines::JsonLinesReader::new(source, name, options.key.clone())),
+        Format::Jsonl => Box::new(lines::JsonLinesReader::new(source, name, options)),
         Format::Raw => Box::new(raw::RawReader::new(source, name)),
     })
 }
@@ -171,17 +188,31 @@ pub(crate) trait WriteRows {
     fn finish(&mut self) -> Result<()>;
 }
 
+/// How to write a file.
+#[derive(Clone, Debug)]
+pub(crate) struct WriteOptions {
+    pub(crate) format: Format,
+    pub(crate) delimiter: Option<u8>,
+    /// The key column of the load that is to read it.
+    pub(crate) key: KeyColumn,
+}
+
+impl WriteOptions {
+    #[cfg(test)]
+    pub(crate) fn new(format: Format) -> WriteOptions {
+        WriteOptions { format, delimiter: None, key: KeyColumn::First }
+    }
+}
+
 /// A writer into `target` for a table with these codecs.
 pub(crate) fn writer<'t>(
-    format: Format,
-    delimiter: Option<u8>,
+    options: WriteOptions,
     target: &'t mut dyn Write,
     codecs: (Codec, Codec),
 ) -> Box<dyn WriteRows + 't> {
-    match format {
-        Format::Csv => Box::new(delimited::DelimitedWriter::new(target, delimiter.unwrap_or(b','), codecs)),
-        Format::Tsv => Box::new(delimited::DelimitedWriter::new(target, delimiter.unwrap_or(b'\t'), codecs)),
-        Format::Jsonl => Box::new(lines::JsonLinesWriter::new(target, codecs)),
+    match options.format {
+        Format::Csv | Format::Tsv => Box::new(delimited::DelimitedWriter::new(target, options, codecs)),
+        Format::Jsonl => Box::new(lines::JsonLinesWriter::new(target, codecs, options.key)),
         Format::Raw => Box::new(raw::RawWriter::new(target)),
     }
 }

@@ -12,6 +12,7 @@ mod formats;
 mod output;
 mod picture;
 mod session;
+mod takeback;
 mod text;
 
 use std::process::ExitCode;

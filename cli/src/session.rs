@@ -1,9 +1,9 @@
 //! What all commands share: where output goes, how a database is opened and closed, progress on a terminal.
 //!
 //! I1. A command that only reads never makes a database.
-//! I2. A database that a failed command made is gone again; one that was there is left as the engine left it.
+//! I2. A database that a failed command made is gone again if it is empty and nobody else has opened it; nothing else is removed.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{ErrorKind, IsTerminal, stderr};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -16,6 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::codec::Codec;
 use crate::failure::{Failure, Result, Status};
 use crate::output::Output;
+use crate::takeback::take_back;
 use crate::text;
 
 /// One run of the command.
@@ -69,25 +70,22 @@ impl Session {
         change: impl FnOnce(Options) -> Options,
         work: impl FnOnce(&mut Session, &Database) -> Result<T>,
     ) -> Result<T> {
-        let existed = at.directory.exists();
-        let options = change(self.options(OpenMode::OpenOrCreate));
-        let db = open(options, &at.directory).map_err(|failure| (failure, true));
-        let result = db.and_then(|db| {
-            let result = match work(self, &db) {
-                Ok(result) => result,
-                // Batches of a load that were committed are not to be thrown away.
-                Err(failure) => return Err((failure, db.tables().is_ok_and(|tables| tables.is_empty()))),
-            };
-            db.close().map_err(|error| (Failure::from(error).context("closing the database"), false))?;
-            Ok(result)
-        });
-        result.map_err(|(failure, is_empty)| {
-            if is_empty && !existed {
-                // I2: all that is in there, this command made.
-                let _ = std::fs::remove_dir_all(&at.directory);
+        // A dangling link is there, too.
+        let was_missing =
+            at.directory.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        let db = open(change(self.options(OpenMode::OpenOrCreate)), &at.directory)?;
+        match work(self, &db) {
+            Ok(result) => {
+                db.close().map_err(|error| Failure::from(error).context("closing the database"))?;
+                Ok(result)
             }
-            failure
-        })
+            Err(failure) => {
+                if was_missing && db.recovery_report().created {
+                    take_back(db, &at.directory);
+                }
+                Err(failure)
+            }
+        }
     }
 }
 
@@ -120,6 +118,18 @@ pub(crate) fn must_exist(directory: &Path) -> Result<()> {
     }
     let what = if directory.exists() { "not a directory, so no database" } else { "there is no database" };
     Err(Failure::unusable(format!("{}: {what}", directory.display())))
+}
+
+/// A directory that is to be filled must be missing or empty.
+pub(crate) fn must_be_free(directory: &Path) -> Result<()> {
+    let is_taken = match std::fs::read_dir(directory) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    };
+    if is_taken {
+        return Err(Failure::input(format!("{} is not an empty directory", directory.display())));
+    }
+    Ok(())
 }
 
 /// Opening repaired something: say so, once, where people look.

@@ -53,7 +53,10 @@ pub(crate) fn unescape(text: &str) -> Result<Vec<u8>, String> {
             Some(b'r') => push_one(&mut out, b'\r'),
             Some(b't') => push_one(&mut out, b'\t'),
             Some(b'x') => {
-                let digits = escape.get(1..3).ok_or("\\x wants two hexadecimal digits")?;
+                let digits = escape
+                    .get(1..3)
+                    .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+                    .ok_or("\\x wants two hexadecimal digits")?;
                 out.extend(unhex(digits)?);
                 3
             }
@@ -214,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_bad_escape_is_an_error_and_never_a_panic() {
-        for text in ["\\", "a\\q", "\\x", "\\x4", "\\xzz", "\\x4é", "\\é", "\\xé"] {
+        for text in ["\\", "a\\q", "\\x", "\\x4", "\\x  ", "\\x 4", "\\xzz", "\\x4é", "\\é", "\\xé"] {
             assert!(unescape(text).is_err(), "{text:?}");
         }
     }

@@ -6,7 +6,7 @@ use clap::Args;
 use hamal::{ErrorKind, Finding, VerifyReport};
 use serde_json::{Value as Json, json};
 
-use crate::failure::{Failure, Result, Status};
+use crate::failure::{Failure, Result, Status, answer};
 use crate::output::Table;
 use crate::session::{DatabaseArg, Session, progress_bar};
 use crate::text::{self, grouped};
@@ -40,17 +40,16 @@ pub(crate) fn run(args: &CheckArgs, session: &mut Session) -> Result<()> {
         }
     });
     match result {
-        Ok(report) => tell(&report, session),
+        Ok(report) => answer(tell(&report, session), report.findings.is_empty()),
         // Too damaged to be opened, or to be read to the end: the one finding there is.
         Err(Failure::Message(Status::Damaged, what)) => {
-            if session.out.is_json() {
-                session.out.json(
-                    &json!({ "sound": false, "findings": [{ "file": null, "page": null, "what": what }] }),
-                )?;
+            let said = if session.out.is_json() {
+                let finding = json!({ "file": null, "page": null, "what": what });
+                session.out.json(&json!({ "sound": false, "findings": [finding] }))
             } else {
-                session.out.line(what)?;
-            }
-            Err(Failure::Quiet(Status::Negative))
+                session.out.line(what)
+            };
+            answer(said, false)
         }
         Err(failure) => Err(failure),
     }
@@ -59,7 +58,7 @@ pub(crate) fn run(args: &CheckArgs, session: &mut Session) -> Result<()> {
 fn tell(report: &VerifyReport, session: &mut Session) -> Result<()> {
     let sound = report.findings.is_empty();
     if session.out.is_json() {
-        session.out.json(&json!({
+        return session.out.json(&json!({
             "sound": sound,
             "tables": report.tables,
             "partitions": report.partitions,
@@ -70,26 +69,24 @@ fn tell(report: &VerifyReport, session: &mut Session) -> Result<()> {
             "overflow_values": report.overflow_values,
             "height": report.height,
             "findings": report.findings.iter().map(finding_json).collect::<Vec<_>>(),
-        }))?;
-    } else {
-        for finding in &report.findings {
-            session.out.line(finding_line(finding))?;
-        }
-        let mut about = Table::pairs();
-        about.pair("tables", grouped(report.tables));
-        about.pair("rows, catalog's too", grouped(report.rows));
-        about.pair("ghosts", grouped(report.ghosts));
-        about.pair("overflow values", grouped(report.overflow_values));
-        about.pair("pages", format!("{} and {} free", grouped(report.pages), grouped(report.free_pages)));
-        about.pair("height", grouped(report.height));
-        session.out.table(&about)?;
-        session.out.line(if sound {
-            "sound".to_owned()
-        } else {
-            format!("DAMAGED: {}", text::count(report.findings.len() as u64, "finding"))
-        })?;
+        }));
     }
-    if sound { Ok(()) } else { Err(Failure::Quiet(Status::Negative)) }
+    for finding in &report.findings {
+        session.out.line(finding_line(finding))?;
+    }
+    let mut about = Table::pairs();
+    about.pair("tables", grouped(report.tables));
+    about.pair("rows, catalog's too", grouped(report.rows));
+    about.pair("ghosts", grouped(report.ghosts));
+    about.pair("overflow values", grouped(report.overflow_values));
+    about.pair("pages", format!("{} and {} free", grouped(report.pages), grouped(report.free_pages)));
+    about.pair("height", grouped(report.height));
+    session.out.table(&about)?;
+    session.out.line(if sound {
+        "sound".to_owned()
+    } else {
+        format!("DAMAGED: {}", text::count(report.findings.len() as u64, "finding"))
+    })
 }
 
 /// What is wrong and where, in a line.

@@ -7,10 +7,11 @@ use clap::Args;
 use hamal_storage::{OsStorage, Storage};
 
 use crate::demo::campaign::{Campaign, Plan};
+use crate::demo::image::Image;
 use crate::demo::report::{Totals, opening, round_lines, round_summary};
 use crate::demo::setup::Settings;
-use crate::failure::{Failure, Result, Status};
-use crate::session::Session;
+use crate::failure::{Failure, Result, answer};
+use crate::session::{Session, must_be_free};
 use crate::text;
 
 /// Most workers: each has its share of the characters.
@@ -49,7 +50,7 @@ pub(crate) struct DemoArgs {
     /// Keep the temporary database
     #[arg(long)]
     keep: bool,
-    /// Copy the crashed database here before it is recovered; the last copy stays
+    /// Copy the crashed database here before it is recovered; the last copy stays. The directory must be missing or empty
     #[arg(long, value_name = "DIR")]
     save_image: Option<PathBuf>,
     /// One line a round
@@ -60,28 +61,39 @@ pub(crate) struct DemoArgs {
 pub(crate) fn run(args: &DemoArgs, session: &mut Session) -> Result<()> {
     let seed = args.seed.unwrap_or_else(|| OsStorage::new(".").random_u64() >> 32);
     let mut home = Home::choose(args)?;
+    let image = args.save_image.as_ref().map(|image| Image::choose(image, &home.directory)).transpose()?;
+    if args.keep {
+        home.keep();
+    }
     let plan = Plan {
         directory: home.directory.clone(),
         seed,
         workers: usize::try_from(args.workers).unwrap_or(1),
         settings: Settings { cache_bytes: session.cache_bytes.unwrap_or(4 << 20) },
         kill_within: args.kill_within,
-        image: args.save_image.clone(),
+        image,
     };
     let result = rounds(args, plan, session);
     // What went wrong is worth looking at.
     if result.is_err() && !matches!(result, Err(Failure::ReaderGone)) {
         home.keep();
     }
-    if let Some(kept) = home.kept()
-        && !session.out.is_json()
-    {
-        session.out.line(format!("The database is in {}", kept.display()))?;
-    }
-    result
+    let said = match home.kept() {
+        Some(kept) if !session.out.is_json() => {
+            session.out.line(format!("The database is in {}", kept.display()))
+        }
+        _ => Ok(()),
+    };
+    result.and(said)
 }
 
 fn rounds(args: &DemoArgs, plan: Plan, session: &mut Session) -> Result<()> {
+    let mut totals = Totals::default();
+    let said = tell_rounds(args, plan, session, &mut totals);
+    answer(said, totals.is_right())
+}
+
+fn tell_rounds(args: &DemoArgs, plan: Plan, session: &mut Session, totals: &mut Totals) -> Result<()> {
     let started = Instant::now();
     let (seed, workers) = (plan.seed, plan.workers);
     let mut campaign = Campaign::start(plan)?;
@@ -91,7 +103,6 @@ fn rounds(args: &DemoArgs, plan: Plan, session: &mut Session) -> Result<()> {
     } else {
         session.out.line(about.line)?;
     }
-    let mut totals = Totals::default();
     for number in 1..=args.rounds {
         let round =
             campaign.round().map_err(|failure| failure.context(format!("seed {seed}, round {number}")))?;
@@ -112,14 +123,10 @@ fn rounds(args: &DemoArgs, plan: Plan, session: &mut Session) -> Result<()> {
         }
     }
     if session.out.is_json() {
-        session.out.json(&totals.to_json(seed, started.elapsed()))?;
-    } else {
-        session.out.line("")?;
-        for line in totals.lines(seed, started.elapsed()) {
-            session.out.line(line)?;
-        }
+        return session.out.json(&totals.to_json(seed, started.elapsed()));
     }
-    if totals.is_right() { Ok(()) } else { Err(Failure::Quiet(Status::Negative)) }
+    session.out.line("")?;
+    totals.lines(seed, started.elapsed()).into_iter().try_for_each(|line| session.out.line(line))
 }
 
 /// Where the database lives, and whether it stays.
@@ -132,25 +139,14 @@ struct Home {
 impl Home {
     fn choose(args: &DemoArgs) -> Result<Home> {
         if let Some(directory) = &args.dir {
-            let is_taken = match std::fs::read_dir(directory) {
-                Ok(mut entries) => entries.next().is_some(),
-                Err(error) => error.kind() != std::io::ErrorKind::NotFound,
-            };
-            if is_taken {
-                return Err(Failure::input(format!("{} is not an empty directory", directory.display())));
-            }
+            must_be_free(directory)?;
             return Ok(Home { directory: directory.clone(), temporary: None, kept: true });
         }
         let temporary = tempfile::Builder::new()
             .prefix("hamal-demo-")
             .tempdir()
             .map_err(|error| Failure::unusable(format!("cannot make a temporary directory: {error}")))?;
-        let mut home =
-            Home { directory: temporary.path().join("demo.hamal"), temporary: Some(temporary), kept: false };
-        if args.keep {
-            home.keep();
-        }
-        Ok(home)
+        Ok(Home { directory: temporary.path().join("demo.hamal"), temporary: Some(temporary), kept: false })
     }
 
     fn keep(&mut self) {

@@ -8,9 +8,9 @@ use clap::Args;
 use hamal::Database;
 use serde_json::json;
 
-use crate::commands::load::parse_delimiter;
+use crate::commands::load::{key_column, parse_delimiter};
 use crate::failure::{Failure, Result};
-use crate::formats::{self, Format};
+use crate::formats::{self, Format, WriteOptions};
 use crate::session::{DatabaseArg, Session, TableArg, codecs, progress_bar};
 use crate::text::count;
 
@@ -18,14 +18,19 @@ use crate::text::count;
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Formats:
-  raw    key, tab, value, with escapes: exact for every table (the default)
-  jsonl  rows loaded from documents as they were; others as {\"key\":...,\"value\":...}
-  csv    rows loaded from csv as they were; others as two columns, key and value (`hamal load --plain` takes them back)
+  raw    key, tab, value, with escapes: the bytes of every table, exactly (the default); types are not named and become bytes
+  jsonl  a document that has its row's key in its first field, or --key's, as it is; any other row as {\"key\":...,\"value\":...}, \
+with key_hex and value_hex for what is no text
+  csv    the fields of such documents, all with the same columns; else two columns, key and value
   tsv    the same with tabs
 
+To get documents back as they were loaded, give the --key that `hamal load` was given. `hamal load --plain` takes rows of key and \
+value back, and from jsonl the documents among them, too.
+
 Examples:
-  hamal dump people.hamal --table people --output people.csv
-  hamal dump people.hamal --table people --format jsonl | jq .name
+  hamal dump people.hamal --table people --key email --output people.csv
+  hamal dump people.hamal --table people --key email --format jsonl | jq .name
+  hamal dump bank.hamal --table accounts --json | hamal load new.hamal - --table accounts --format jsonl --plain
   hamal dump old.hamal --table t | hamal load new.hamal - --table t --format raw")]
 pub(crate) struct DumpArgs {
     #[command(flatten)]
@@ -35,6 +40,9 @@ pub(crate) struct DumpArgs {
     /// Format to write [default: by the extension of --output, else raw; with --json, jsonl]
     #[arg(long, value_enum)]
     format: Option<Format>,
+    /// csv, tsv, jsonl: column or field that must be the key in a document; its name, or its position from 1 [default: the first]
+    #[arg(long, value_name = "COLUMN")]
+    key: Option<String>,
     /// csv, tsv: what separates fields, one character
     #[arg(long, value_name = "CHAR", value_parser = parse_delimiter)]
     delimiter: Option<u8>,
@@ -48,12 +56,18 @@ pub(crate) fn run(args: &DumpArgs, session: &mut Session) -> Result<()> {
         .format
         .or_else(|| args.output.as_deref().and_then(Format::of_file))
         .unwrap_or(if session.out.is_json() { Format::Jsonl } else { Format::Raw });
+    let options = write_options(args, format)?;
+    if session.out.is_json() && args.output.is_none() && format != Format::Jsonl {
+        return Err(Failure::input(
+            "--json prints JSON; --format csv, tsv or raw goes with it into --output only",
+        ));
+    }
     session.with_database(&args.database, |session, db| {
         let Some(file) = &args.output else {
-            dump(db, args, format, session.out.writer())?;
+            dump(db, args, options, session.out.writer())?;
             return Ok(());
         };
-        let rows = to_file(file, |target| dump(db, args, format, target))?;
+        let rows = to_file(file, |target| dump(db, args, options, target))?;
         if session.out.is_json() {
             session
                 .out
@@ -67,6 +81,13 @@ pub(crate) fn run(args: &DumpArgs, session: &mut Session) -> Result<()> {
             ))
         }
     })
+}
+
+fn write_options(args: &DumpArgs, format: Format) -> Result<WriteOptions> {
+    if args.delimiter.is_some() && !matches!(format, Format::Csv | Format::Tsv) {
+        return Err(Failure::input("--delimiter is for csv and tsv"));
+    }
+    Ok(WriteOptions { format, delimiter: args.delimiter, key: key_column(args.key.as_deref(), format)? })
 }
 
 /// Writes beside the file, then takes its name: nobody sees half a dump.
@@ -94,7 +115,7 @@ fn to_file<T>(file: &Path, work: impl FnOnce(&mut dyn Write) -> Result<T>) -> Re
     Ok(result)
 }
 
-fn dump(db: &Database, args: &DumpArgs, format: Format, target: &mut dyn Write) -> Result<u64> {
+fn dump(db: &Database, args: &DumpArgs, options: WriteOptions, target: &mut dyn Write) -> Result<u64> {
     let snapshot = db.snapshot()?;
     let codecs = codecs(&snapshot.tables()?, &args.table.table)?;
     let table = snapshot.open_bytes_table(&args.table.table)?;
@@ -103,7 +124,7 @@ fn dump(db: &Database, args: &DumpArgs, format: Format, target: &mut dyn Write) 
         Some(_) => progress_bar(Some(total), "[{bar:40}] {human_pos} of {human_len} rows, {eta} left"),
         None => indicatif::ProgressBar::hidden(),
     };
-    let mut writer = formats::writer(format, args.delimiter, target, codecs);
+    let mut writer = formats::writer(options, target, codecs);
     let mut rows = 0;
     for row in table.iter()? {
         let (key, value) = row?;

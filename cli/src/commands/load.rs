@@ -26,7 +26,11 @@ const READ_BYTES: usize = 256 << 10;
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 #[command(after_long_help = "\
 Rows of CSV, TSV and JSON Lines files are stored whole, as one JSON document each, under the text of their key column; the table's \
-types are then str and str. Files in the raw format (as `hamal dump` writes it) are stored byte by byte.
+types are then str and str. Files in the raw format (as `hamal dump` writes it) are stored byte by byte; they do not name the table's \
+types, so that a table they make is one of bytes and bytes.
+
+With --plain, a row is a key and its value: two columns or, in JSON Lines, {\"key\":...,\"value\":...}. There, key_hex and value_hex \
+give bytes, a value that is no string is stored as its JSON, and rows with other fields are documents as ever.
 
 The file is one transaction: a bad line, and nothing has changed. A file whose log would exceed the limit (1 GiB) needs --batch.
 
@@ -59,7 +63,7 @@ pub(crate) struct LoadArgs {
     /// csv, tsv: a quote is a character like the others
     #[arg(long)]
     no_quoting: bool,
-    /// csv, tsv: store the other one of two columns as it stands, not as a document; for tables of other types, too
+    /// csv, tsv, jsonl: store the other one of two columns as it stands, not as a document; for tables of other types, too
     #[arg(long)]
     plain: bool,
     /// Commit every this many rows: all-or-nothing no more, but any size of file
@@ -72,6 +76,7 @@ pub(crate) struct LoadArgs {
 
 pub(crate) fn parse_delimiter(text: &str) -> Result<u8, String> {
     match text.as_bytes() {
+        b"\"" | b"\n" | b"\r" => Err("a quote or a line end cannot be the delimiter".into()),
         [byte] if byte.is_ascii() => Ok(*byte),
         b"\\t" => Ok(b'\t'),
         _ => Err("a delimiter is one ASCII character".into()),
@@ -135,24 +140,33 @@ fn read_options(args: &LoadArgs) -> Result<ReadOptions> {
             .hint("give --format csv, tsv, jsonl or raw")
     })?;
     let delimited = matches!(format, Format::Csv | Format::Tsv);
-    if !delimited
-        && (args.header || args.no_header || args.delimiter.is_some() || args.no_quoting || args.plain)
-    {
+    if !delimited && (args.header || args.no_header || args.delimiter.is_some() || args.no_quoting) {
         return Err(Failure::input(
-            "--header, --no-header, --delimiter, --no-quoting and --plain are for csv and tsv",
+            "--header, --no-header, --delimiter and --no-quoting are for csv and tsv",
         ));
     }
-    if format == Format::Raw && args.key.is_some() {
-        return Err(Failure::input("--key makes no sense with --format raw: the key is in front of the tab"));
+    if format == Format::Raw && args.plain {
+        return Err(Failure::input("--plain is for csv, tsv and jsonl: raw rows are plain"));
     }
     Ok(ReadOptions {
-        key: args.key.clone().map_or(KeyColumn::First, KeyColumn::Chosen),
+        key: key_column(args.key.as_deref(), format)?,
         header: if args.no_header { Header::Absent } else { Header::Present },
         delimiter: args.delimiter,
         quoting: if args.no_quoting { Quoting::Literal } else { Quoting::Quotes },
         shape: if args.plain { Shape::Plain } else { Shape::Document },
         ..ReadOptions::new(format)
     })
+}
+
+/// Which column --key names.
+pub(crate) fn key_column(key: Option<&str>, format: Format) -> Result<KeyColumn> {
+    match key {
+        Some(_) if format == Format::Raw => {
+            Err(Failure::input("--key makes no sense with --format raw: the key is in front of the tab"))
+        }
+        Some(key) => Ok(KeyColumn::Chosen(key.to_owned())),
+        None => Ok(KeyColumn::First),
+    }
 }
 
 /// The file, with a bar that moves as it is read.
@@ -261,7 +275,7 @@ impl<'t, 'p> Sink<'t, 'p> {
                 plan.table,
                 value.name()
             ))
-            .hint("--plain loads two columns, --format raw anything"));
+            .hint("--plain loads keys and values, --format raw anything"));
         }
         Ok(Sink { table, key, value, plan })
     }
@@ -289,13 +303,12 @@ impl<'t, 'p> Sink<'t, 'p> {
         Ok(More::Rows)
     }
 
-    /// Text of the file becomes what the table's types encode it to; raw rows are encoded already.
+    /// Text of the file becomes what the table's types encode it to.
     fn encode(&self, row: &mut Row) -> Result<(), String> {
-        if !self.plan.options.format.is_text() {
-            return Ok(());
-        }
-        for (codec, bytes) in [(&self.key, &mut row.key), (&self.value, &mut row.value)] {
-            if !matches!(codec, Codec::Str | Codec::Bytes) {
+        let key = (&self.key, &mut row.key, row.key_is_text);
+        let value = (&self.value, &mut row.value, row.value_is_text);
+        for (codec, bytes, is_text) in [key, value] {
+            if is_text && !matches!(codec, Codec::Str | Codec::Bytes) {
                 *bytes = codec.parse(&String::from_utf8_lossy(bytes))?;
             }
         }

@@ -4,7 +4,7 @@ use clap::Args;
 use hamal::inspect::{self, PageInfo};
 use serde_json::{Map, Value as Json, json};
 
-use crate::failure::{Failure, Result, Status};
+use crate::failure::{Result, answer};
 use crate::output::{Table, cut};
 use crate::session::{DatabaseArg, Session, files, open_failure};
 use crate::text;
@@ -33,12 +33,12 @@ pub(crate) struct PageArgs {
 pub(crate) fn run(args: &PageArgs, session: &mut Session) -> Result<()> {
     let page = inspect::page(&files(&args.database)?, args.partition, args.page)
         .map_err(|error| open_failure(&args.database.directory, error))?;
-    if session.out.is_json() {
-        session.out.json(&to_json(args, &page))?;
+    let said = if session.out.is_json() {
+        session.out.json(&to_json(args, &page))
     } else {
-        show(args, &page, session)?;
-    }
-    if page.damage.is_some() { Err(Failure::Quiet(Status::Negative)) } else { Ok(()) }
+        show(args, &page, session)
+    };
+    answer(said, page.damage.is_none())
 }
 
 fn show(args: &PageArgs, page: &PageInfo, session: &mut Session) -> Result<()> {

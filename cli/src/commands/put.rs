@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hamal::TableDef;
@@ -38,7 +38,7 @@ pub(crate) struct PutArgs {
 }
 
 pub(crate) fn run(args: &PutArgs, session: &mut Session) -> Result<()> {
-    let mut source = args.file.as_ref().map(open_source).transpose()?;
+    let mut source = args.file.as_deref().map(Source::open).transpose()?;
     let (replaced, value_bytes) = session.with_database_made(
         &args.database,
         |options| options,
@@ -53,7 +53,11 @@ pub(crate) fn run(args: &PutArgs, session: &mut Session) -> Result<()> {
             let key = args.writing.bytes(&codecs.0, "key", &args.key)?;
             let replaced = table.contains_key(&key)?;
             let value_bytes = match (&mut source, &args.value) {
-                (Some(source), _) => table.insert_from(&key, source)?,
+                (Some(source), _) => {
+                    let inserted = table.insert_from(&key, &mut *source);
+                    source.failure.take().map_or(Ok(()), Err)?;
+                    inserted?
+                }
                 (None, value) => {
                     let value =
                         args.writing.bytes(&codecs.1, "value", value.as_deref().unwrap_or_default())?;
@@ -72,14 +76,34 @@ pub(crate) fn run(args: &PutArgs, session: &mut Session) -> Result<()> {
     session.out.line(if replaced { "replaced" } else { "inserted" })
 }
 
-fn open_source(file: &PathBuf) -> Result<Box<dyn Read>> {
-    if file.as_os_str() == "-" {
-        return Ok(Box::new(io::stdin()));
+/// The file that the value comes from. The engine reads it: what goes wrong is kept here, as a failure of the input.
+struct Source {
+    reader: Box<dyn Read>,
+    name: String,
+    failure: Option<Failure>,
+}
+
+impl Source {
+    fn open(file: &Path) -> Result<Source> {
+        if file.as_os_str() == "-" {
+            let name = "standard input".to_owned();
+            return Ok(Source { reader: Box::new(io::stdin()), name, failure: None });
+        }
+        let name = file.display().to_string();
+        let source = File::open(file).map_err(|error| read_failure(&name, &error))?;
+        if source.metadata().map_err(|error| read_failure(&name, &error))?.is_dir() {
+            return Err(Failure::input(format!("cannot read {name}: it is a directory")));
+        }
+        Ok(Source { reader: Box::new(source), name, failure: None })
     }
-    let name = file.display().to_string();
-    let source = File::open(file).map_err(|error| read_failure(&name, &error))?;
-    if source.metadata().map_err(|error| read_failure(&name, &error))?.is_dir() {
-        return Err(Failure::input(format!("cannot read {name}: it is a directory")));
+}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buffer).inspect_err(|error| {
+            if error.kind() != io::ErrorKind::Interrupted {
+                self.failure = Some(read_failure(&self.name, error));
+            }
+        })
     }
-    Ok(Box::new(source))
 }

@@ -1,9 +1,8 @@
 //! The parent process: rounds of work, kill, recovery and comparison.
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use hamal::{OpenMode, RecoveryReport};
 
+use super::image::Image;
 use super::model::{Model, Told};
 use super::protocol::{Event, parse_line};
 use super::random::Random;
@@ -39,7 +39,7 @@ pub(crate) struct Plan {
     pub(crate) settings: Settings,
     pub(crate) kill_within: Duration,
     /// Where the crashed database is copied before it is recovered.
-    pub(crate) image: Option<PathBuf>,
+    pub(crate) image: Option<Image>,
 }
 
 /// One round, from the kill to the verdict.
@@ -90,10 +90,8 @@ impl Campaign {
         let heard = self.run_child(seed, Role::Work, Moment { from, after, aim })?;
         let told = self.model.told;
 
-        if let Some(image) = &self.plan.image {
-            copy_directory(&self.plan.directory, image).map_err(|error| {
-                Failure::unusable(format!("cannot copy the crashed database to {}: {error}", image.display()))
-            })?;
+        if let Some(image) = &mut self.plan.image {
+            image.replace(&self.plan.directory)?;
         }
 
         let mut interrupted = 0;
@@ -304,22 +302,4 @@ fn pause(signals: &Receiver<Signal>, time: Duration) {
             return;
         }
     }
-}
-
-/// Copies a database directory, two levels deep.
-fn copy_directory(from: &Path, to: &Path) -> std::io::Result<()> {
-    if to.exists() {
-        fs::remove_dir_all(to)?;
-    }
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_directory(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
 }

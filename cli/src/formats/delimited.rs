@@ -1,19 +1,33 @@
 //! CSV and TSV.
 
 use std::borrow::Cow;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Chain, Read, Write};
 
 use csv::{ByteRecord, QuoteStyle, ReaderBuilder, WriterBuilder};
 
-use super::document::{Document, push_string, scalar_text};
-use super::{Format, Header, KeyColumn, Quoting, ReadOptions, ReadRows, Row, Shape, WriteRows, complain};
+use super::document::{Document, document_text, push_string, scalar_text};
+use super::{
+    Format, Header, KeyColumn, Quoting, ReadOptions, ReadRows, Row, Shape, WriteOptions, WriteRows, complain,
+};
 use crate::codec::{Codec, Datum};
 use crate::failure::{Failure, Result, read_failure};
 use crate::text;
 
+/// A record behind the last one, which no file in UTF-8 can hold: a parser that is inside a quoted field there takes it for a part of
+/// the field.
+const END: &[u8] = b"\xff\xfe\xff";
+/// The record and the line end in front of it.
+const END_LINE: &[u8] = b"\n\xff\xfe\xff";
+
+impl Format {
+    fn delimiter(self) -> u8 {
+        if self == Format::Tsv { b'\t' } else { b',' }
+    }
+}
+
 /// Reads fields between delimiters.
 pub(super) struct DelimitedReader<'s> {
-    csv: csv::Reader<Box<dyn BufRead + 's>>,
+    csv: csv::Reader<Chain<Box<dyn BufRead + 's>, &'static [u8]>>,
     name: String,
     record: ByteRecord,
     header: Option<Vec<String>>,
@@ -25,13 +39,12 @@ pub(super) struct DelimitedReader<'s> {
 
 impl<'s> DelimitedReader<'s> {
     pub(super) fn new(source: Box<dyn BufRead + 's>, name: &str, options: &ReadOptions) -> Result<Self> {
-        let delimiter = options.delimiter.unwrap_or(if options.format == Format::Tsv { b'\t' } else { b',' });
         let csv = ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
-            .delimiter(delimiter)
+            .delimiter(options.delimiter.unwrap_or(options.format.delimiter()))
             .quoting(options.quoting == Quoting::Quotes)
-            .from_reader(source);
+            .from_reader(source.chain(END_LINE));
         let mut reader = DelimitedReader {
             csv,
             name: name.to_owned(),
@@ -50,6 +63,26 @@ impl<'s> DelimitedReader<'s> {
 
     /// Reads a record into `self.record`; `false` at the end.
     fn next_record(&mut self) -> Result<bool> {
+        if !self.read_record()? {
+            return Ok(false);
+        }
+        let Some(last) = self.record.iter().next_back().filter(|last| last.ends_with(END)) else {
+            return Ok(true);
+        };
+        let lines = self.csv.position().line();
+        let quoted_from = lines.saturating_sub(line_ends(last));
+        let is_end = self.record.as_slice() == END;
+        if self.read_record()? {
+            // The file itself has these bytes.
+            return Err(complain(&self.name, quoted_from, "not UTF-8"));
+        }
+        if is_end {
+            return Ok(false);
+        }
+        Err(complain(&self.name, quoted_from, "the quote that begins here is never closed"))
+    }
+
+    fn read_record(&mut self) -> Result<bool> {
         self.csv.read_byte_record(&mut self.record).map_err(|error| match error.kind() {
             csv::ErrorKind::Io(error) => read_failure(&self.name, error),
             _ => complain(&self.name, self.line(), &error),
@@ -57,11 +90,10 @@ impl<'s> DelimitedReader<'s> {
     }
 
     /// The line the current record began on. Its own position counts from before the blank lines in front of it, the reader's
-    /// from behind it (but not behind a last line without an end): the later one is right.
+    /// from behind it: the later one is right.
     fn line(&self) -> u64 {
         let from = self.record.position().map_or(1, csv::Position::line);
-        let inside = self.record.as_slice().split(|byte| *byte == b'\n').skip(1).count() as u64;
-        from.max(self.csv.position().line().saturating_sub(1 + inside))
+        from.max(self.csv.position().line().saturating_sub(1 + line_ends(self.record.as_slice())))
     }
 
     fn take_header(&mut self) -> Result<()> {
@@ -98,16 +130,15 @@ impl<'s> DelimitedReader<'s> {
             })?;
             *self.key_at.insert(at)
         };
-        row.key.clear();
-        row.key.extend_from_slice(utf8(&self.record[key_at])?.as_bytes());
-        row.value.clear();
+        let key = utf8(&self.record[key_at])?;
         if self.shape == Shape::Plain {
             if count != 2 {
                 return Err(format!("--plain wants two columns; here are {count}"));
             }
-            row.value.extend_from_slice(utf8(&self.record[1 - key_at])?.as_bytes());
+            row.set_text(key, utf8(&self.record[1 - key_at])?);
             return Ok(());
         }
+        row.set_text(key, "");
         row.value.push(if self.header.is_some() { b'{' } else { b'[' });
         for (i, field) in self.record.iter().enumerate() {
             if i > 0 {
@@ -135,6 +166,10 @@ impl ReadRows for DelimitedReader<'_> {
     }
 }
 
+fn line_ends(bytes: &[u8]) -> u64 {
+    bytes.split(|byte| *byte == b'\n').skip(1).count() as u64
+}
+
 fn utf8(field: &[u8]) -> Result<&str, String> {
     std::str::from_utf8(field).map_err(|_| format!("\"{}\" is not UTF-8", text::escape(field)))
 }
@@ -153,17 +188,18 @@ enum Columns {
 pub(super) struct DelimitedWriter<'t> {
     csv: csv::Writer<&'t mut dyn Write>,
     codecs: (Codec, Codec),
+    key: KeyColumn,
     columns: Option<Columns>,
 }
 
 impl<'t> DelimitedWriter<'t> {
-    pub(super) fn new(target: &'t mut dyn Write, delimiter: u8, codecs: (Codec, Codec)) -> Self {
+    pub(super) fn new(target: &'t mut dyn Write, options: WriteOptions, codecs: (Codec, Codec)) -> Self {
         let csv = WriterBuilder::new()
-            .delimiter(delimiter)
+            .delimiter(options.delimiter.unwrap_or(options.format.delimiter()))
             .quote_style(QuoteStyle::Necessary)
             .flexible(true)
             .from_writer(target);
-        DelimitedWriter { csv, codecs, columns: None }
+        DelimitedWriter { csv, codecs, key: options.key, columns: None }
     }
 
     fn record<'f>(&mut self, fields: impl IntoIterator<Item = Cow<'f, [u8]>>) -> Result<()> {
@@ -201,11 +237,9 @@ impl<'t> DelimitedWriter<'t> {
 
 impl WriteRows for DelimitedWriter<'_> {
     fn write(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        let text = match &self.codecs.1 {
-            Codec::Bytes | Codec::Str => std::str::from_utf8(value).ok(),
-            _ => None,
-        };
-        let document = text.and_then(|text| Document::parse(text).ok());
+        let document = document_text(&self.codecs.1, value)
+            .and_then(|text| Document::parse(text).ok())
+            .filter(|document| document.is_keyed(&self.key, &self.codecs.0, key));
         if self.columns.is_none() {
             self.start(document.as_ref())?;
         }
@@ -221,7 +255,8 @@ impl WriteRows for DelimitedWriter<'_> {
             (Some(Columns::Pair), _) => return self.pair(key, value),
             _ => {
                 let key = self.codecs.0.decode(key).shown();
-                let what = format!("row {key} has other columns than the rows before it");
+                let what =
+                    format!("row {key} has other columns than the rows before it, or another key column");
                 return Err(Failure::input(what).hint("--format jsonl or raw takes any rows"));
             }
         };

@@ -5,8 +5,10 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::Value as Json;
 use serde_json::value::RawValue;
+
+use super::KeyColumn;
+use crate::codec::Codec;
 
 /// An object's members or an array's elements, in order; each value as it is written.
 #[derive(Debug)]
@@ -19,6 +21,34 @@ impl<'d> Document<'d> {
     /// `None` if the text is no JSON object or array.
     pub(super) fn parse(text: &'d str) -> Result<Document<'d>, serde_json::Error> {
         serde_json::from_str(text)
+    }
+
+    /// The text of the key field.
+    pub(super) fn key(&self, column: &KeyColumn) -> Result<Cow<'d, str>, String> {
+        let value = match self {
+            Document::Object(members) => {
+                let at = column.find(members.iter().map(|(name, _)| name.as_ref()), members.len())?;
+                members.get(at).map(|(_, value)| *value)
+            }
+            Document::Array(elements) => column.position(elements.len()).map(|at| elements[at]),
+        };
+        let value = value.ok_or("there is no field for the key")?;
+        scalar_text(value)
+            .filter(|_| !is_compound(value))
+            .ok_or_else(|| format!("the key is {}; it must be text, a number or a boolean", value.get()))
+    }
+
+    /// Whether a load by this column gives it this key.
+    pub(super) fn is_keyed(&self, column: &KeyColumn, codec: &Codec, key: &[u8]) -> bool {
+        self.key(column).is_ok_and(|text| codec.parse(&text).is_ok_and(|bytes| bytes == key))
+    }
+}
+
+/// The text of a value whose type can be that of documents.
+pub(super) fn document_text<'v>(codec: &Codec, value: &'v [u8]) -> Option<&'v str> {
+    match codec {
+        Codec::Bytes | Codec::Str => std::str::from_utf8(value).ok(),
+        _ => None,
     }
 }
 
@@ -69,7 +99,7 @@ pub(super) fn scalar_text(value: &RawValue) -> Option<Cow<'_, str>> {
 }
 
 /// Whether it is an object or array.
-pub(super) fn is_compound(value: &RawValue) -> bool {
+fn is_compound(value: &RawValue) -> bool {
     value.get().starts_with(['{', '['])
 }
 
@@ -77,16 +107,4 @@ pub(super) fn is_compound(value: &RawValue) -> bool {
 pub(super) fn push_string(out: &mut Vec<u8>, text: &str) {
     // Writing into a `Vec` cannot fail, and a `str` is always a JSON string.
     let _ = serde_json::to_writer(out, text);
-}
-
-/// The document on one line: as it is written, unless it spans lines.
-pub(super) fn on_one_line(text: &str) -> Cow<'_, str> {
-    if !text.contains(['\n', '\r']) {
-        return Cow::Borrowed(text);
-    }
-    // Line ends in valid JSON stand between tokens only, where a blank does as well.
-    match serde_json::from_str::<&RawValue>(text) {
-        Ok(_) => Cow::Owned(text.replace(['\n', '\r'], " ")),
-        Err(_) => Cow::Owned(Json::String(text.to_owned()).to_string()),
-    }
 }

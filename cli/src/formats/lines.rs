@@ -2,10 +2,9 @@
 
 use std::io::{BufRead, Write};
 
-use serde_json::{Map, Value as Json};
-
-use super::document::{Document, is_compound, on_one_line, scalar_text};
-use super::{KeyColumn, ReadRows, Row, WriteRows, complain};
+use super::document::{Document, document_text};
+use super::pair::{Pair, row_document};
+use super::{KeyColumn, ReadOptions, ReadRows, Row, Shape, WriteRows, complain};
 use crate::codec::Codec;
 use crate::failure::{Result, read_failure};
 
@@ -14,13 +13,21 @@ pub(super) struct JsonLinesReader<'s> {
     source: Box<dyn BufRead + 's>,
     name: String,
     key: KeyColumn,
+    shape: Shape,
     line: u64,
     buffer: Vec<u8>,
 }
 
 impl<'s> JsonLinesReader<'s> {
-    pub(super) fn new(source: Box<dyn BufRead + 's>, name: &str, key: KeyColumn) -> Self {
-        JsonLinesReader { source, name: name.to_owned(), key, line: 0, buffer: Vec::new() }
+    pub(super) fn new(source: Box<dyn BufRead + 's>, name: &str, options: &ReadOptions) -> Self {
+        JsonLinesReader {
+            source,
+            name: name.to_owned(),
+            key: options.key.clone(),
+            shape: options.shape,
+            line: 0,
+            buffer: Vec::new(),
+        }
     }
 
     fn fill(&self, row: &mut Row) -> Result<(), String> {
@@ -34,21 +41,12 @@ impl<'s> JsonLinesReader<'s> {
             let what = error.to_string();
             format!("not a JSON object or array: {}", what.split(" at line").next().unwrap_or(&what))
         })?;
-        let value = match &document {
-            Document::Object(members) => {
-                let at = self.key.find(members.iter().map(|(name, _)| name.as_ref()), members.len())?;
-                members.get(at).map(|(_, value)| *value)
-            }
-            Document::Array(elements) => self.key.position(elements.len()).map(|at| elements[at]),
-        };
-        let value = value.ok_or("there is no field for the key")?;
-        let key = scalar_text(value).filter(|_| !is_compound(value));
-        let key =
-            key.ok_or_else(|| format!("the key is {}; it must be text, a number or a boolean", value.get()))?;
-        row.key.clear();
-        row.key.extend_from_slice(key.as_bytes());
-        row.value.clear();
-        row.value.extend_from_slice(line.as_bytes());
+        if self.shape == Shape::Plain
+            && let Some(pair) = Pair::of(&document)
+        {
+            return pair.fill(row);
+        }
+        row.set_text(&document.key(&self.key)?, line);
         Ok(())
     }
 }
@@ -75,29 +73,35 @@ impl ReadRows for JsonLinesReader<'_> {
     }
 }
 
-/// Writes a document a line: the row's own where it is one, else `{"key":...,"value":...}`.
+/// Writes a document a line: the row's own if reading it gives the row back, else `{"key":...,"value":...}`.
 pub(super) struct JsonLinesWriter<'t> {
     target: &'t mut dyn Write,
     codecs: (Codec, Codec),
+    key: KeyColumn,
 }
 
 impl<'t> JsonLinesWriter<'t> {
-    pub(super) fn new(target: &'t mut dyn Write, codecs: (Codec, Codec)) -> Self {
-        JsonLinesWriter { target, codecs }
+    pub(super) fn new(target: &'t mut dyn Write, codecs: (Codec, Codec), key: KeyColumn) -> Self {
+        JsonLinesWriter { target, codecs, key }
+    }
+
+    /// The line that a reader stores as this row. None may look like a key and its value: `--plain` would take it apart.
+    fn own_line<'v>(&self, key: &[u8], value: &'v [u8]) -> Option<&'v str> {
+        let text = document_text(&self.codecs.1, value)?;
+        if text.contains('\n') || text.trim() != text {
+            return None;
+        }
+        let document = Document::parse(text).ok()?;
+        let is_own = Pair::of(&document).is_none() && document.is_keyed(&self.key, &self.codecs.0, key);
+        is_own.then_some(text)
     }
 }
 
 impl WriteRows for JsonLinesWriter<'_> {
     fn write(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        let text = match &self.codecs.1 {
-            Codec::Bytes | Codec::Str => std::str::from_utf8(value).ok(),
-            _ => None,
-        };
-        if let Some(text) = text.filter(|text| Document::parse(text).is_ok()) {
-            self.target.write_all(on_one_line(text).as_bytes())?;
-        } else {
-            let row = row_document(&self.codecs, key, value);
-            self.target.write_all(row.to_string().as_bytes())?;
+        match self.own_line(key, value) {
+            Some(line) => self.target.write_all(line.as_bytes())?,
+            None => self.target.write_all(row_document(&self.codecs, key, value).to_string().as_bytes())?,
         }
         self.target.write_all(b"\n")?;
         Ok(())
@@ -106,12 +110,4 @@ impl WriteRows for JsonLinesWriter<'_> {
     fn finish(&mut self) -> Result<()> {
         Ok(self.target.flush()?)
     }
-}
-
-/// `{"key":...,"value":...}`; `key_hex` and `value_hex` for what is no text.
-pub(crate) fn row_document(codecs: &(Codec, Codec), key: &[u8], value: &[u8]) -> Json {
-    let mut row = Map::new();
-    codecs.0.decode(key).put_into(&mut row, "key");
-    codecs.1.decode(value).put_into(&mut row, "value");
-    Json::Object(row)
 }

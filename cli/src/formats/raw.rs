@@ -26,6 +26,7 @@ impl<'s> RawReader<'s> {
         let (key, value) = line.split_once('\t').ok_or("there is no tab between key and value")?;
         row.key = text::unescape(key)?;
         row.value = text::unescape(value)?;
+        (row.key_is_text, row.value_is_text) = (false, false);
         Ok(())
     }
 }

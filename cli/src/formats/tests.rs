@@ -28,7 +28,7 @@ fn pairs(rows: &[(&str, &str)]) -> Vec<(String, String)> {
 
 fn write(format: Format, codecs: (Codec, Codec), rows: &[(&[u8], &[u8])]) -> Result<String> {
     let mut out = Vec::new();
-    let mut writer = writer(format, None, &mut out, codecs);
+    let mut writer = writer(WriteOptions::new(format), &mut out, codecs);
     for (key, value) in rows {
         writer.write(key, value)?;
     }
@@ -175,12 +175,72 @@ fn csv_of_other_rows_is_key_and_value() {
 #[test]
 fn csv_refuses_rows_of_mixed_columns_and_json_lines_takes_them() {
     let rows: &[(&[u8], &[u8])] =
-        &[(b"a", br#"{"x":"1"}"#), (b"b", br#"{"y":null}"#), (b"c", b"\xff"), (b"d", b"[\n1]")];
+        &[(b"a", br#"{"x":"a"}"#), (b"b", br#"{"y":"b"}"#), (b"c", b"\xff"), (b"1", b"[\n1]")];
     assert!(message(write(Format::Csv, text(), rows)).starts_with("row b has other columns"));
     assert_eq!(
         write(Format::Jsonl, text(), rows).unwrap(),
-        "{\"x\":\"1\"}\n{\"y\":null}\n{\"key\":\"c\",\"value_hex\":\"ff\"}\n[ 1]\n"
+        "{\"x\":\"a\"}\n{\"y\":\"b\"}\n{\"key\":\"c\",\"value_hex\":\"ff\"}\n{\"key\":\"1\",\"value\":\"[\\n1]\"}\n"
     );
+}
+
+#[test]
+fn a_document_without_its_key_is_written_with_it() {
+    let row: &[(&[u8], &[u8])] = &[(b"alice", br#"{"age":36}"#)];
+    assert_eq!(
+        write(Format::Jsonl, text(), row).unwrap(),
+        "{\"key\":\"alice\",\"value\":\"{\\\"age\\\":36}\"}\n"
+    );
+    assert_eq!(write(Format::Csv, text(), row).unwrap(), "key,value\nalice,\"{\"\"age\"\":36}\"\n");
+    let rows: &[(&[u8], &[u8])] = &[(b"a", br#"{"id":"a"}"#), (b"b", br#"{"id":"a"}"#)];
+    assert!(message(write(Format::Csv, text(), rows)).starts_with("row b has other columns"));
+}
+
+#[test]
+fn plain_json_lines_give_any_row_back() {
+    let values: [&[u8]; 9] = [
+        b"1",
+        b"",
+        b"\xff\n",
+        br#"{"id":"k"}"#,
+        br#" {"id":"k"}"#,
+        b"{\"id\":\n\"k\"}",
+        br#"{"id":"other"}"#,
+        br#"{"key":"k","value":"v"}"#,
+        br#"["k",null]"#,
+    ];
+    let options = ReadOptions { shape: Shape::Plain, ..ReadOptions::new(Format::Jsonl) };
+    for key in [&b"k"[..], b"\xff\x00", b"", b"[1]"] {
+        for value in values {
+            let file = write(Format::Jsonl, text(), &[(key, value)]).unwrap();
+            let mut reader =
+                reader(&options, Box::new(Cursor::new(file.clone().into_bytes())), "input").unwrap();
+            let mut row = Row::default();
+            assert!(reader.read(&mut row).unwrap());
+            assert_eq!((row.key.as_slice(), row.value.as_slice()), (key, value), "{file}");
+        }
+    }
+    assert_eq!(
+        message(read(&options, b"{\"key_hex\":\"0\",\"value\":1}")),
+        "input, line 1: the key: an odd number of hexadecimal digits"
+    );
+}
+
+#[test]
+fn a_quote_that_is_never_closed_is_no_end() {
+    let csv = ReadOptions::new(Format::Csv);
+    let never = |line| format!("input, line {line}: the quote that begins here is never closed");
+    assert_eq!(message(read(&csv, b"id,note\n1,\"oops\n2,b\n3,c\n")), never(2));
+    assert_eq!(message(read(&csv, b"id,note\r\n1,\"a\r\nb\"\r\n\r\n\"4\n4\",\"oops")), never(6));
+    assert_eq!(message(read(&csv, b"id,note\n1,\"a\"\"")), never(2));
+    assert_eq!(message(read(&csv, b"\"")), never(1));
+    for file in [&b"id\n1\n\xff\xfe\xff\n2\n"[..], b"id\n\xff\xfe\xff", b"id\n\"\n\xff\xfe\xff\""] {
+        assert!(message(read(&csv, file)).ends_with("not UTF-8"), "{file:?}");
+    }
+    for file in [&b"id,note\n1,\"a\""[..], b"id,note\n1,\"a\"\n\n", b"id,note\n1,\"a\"\r\n"] {
+        assert_eq!(read(&csv, file).unwrap().len(), 1, "{file:?}");
+    }
+    let literal = ReadOptions { quoting: Quoting::Literal, ..csv };
+    assert_eq!(read(&literal, b"id,note\n1,\"oops\n2,b\n").unwrap().len(), 2);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `load` and `dump`.
 
+use hamal::{Database, TableDef};
 use serde_json::json;
 
 use super::support::Place;
@@ -34,11 +35,13 @@ fn every_format_goes_through_a_file_and_back() {
     place.hamal(&["load", "db", "people.csv", "-t", "people", "--key", "name"]).text();
     for extension in ["csv", "tsv", "jsonl", "raw"] {
         let (file, table) = (format!("out.{extension}"), format!("copy-{extension}"));
-        place.hamal(&["dump", "db", "-t", "people", "-o", &file]).text();
+        let mut dump = vec!["dump", "db", "-t", "people", "-o", &file];
         let mut load = vec!["load", "db", &file, "-t", &table];
         if extension != "raw" {
+            dump.extend(["--key", "name"]);
             load.extend(["--key", "name"]);
         }
+        place.hamal(&dump).text();
         place.hamal(&load).text();
         assert_eq!(
             place.hamal(&["dump", "db", "-t", &table]).text(),
@@ -109,6 +112,56 @@ fn plain_rows_are_keys_and_values() {
     place.hamal(&["load", "db", "pairs.tsv", "-t", "t", "--plain"]).text();
     assert_eq!(place.hamal(&["get", "db", "-t", "t", "a"]).text(), "1\n");
     assert_eq!(place.hamal(&["dump", "db", "-t", "t", "--format", "tsv"]).text(), "key\tvalue\na\t1\nb\t2\n");
+}
+
+#[test]
+fn a_dump_keeps_every_key_and_goes_back_exactly() {
+    let place = Place::new();
+    place.hamal(&["put", "db", "-t", "t", "alice", "{\"age\":36}"]).text();
+    place.hamal(&["put", "db", "-t", "t", "bob", "{\"name\":\"bob\"}"]).text();
+    place.hamal(&["put", "db", "-t", "t", "carol", "{\"key\":\"carol\",\"value\":\"\"}"]).text();
+    place.hamal(&["put", "db", "-t", "t", "--hex", "00ff", "7b7d"]).text();
+    let dump = place.hamal(&["dump", "db", "-t", "t", "--json"]).text();
+    assert_eq!(
+        dump.lines().take(3).collect::<Vec<_>>(),
+        [
+            r#"{"key_hex":"00ff","value":"{}"}"#,
+            r#"{"key":"alice","value":"{\"age\":36}"}"#,
+            r#"{"name":"bob"}"#
+        ]
+    );
+    place
+        .hamal_fed(&["load", "other", "-", "-t", "t", "--format", "jsonl", "--plain"], dump.as_bytes())
+        .text();
+    assert_eq!(
+        place.hamal(&["dump", "other", "-t", "t"]).text(),
+        place.hamal(&["dump", "db", "-t", "t"]).text()
+    );
+}
+
+#[test]
+fn typed_rows_go_through_json_lines_and_back() {
+    const BALANCES: TableDef<'_, (&str, u32), f64> = TableDef::new("balances");
+    let place = Place::new();
+    let db = Database::open(place.path("db")).unwrap();
+    for table in [BALANCES, TableDef::new("copy")] {
+        db.transact(|tx| tx.open_table(table).map(drop)).unwrap();
+    }
+    db.transact(|tx| {
+        let mut table = tx.open_table(BALANCES)?;
+        table.put(("a\"b", 1), 0.1)?;
+        table.put(("nan", 2), f64::NAN)
+    })
+    .unwrap();
+    db.close().unwrap();
+    let dump = place.hamal(&["dump", "db", "-t", "balances", "--json"]).text();
+    place
+        .hamal_fed(&["load", "db", "-", "-t", "copy", "--format", "jsonl", "--plain"], dump.as_bytes())
+        .text();
+    assert_eq!(
+        place.hamal(&["dump", "db", "-t", "copy"]).text(),
+        place.hamal(&["dump", "db", "-t", "balances"]).text()
+    );
 }
 
 #[test]
