@@ -10,7 +10,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hamal_benches::place::fresh_directory;
 use hamal_benches::rows::{Picks, Seed};
 use hamal_pager::{
-    Attempt, PageClass, PageNo, Pager, PagerOptions, Partition, PartitionId, WriteAhead, header, pin_epoch,
+    Attempt, HugePages, PageClass, PageNo, Pager, PagerOptions, Partition, PartitionId, WriteAhead, header,
+    pin_epoch,
 };
 use hamal_storage::{OsStorage, Result};
 use hamal_wal::Lsn;
@@ -45,6 +46,10 @@ struct Bed {
 
 /// A partition of [`PAGES`] pages of one class, all written, under a cache of `cache_pages` pages.
 fn bed(class: PageClass, cache_pages: u32) -> Bed {
+    bed_of(class, cache_pages, PAGES, HugePages::default())
+}
+
+fn bed_of(class: PageClass, cache_pages: u32, pages: u32, huge_pages: HugePages) -> Bed {
     let directory = fresh_directory().unwrap();
     let options = PagerOptions {
         page_bytes: PAGE_BYTES,
@@ -53,9 +58,10 @@ fn bed(class: PageClass, cache_pages: u32) -> Bed {
         batch_pages: 64,
     };
     let pager = Pager::open(Arc::new(OsStorage::new(directory.path())), Arc::new(NoLog), options).unwrap();
+    pager.set_huge_pages(huge_pages);
     let partition = pager.create_partition(PartitionId(1)).unwrap();
-    partition.ensure_file_pages(PAGES).unwrap();
-    for page in 0..PAGES {
+    partition.ensure_file_pages(pages).unwrap();
+    for page in 0..pages {
         let mut page = partition.fix_new(PageNo(page), class).unwrap();
         let lsn = next_lsn();
         page.mark_dirty(lsn);
@@ -113,6 +119,20 @@ fn hit(c: &mut Criterion) {
     group.bench_function("pin the epoch", |b| b.iter(pin_epoch));
 }
 
+/// A working set that small pages' address translation does not cover: what huge pages are worth.
+fn huge_pages(c: &mut Criterion) {
+    // `--test` runs every benchmark once, to see that it works: a small working set does.
+    let many = if std::env::args().any(|a| a == "--test") { PAGES } else { 16 * PAGES };
+    let mut group = c.benchmark_group("page hit, 1 GiB at random");
+    for huge in [HugePages::Never, HugePages::WhenAllFits] {
+        let bed = bed_of(PageClass::Plain, many + many / 8, many, huge);
+        let mut picks = Picks::new(Seed(1), u64::from(many));
+        group.bench_function(format!("fix shared, read a word, huge pages {huge:?}"), |b| {
+            b.iter(|| bed.partition.fix_shared(PageNo(picks.pick() as u32)).unwrap().bytes()[4096]);
+        });
+    }
+}
+
 fn pressure(c: &mut Criterion) {
     // One page in eight fits.
     let bed = bed(PageClass::Plain, PAGES / 8);
@@ -138,5 +158,5 @@ fn pressure(c: &mut Criterion) {
     assert!(stats.evictions > 0 && stats.pages_written > 0, "nothing was evicted: {stats:?}");
 }
 
-criterion_group!(benches, hit, pressure);
+criterion_group!(benches, hit, huge_pages, pressure);
 criterion_main!(benches);
