@@ -2,7 +2,10 @@
 //! disk's flush), reads and changes it at random, and watches the memory that the page regions really take (their resident set,
 //! as the kernel counts it).
 
+use std::env;
 use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Instant;
 
 use clap::Parser;
@@ -56,7 +59,7 @@ impl Peak {
 const REGION_BYTES: u64 = 4096 * 4096;
 
 /// Resident bytes of the page regions and of the whole process, from `/proc/self/smaps`. Page regions are large and mapped without
-/// reserve (`nr`), as nothing else that holds memory here is.
+/// reserve (`nr`), as nothing else that holds memory here is: not with one malloc arena ([`with_one_arena`]).
 fn resident() -> Outcome<(u64, u64)> {
     let smaps = fs::read_to_string("/proc/self/smaps")?;
     let kib = |line: &str| line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
@@ -74,8 +77,19 @@ fn resident() -> Outcome<(u64, u64)> {
     Ok((regions, process))
 }
 
+/// Starts the program again with glibc's malloc held to one arena: those of further threads are mapped without reserve too, and the
+/// kernel may merge one with a page region beside it.
+fn with_one_arena() -> Outcome<()> {
+    const ARENAS: &str = "MALLOC_ARENA_MAX";
+    if env::var_os(ARENAS).is_some() {
+        return Ok(());
+    }
+    Err(Command::new(env::current_exe()?).args(env::args_os().skip(1)).env(ARENAS, "1").exec().into())
+}
+
 fn main() -> Outcome<()> {
     let arguments = Arguments::parse();
+    with_one_arena()?;
     let home = fresh_directory()?;
     let budget = arguments.cache_kib << 10;
     let (_, before) = resident()?;

@@ -6,6 +6,8 @@
 //!
 //! I1. What is read is not believed, and no error raised from it, before it is validated.
 //! I2. Levels fall by one at each step, so a descent ends, whatever the pages hold.
+//! I3. No thread waits for a latch that it holds itself: pages that are latched together are different ones, whatever the pages
+//!     hold ([`distinct`]).
 
 use std::hint;
 use std::thread;
@@ -61,6 +63,17 @@ fn begun<G>(page: PageNo, attempt: Attempt<G>) -> Result<G, Halt> {
         Attempt::Busy => Err(Halt::Unread(page)),
         Attempt::Absent => Err(Halt::Absent(page)),
     }
+}
+
+/// Fails if one of the pages that are to be latched together is named twice: damage, for which trying again would go on for ever.
+pub(super) fn distinct(pages: &[PageNo]) -> Result<(), Halt> {
+    for (index, page) in pages.iter().enumerate() {
+        if pages[..index].contains(page) {
+            let damage = Damage { expected: "a page that has one place in the tree", found: page.0.into() };
+            return Err(Halt::Damaged(*page, damage));
+        }
+    }
+    Ok(())
 }
 
 /// What a validated read says, if it can be true of a node at the level `expected`.
@@ -119,6 +132,7 @@ impl Tree {
             }
             let Route { level: at, child } = believe(node.page_no(), found, expected)?;
             if at <= level {
+                distinct(&[node.page_no(), child])?;
                 return Ok(Found { node, child, too_high: at < level });
             }
             let below = begun(child, self.partition.optimistic(child, epoch))?;

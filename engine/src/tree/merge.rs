@@ -9,7 +9,7 @@ use std::cell::Cell;
 use hamal_pager::{header, pin_epoch};
 
 use super::Tree;
-use super::descent::{Halt, Patience, fixed};
+use super::descent::{Halt, Patience, distinct, fixed};
 use crate::Result;
 use crate::change::{Image, PageChange};
 use crate::ids::TxnId;
@@ -118,6 +118,9 @@ impl Tree {
         let Some(pair) = pair.map_err(|damage| Halt::Damaged(parent.page_no(), damage))? else {
             return Ok(false);
         };
+        let geometry = self.space.geometry();
+        let bitmap = geometry.bitmap_of(pair.right);
+        distinct(&[parent.page_no(), pair.left, pair.right, bitmap])?;
         let mut left = fixed(pair.left, self.partition.try_exclusive(pair.left))?;
         let right = fixed(pair.right, self.partition.try_exclusive(pair.right))?;
         let left_no = left.page_no();
@@ -138,8 +141,6 @@ impl Tree {
         merged.extend_from_slice(left.bytes());
         node::build_merged(l, r, &pair.separator, &mut merged).map_err(in_left)?;
         let max_txn = TxnId(header::max_txn(left.bytes()).max(header::max_txn(right.bytes())));
-        let geometry = self.space.geometry();
-        let bitmap = geometry.bitmap_of(pair.right);
         let mut bitmap = fixed(bitmap, self.partition.try_exclusive(bitmap))?;
         let mut edits = [
             (&mut parent, PageChange::RemoveSeparator { key: &pair.separator }),

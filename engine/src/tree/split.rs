@@ -12,7 +12,7 @@ use std::cell::Cell;
 use hamal_pager::{ExclusivePage, PageClass, header, pin_epoch};
 
 use super::Tree;
-use super::descent::{Halt, Patience, fixed};
+use super::descent::{Halt, Patience, distinct, fixed};
 use crate::Result;
 use crate::change::{Image, PageChange};
 use crate::ids::TxnId;
@@ -156,6 +156,7 @@ impl Tree {
             return Ok(Outcome::Root);
         }
         let mut parent = found.node.upgrade_exclusive().ok_or(Halt::Changed)?;
+        distinct(&[parent.page_no(), found.child, reservation.first(), reservation.bitmap()])?;
         let mut left = fixed(found.child, self.partition.try_exclusive(found.child))?;
         for page in [&parent, &left] {
             if rounds >= ROUNDS_BEFORE_CHECK {
@@ -240,6 +241,7 @@ impl Tree {
         reservation: &Reservation<'_>,
         new: ExclusivePage<'_>,
     ) -> Result<bool, Halt> {
+        distinct(&[self.root, reservation.first(), reservation.bitmap()])?;
         let mut root = fixed(self.root, self.partition.try_exclusive(self.root))?;
         let in_root = |damage| Halt::Damaged(self.root, damage);
         let node = Node::inner(root.bytes()).map_err(in_root)?;

@@ -13,9 +13,10 @@ use super::split::Wanted;
 use super::testing::{Fixture, LOG};
 use super::*;
 use crate::change::PageChange;
+use crate::change::Row;
 use crate::ids::TxnId;
 use crate::journal::Author;
-use crate::node::Node;
+use crate::node::{Builder, Key, Node, Shape, Target};
 use crate::record::Record;
 use crate::{ErrorKind, Result};
 
@@ -593,4 +594,33 @@ fn verification_names_the_page_and_what_is_wrong_with_it() {
     assert!(faults.iter().any(|fault| fault.expected.contains("one parent")), "{faults:?}");
     let (faults, _) = spoil(ROOT, &|page| page[60..64].copy_from_slice(&u32::MAX.to_le_bytes()));
     assert!(faults[0].expected.contains("within the file"), "{faults:?}");
+}
+
+#[test]
+fn a_page_that_is_its_own_child_or_a_childs_twin_is_damage_and_not_waited_for() {
+    let level_1 = |f: &Fixture, page: PageNo, children: [PageNo; 2]| {
+        let mut page = f.space.partition().fix_exclusive(page).unwrap();
+        page.edit(|bytes| {
+            let shape = Shape::Inner { level: 1, leftmost: children[0] };
+            let mut builder = Builder::new(bytes, shape, [b"", b""]).unwrap();
+            builder.push_child(Key::whole(b"m"), children[1]).unwrap();
+            builder.finish();
+        });
+    };
+    let corrupt = |result: Result<bool>| assert_eq!(result.unwrap_err().kind(), ErrorKind::Corrupt);
+    let f = Fixture::new(4096);
+    let chain = f.begin();
+    f.put(&chain, b"a", b"1");
+    let leaf = f.tree.leaf_shared(Target::At(b"a")).unwrap().page_no();
+    let update = |value_bytes| {
+        let keep = &mut |_: Option<Row<'_>>| Ok(Decision::Keep);
+        f.tree.update(&f.journal, Author::Transaction(&chain), b"a", value_bytes, keep)
+    };
+
+    level_1(&f, ROOT, [ROOT, leaf]);
+    corrupt(update(1));
+    corrupt(f.tree.split(&f.journal, Wanted::Row { key: b"a", value_bytes: 4000 }, 0, 0).map(|()| true));
+
+    level_1(&f, ROOT, [leaf, leaf]);
+    corrupt(f.tree.vacuum(&f.journal, None, 100).map(|_| true));
 }
