@@ -13,7 +13,7 @@ use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::BuildHasher;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -109,9 +109,17 @@ impl Storage for OsStorage {
 
     fn lock(&self, name: &str) -> io::Result<Box<dyn Lock>> {
         let path = self.file_path(name)?;
-        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive))?;
-        Ok(Box::new(OsLock { _file: file }))
+        loop {
+            let file =
+                fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+            retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive))?;
+            let lock = OsLock { file };
+            // Between opening and locking, its last holder may have removed or renamed the file: then the lock is of nothing.
+            let (locked, named) = (lock.file.metadata()?, fs::metadata(&path));
+            if named.is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
+                return Ok(Box::new(lock));
+            }
+        }
     }
 
     fn now_micros(&self) -> u64 {
@@ -163,13 +171,21 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     directory.sync_all()
 }
 
-/// The `flock` lives as long as the file description.
+/// The `flock` lives as long as the file description, or until it is given back.
 #[derive(Debug)]
 struct OsLock {
-    _file: fs::File,
+    file: fs::File,
 }
 
 impl Lock for OsLock {}
+
+impl Drop for OsLock {
+    fn drop(&mut self) {
+        // Not left to the closing: a child that another thread has just forked has the file description too, until it runs its
+        // program.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
 
 #[derive(Debug)]
 struct OsFile {
@@ -259,6 +275,20 @@ mod tests {
         drop(held);
         let _held = two.lock("LOCK").unwrap();
         assert_eq!(one.lock("LOCK").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_lock_given_back_is_free_though_a_forked_child_has_its_file_still() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = OsStorage::new(root.path());
+        let file = fs::File::create(root.path().join("LOCK")).unwrap();
+        // What a child has between `fork` and `exec`.
+        let childs = file.try_clone().unwrap();
+        flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert_eq!(storage.lock("LOCK").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(OsLock { file });
+        storage.lock("LOCK").unwrap();
+        drop(childs);
     }
 
     #[test]

@@ -257,6 +257,21 @@ fn the_number_of_bitmap_pages_grows_by_one() {
 }
 
 #[test]
+fn a_page_whose_prefix_is_not_its_fences_common_one_is_not_rebuilt() {
+    let row = Row { stamp: TxnId(3), ghost: true, overflow: false, value: b"" };
+    for prefix_bytes in [0_u8, 5, 7, 200] {
+        let mut page = vec![0; PAGE_BYTES];
+        let mut builder = Builder::new(&mut page, Shape::Leaf, [b"apple-1", b"apple-5"]).unwrap();
+        builder.push_row(Key::whole(b"apple-3"), row, 0).unwrap();
+        builder.finish();
+        PageChange::Purge { horizon: TxnId(9) }.check(&page).unwrap();
+        page[42] = prefix_bytes;
+        assert!(PageChange::Purge { horizon: TxnId(9) }.check(&page).is_err(), "prefix of {prefix_bytes}");
+        assert!(PageChange::Row { key: b"apple-4", row }.check(&page).is_err(), "prefix of {prefix_bytes}");
+    }
+}
+
+#[test]
 fn rows_stay_within_their_leaf() {
     let mut page = vec![0; PAGE_BYTES];
     Builder::new(&mut page, Shape::Leaf, [b"b", b"d"]).unwrap().finish();

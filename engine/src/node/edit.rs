@@ -92,11 +92,20 @@ impl Node<'_> {
 
 /// The page's length when compacted, by its cells themselves instead of its header's word.
 pub(crate) fn compacted_bytes(node: Node<'_>) -> Result<usize, Damage> {
+    check_prefix(node)?;
     let mut bytes = SLOTS + node.fence_bytes()?;
     for index in 0..node.len() {
         bytes += node.slot_and_cell_bytes(index)?;
     }
     Ok(bytes)
+}
+
+/// The page leaves out of its keys what its fences have in common, and nothing else: who rebuilds it, or adds a key, relies on that.
+fn check_prefix(node: Node<'_>) -> Result<(), Damage> {
+    if node.prefix_bytes() == common_bytes(node.lower_fence()?, node.upper_fence()?) {
+        return Ok(());
+    }
+    Err(damage("a prefix that is what the fences have in common", node.prefix_bytes()))
 }
 
 /// The row of `key` becomes `row`; its capacity never shrinks (hazard H5).
@@ -255,6 +264,7 @@ fn growth(node: Node<'_>, key: &[u8], value_bytes: usize, room: Room) -> Result<
     if node.sort() == Sort::Inner && !node.heap_start().is_multiple_of(8) {
         return Err(damage("an aligned heap", node.heap_start()));
     }
+    check_prefix(node)?;
     let suffix_bytes = key.len().saturating_sub(node.prefix_bytes());
     let needed_bytes = SLOT_BYTES + node.sort().cell_bytes(suffix_bytes, value_bytes);
     let slot_bytes = without.map_or(0, |_| SLOT_BYTES);
