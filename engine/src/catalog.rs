@@ -122,6 +122,7 @@ mod tests {
         corrupt(decode(&[&good[..], &[0]].concat(), false));
         corrupt(decode(&good[..good.len() - 1], false));
     }
+
     #[test]
     fn two_tables_of_one_partition_are_corrupt() {
         let db = open(&SimStorage::new(1));

@@ -10,6 +10,7 @@ use hamal_storage::{Error as LowError, File, Storage, read_exact_at, write_all_a
 use hamal_wal::Lsn;
 
 use crate::codec::{put_u32, put_u64, take, take_u32, take_u64};
+use crate::options::LOG_SEGMENT_BYTES;
 use crate::{Error, ErrorKind, Result};
 
 const MAGIC: &[u8; 8] = b"HAMALMST";
@@ -66,7 +67,7 @@ impl Master {
             && self.sequence < u64::MAX
             && matches!(self.page_bytes, 4096 | 8192 | 16384 | 32768 | 65536)
             && self.log_segment_bytes.is_multiple_of(4096)
-            && (64 << 10..=1 << 40).contains(&self.log_segment_bytes)
+            && LOG_SEGMENT_BYTES.contains(&self.log_segment_bytes)
             && self.oldest_lsn <= self.checkpoint_lsn
             && Lsn::FIRST <= self.oldest_lsn
             && self.incarnation < u32::MAX

@@ -1,7 +1,7 @@
 //! How a database is opened and how a transaction is run.
 
 use std::fmt;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +18,8 @@ const MIN_CACHE_PAGES: u64 = 64;
 const MIN_LOG_BUFFER_PAGES: usize = 16;
 /// The most the log's buffer can have, bytes.
 const MAX_LOG_BUFFER_BYTES: usize = 256 << 20;
-/// The most a log segment can have, bytes.
-const MAX_LOG_SEGMENT_BYTES: u64 = 1 << 40;
+/// What a log segment can have, bytes.
+pub(crate) const LOG_SEGMENT_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 40;
 /// The highest limit the log takes, bytes.
 pub(crate) const MAX_LOG_BYTES: u64 = 1 << 60;
 
@@ -249,7 +249,7 @@ impl Options {
             )));
         }
         if !self.log_segment_bytes.is_multiple_of(4096)
-            || !(64 << 10..=MAX_LOG_SEGMENT_BYTES).contains(&self.log_segment_bytes)
+            || !LOG_SEGMENT_BYTES.contains(&self.log_segment_bytes)
         {
             return Err(Error::invalid(format!(
                 "a log segment of {} bytes is not a multiple of 4096 from 64 KiB to 1 TiB",
