@@ -69,11 +69,16 @@ fn begun<G>(page: PageNo, attempt: Attempt<G>) -> Result<G, Halt> {
 pub(super) fn distinct(pages: &[PageNo]) -> Result<(), Halt> {
     for (index, page) in pages.iter().enumerate() {
         if pages[..index].contains(page) {
-            let damage = Damage { expected: "a page that has one place in the tree", found: page.0.into() };
-            return Err(Halt::Damaged(*page, damage));
+            return Err(named_twice(*page));
         }
     }
     Ok(())
+}
+
+/// Out of line: descents are hot.
+#[cold]
+fn named_twice(page: PageNo) -> Halt {
+    Halt::Damaged(page, Damage { expected: "a page that has one place in the tree", found: page.0.into() })
 }
 
 /// What a validated read says, if it can be true of a node at the level `expected`.
@@ -132,7 +137,9 @@ impl Tree {
             }
             let Route { level: at, child } = believe(node.page_no(), found, expected)?;
             if at <= level {
-                distinct(&[node.page_no(), child])?;
+                if child == node.page_no() {
+                    return Err(named_twice(child));
+                }
                 return Ok(Found { node, child, too_high: at < level });
             }
             let below = begun(child, self.partition.optimistic(child, epoch))?;
