@@ -38,7 +38,7 @@ pub use encoding::Pod;
 pub use encoding::Serde;
 pub use encoding::{Key, Value};
 pub use error::{Error, ErrorKind, Result};
-pub use options::{Durability, Maintenance, OpenMode, Options, TransactionOptions};
+pub use options::{Durability, Isolation, Maintenance, OpenMode, Options, TransactionOptions};
 pub use raw::ValueReader;
 pub use report::{
     CheckpointReport, Finding, PartitionReport, PassReport, RecoveryPass, RecoveryProgress, RecoveryReport,

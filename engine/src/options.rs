@@ -38,6 +38,20 @@ pub enum Durability {
     Relaxed,
 }
 
+/// What a read-write transaction is protected from. Either way it reads the committed state as of its start, and its own writes;
+/// it never waits for readers, nor they for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// As if all transactions had run one after the other, in the order of their commits. A commit whose reads have been overtaken
+    /// returns `Conflict`.
+    #[default]
+    Serializable,
+    /// Of two transactions that overlap and write the same key, one returns `Conflict` (first committer wins). What is only read is
+    /// not protected: two transactions that each read what the other writes both commit (write skew).
+    Snapshot,
+}
+
 /// What to do about a database that is, or is not, there yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OpenMode {
@@ -76,6 +90,7 @@ pub struct Options {
     pub(crate) checkpoint_interval: Duration,
     pub(crate) checkpoint_log_bytes: u64,
     pub(crate) durability: Durability,
+    pub(crate) isolation: Isolation,
     pub(crate) lock_timeout: Duration,
     pub(crate) maintenance: Maintenance,
     pub(crate) on_recovery: Option<ProgressCallback>,
@@ -93,6 +108,7 @@ impl Default for Options {
             checkpoint_interval: Duration::from_mins(1),
             checkpoint_log_bytes: 128 << 20,
             durability: Durability::default(),
+            isolation: Isolation::default(),
             lock_timeout: Duration::from_secs(10),
             maintenance: Maintenance::default(),
             on_recovery: None,
@@ -112,6 +128,7 @@ impl fmt::Debug for Options {
             .field("checkpoint_interval", &self.checkpoint_interval)
             .field("checkpoint_log_bytes", &self.checkpoint_log_bytes)
             .field("durability", &self.durability)
+            .field("isolation", &self.isolation)
             .field("lock_timeout", &self.lock_timeout)
             .field("maintenance", &self.maintenance)
             .finish_non_exhaustive()
@@ -188,7 +205,14 @@ impl Options {
         self
     }
 
-    /// Longest wait for a lock before `Conflict`. Default 10 s.
+    /// Isolation of transactions that do not choose their own. Default [`Isolation::Serializable`].
+    #[must_use]
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = isolation;
+        self
+    }
+
+    /// Longest wait for a lock before `Conflict`, of transactions that do not choose their own. Default 10 s.
     #[must_use]
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
@@ -273,6 +297,10 @@ impl Options {
 pub struct TransactionOptions {
     /// Its durability; `None`: the database's.
     pub durability: Option<Durability>,
+    /// Its isolation; `None`: the database's.
+    pub isolation: Option<Isolation>,
+    /// Longest wait for a lock before `Conflict`; `None`: the database's.
+    pub lock_timeout: Option<Duration>,
 }
 
 impl TransactionOptions {
@@ -285,6 +313,20 @@ impl TransactionOptions {
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = Some(durability);
+        self
+    }
+
+    /// Chooses the isolation.
+    #[must_use]
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = Some(isolation);
+        self
+    }
+
+    /// Chooses the longest wait for a lock; zero: never waits.
+    #[must_use]
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.lock_timeout = Some(timeout);
         self
     }
 }

@@ -35,6 +35,18 @@ pub trait Storage: Debug + Send + Sync + 'static {
     fn monotonic(&self) -> Duration;
     /// Fresh random bits.
     fn random_u64(&self) -> u64;
+    /// Who decides which thread runs; `None`: the operating system. A simulation has one, so that a run replays from its seed.
+    fn scheduler(&self) -> Option<&dyn Scheduler> {
+        None
+    }
+}
+
+/// Runs the threads of a simulation one at a time. Code that is told of one never waits by itself for another thread: it pauses until
+/// what it waits for has come.
+pub trait Scheduler: Debug + Send + Sync {
+    /// Lets other threads run; returns when this one is chosen again. The caller holds no latch, no mutex and no log permit. `place`
+    /// names the point, for traces.
+    fn pause(&self, place: &'static str);
 }
 
 /// Holds an advisory lock until dropped.

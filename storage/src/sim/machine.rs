@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -19,10 +19,12 @@ use super::fingerprint::Fingerprint;
 use super::namespace::{InodeId, Namespace};
 use super::observer::Observer;
 use super::rng::Rng;
+use crate::Scheduler;
 
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) state: Mutex<State>,
+    pub(super) scheduler: OnceLock<Arc<dyn Scheduler>>,
 }
 
 /// What becomes of a call that would do something.
@@ -63,7 +65,10 @@ impl Machine {
     pub(super) fn new(seed: u64) -> Machine {
         let mut rng = Rng::new(seed);
         let clock = Clock::new(rng.fork());
-        Machine { state: Mutex::new(State::new(Namespace::new(), clock, &mut rng)) }
+        Machine {
+            state: Mutex::new(State::new(Namespace::new(), clock, &mut rng)),
+            scheduler: OnceLock::new(),
+        }
     }
 
     /// The machine that comes up after this one stops here and now.
@@ -81,7 +86,7 @@ impl Machine {
         let mut next = State::new(names, clock, &mut rng);
         next.sequence = state.sequence;
         next.capacity_bytes = state.capacity_bytes;
-        Machine { state: Mutex::new(next) }
+        Machine { state: Mutex::new(next), scheduler: OnceLock::new() }
     }
 }
 

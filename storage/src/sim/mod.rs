@@ -63,7 +63,7 @@ pub use observer::Observer;
 pub use rng::Rng;
 
 use crate::name;
-use crate::{File, Lock, Storage};
+use crate::{File, Lock, Scheduler, Storage};
 use handle::{SimFile, SimLock};
 use machine::Machine;
 use namespace::InodeId;
@@ -201,6 +201,12 @@ impl SimStorage {
         self.machine.state.lock().observer = Some(observer);
     }
 
+    /// Lets `scheduler` choose which thread runs from here on. Only the first call has an effect; a machine that comes up after a crash
+    /// has none.
+    pub fn set_scheduler(&self, scheduler: Arc<dyn Scheduler>) {
+        let _set_before = self.machine.scheduler.set(scheduler);
+    }
+
     /// The names of all files, sorted.
     pub fn files(&self) -> Vec<String> {
         let state = self.machine.state.lock();
@@ -236,6 +242,10 @@ impl SimStorage {
 }
 
 impl Storage for SimStorage {
+    fn scheduler(&self) -> Option<&dyn Scheduler> {
+        self.machine.scheduler.get().map(|scheduler| &**scheduler)
+    }
+
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let parts = name::file_parts(name)?;
         let mut state = self.machine.state.lock();
