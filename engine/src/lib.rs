@@ -29,6 +29,11 @@ mod space;
 mod table;
 mod transaction;
 mod tree;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, unused_imports, reason = "serializable transactions, its user, are not wired in yet")
+)]
+mod validation;
 mod verify;
 
 pub use database::Database;

@@ -1,0 +1,133 @@
+//! Validation of serializable transactions at commit: what one read against what others have written since its snapshot.
+//!
+//! A transaction reads a snapshot as of the commit LSN `since`. It may commit only if no commit with a higher LSN changed anything it
+//! read: a key, found or not, an interval of keys, or a table's number of rows. It gathers what it reads in a [`ReadSet`] and what it
+//! writes in a [`WriteSet`]; commits leave theirs, as [`Published`], in the [`History`].
+//!
+//! V1. Coarser, never wrong: whatever a limit makes a set or the history forget is replaced by something that covers it, so a true
+//!     conflict is never missed.
+//! V2. Exact while nothing was forgotten: a conflict is then a key that one side wrote and the other read.
+//! V3. To gather costs an append. Sorting and merging wait until there is a commit to check, or a limit is reached.
+//! V4. To check costs the smaller side times the logarithm of the larger ([`span::meet`]).
+//!
+//! Nothing here locks. The history's owner has a lock, held to copy references out of it ([`History::after`]) and never over a check,
+//! except over the check of the few commits that came while the others were checked:
+//!
+//! ```text
+//! if lock(history).newest() > since {
+//!     let reads = read_set.prepare();
+//!     let later = lock(history).after(&reads, since)?;
+//!     later.check(&reads)?;                                    // without the lock: most of the work
+//! }
+//! commit section {
+//!     if history.newest() > seen {                             // `later.seen_up_to`, or `since` where nothing was there
+//!         let reads = read_set.prepare();                      // costs nothing the second time
+//!         history.after(&reads, seen)?.check(&reads)?;
+//!     }
+//!     history.push(lsn, published);
+//! }
+//! ```
+
+mod history;
+mod keys;
+mod reads;
+mod span;
+#[cfg(test)]
+mod tests;
+mod writes;
+
+use std::fmt;
+use std::ops::Bound;
+
+pub(crate) use history::History;
+pub(crate) use reads::{PreparedReads, RangeId, ReadSet};
+pub(crate) use writes::{Published, WriteSet};
+
+/// Something that a transaction read and a later commit wrote, or may have written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Overlap {
+    /// The table; `None` where a set remembers only that there was something.
+    pub(crate) table: Option<u32>,
+    /// The part of the table.
+    pub(crate) part: Part,
+    /// Whether this is certain. If not, a limit made a set or the history coarser, and a higher limit might let the transaction pass.
+    pub(crate) exact: bool,
+}
+
+/// What of a table was both read and written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// One key.
+    Key(Vec<u8>),
+    /// An interval of keys, one of which, at least, both sides may have touched.
+    Keys {
+        /// Where it starts.
+        lower: Bound<Vec<u8>>,
+        /// Where it ends.
+        upper: Bound<Vec<u8>>,
+    },
+    /// The number of rows.
+    Count,
+    /// Something in it: which keys is not remembered.
+    Something,
+}
+
+/// For an error message: follows "read and since changed: ".
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Part::Key(key) => write!(f, "the key {}", Hex(key)),
+            Part::Keys { lower: Bound::Unbounded, upper: Bound::Unbounded } => write!(f, "some key"),
+            Part::Keys { lower, upper } => {
+                write!(f, "a key")?;
+                match lower {
+                    Bound::Included(key) => write!(f, " from {}", Hex(key))?,
+                    Bound::Excluded(key) => write!(f, " above {}", Hex(key))?,
+                    Bound::Unbounded => {}
+                }
+                match upper {
+                    Bound::Included(key) => write!(f, " up to {}", Hex(key)),
+                    Bound::Excluded(key) => write!(f, " below {}", Hex(key)),
+                    Bound::Unbounded => Ok(()),
+                }
+            }
+            Part::Count => write!(f, "the number of rows"),
+            Part::Something => write!(f, "something that is no longer remembered"),
+        }
+    }
+}
+
+/// The start of a key in hexadecimal; a message has no room for a kilobyte.
+struct Hex<'k>(&'k [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN_BYTES: usize = 32;
+        write!(f, "0x")?;
+        for byte in self.0.iter().take(SHOWN_BYTES) {
+            write!(f, "{byte:02x}")?;
+        }
+        if self.0.len() > SHOWN_BYTES { write!(f, "...") } else { Ok(()) }
+    }
+}
+
+/// Something that was read and that this commit wrote, if there is any.
+pub(crate) fn conflict(reads: &PreparedReads<'_>, writes: &Published) -> Option<Overlap> {
+    if reads.is_empty() || writes.is_empty() {
+        return None;
+    }
+    let exact = reads.keys().is_exact() && writes.keys().is_exact();
+    if reads.keys().is_everything() || writes.keys().is_everything() {
+        return Some(Overlap { table: None, part: Part::Something, exact });
+    }
+    if let Some(common) = reads.keys().overlap(writes.keys()) {
+        return Some(Overlap { table: Some(common.table), part: common.to_part(), exact });
+    }
+    let (few, many) = if reads.counts().len() <= writes.counts().len() {
+        (reads.counts(), writes.counts())
+    } else {
+        (writes.counts(), reads.counts())
+    };
+    let table = few.iter().find(|table| many.binary_search(table).is_ok())?;
+    Some(Overlap { table: Some(*table), part: Part::Count, exact: true })
+}

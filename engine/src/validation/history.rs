@@ -1,0 +1,206 @@
+//! What recent commits wrote, in bounded memory.
+//!
+//! I1. LSNs rise from commit to commit.
+//! I2. Every commit that was pushed, and that [`History::prune`] has not been told is no longer asked for, is in `commits`, or is covered
+//!     by a low-water LSN of each table it wrote to (hazard H12). The commits that were forgotten are older than those that are kept.
+//! I3. A low-water LSN is that of the newest forgotten commit that wrote to the table. Who has not seen that commit and has read the
+//!     table conflicts, for nobody knows any more what was written.
+//! I4. Beyond [`LOW_WATER_TABLES`] the low-water LSNs collapse into one for all tables.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::mem::size_of;
+use std::sync::Arc;
+
+use hamal_wal::Lsn;
+
+use crate::validation::{Overlap, Part, PreparedReads, Published, conflict};
+
+/// Tables with a low-water LSN of their own, at most; tables whose counts were changed count apart.
+const LOW_WATER_TABLES: usize = 4096;
+/// Of a commit beside what it published: the entry, and the two counters of the `Arc`.
+const ENTRY_BYTES: usize = size_of::<(Lsn, Arc<Published>)>() + 2 * size_of::<usize>();
+
+/// What recent commits wrote.
+#[derive(Debug)]
+pub(crate) struct History {
+    limit_bytes: usize,
+    bytes: usize,
+    commits: VecDeque<(Lsn, Arc<Published>)>,
+    newest: Lsn,
+    /// The newest commit that was pruned.
+    pruned: Lsn,
+    forgotten: LowWater,
+}
+
+impl History {
+    /// Of no commits; it will use about this many bytes at most.
+    pub(crate) fn new(limit_bytes: usize) -> Self {
+        History {
+            limit_bytes,
+            bytes: 0,
+            commits: VecDeque::new(),
+            newest: Lsn::NEVER,
+            pruned: Lsn::NEVER,
+            forgotten: LowWater::default(),
+        }
+    }
+
+    /// The newest commit. Who has seen it has nothing to check.
+    pub(crate) fn newest(&self) -> Lsn {
+        self.newest
+    }
+
+    /// Bytes it uses for commits, never above its limit.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Appends a commit, and forgets the oldest ones beyond the limit.
+    pub(crate) fn push(&mut self, lsn: Lsn, writes: Arc<Published>) {
+        debug_assert!(lsn > self.newest, "I1");
+        self.newest = self.newest.max(lsn);
+        if writes.is_empty() {
+            return;
+        }
+        self.bytes += ENTRY_BYTES + writes.bytes();
+        self.commits.push_back((lsn, writes));
+        while self.bytes > self.limit_bytes
+            && let Some((lsn, writes)) = self.pop()
+        {
+            self.forgotten.add(lsn, &writes);
+        }
+    }
+
+    /// The commits after `since`; an overlap if one of those that were forgotten may have written what was read.
+    pub(crate) fn after(&self, reads: &PreparedReads<'_>, since: Lsn) -> Result<Later, Overlap> {
+        if let Some(overlap) = self.forgotten.overlap(reads, since) {
+            return Err(overlap);
+        }
+        // The caller of `prune` has broken its promise. Not to know is to assume the worst here too.
+        if since < self.pruned && !reads.is_empty() {
+            return Err(Overlap { table: None, part: Part::Something, exact: false });
+        }
+        let seen = self.commits.partition_point(|(lsn, _)| *lsn <= since);
+        let commits = self.commits.range(seen..).map(|(_, writes)| writes.clone()).collect();
+        Ok(Later { seen_up_to: self.newest.max(since), commits })
+    }
+
+    /// Drops the commits that nobody will ask for again: all at or below `oldest`, the least snapshot there is.
+    pub(crate) fn prune(&mut self, oldest: Lsn) {
+        while self.commits.front().is_some_and(|(lsn, _)| *lsn <= oldest) {
+            if let Some((lsn, _)) = self.pop() {
+                self.pruned = lsn;
+            }
+        }
+        self.forgotten.prune(oldest);
+    }
+
+    fn pop(&mut self) -> Option<(Lsn, Arc<Published>)> {
+        let (lsn, writes) = self.commits.pop_front()?;
+        self.bytes -= ENTRY_BYTES + writes.bytes();
+        Some((lsn, writes))
+    }
+
+    /// Number of tables with a low-water LSN of their own, rows and counts.
+    #[cfg(test)]
+    pub(super) fn low_water_tables(&self) -> usize {
+        self.forgotten.len()
+    }
+}
+
+/// The commits after an LSN.
+#[derive(Debug)]
+pub(crate) struct Later {
+    /// No commit up to this LSN is missing: where to go on from.
+    pub(crate) seen_up_to: Lsn,
+    commits: Vec<Arc<Published>>,
+}
+
+impl Later {
+    /// Checks them all.
+    pub(crate) fn check(&self, reads: &PreparedReads<'_>) -> Result<(), Overlap> {
+        self.commits.iter().find_map(|writes| conflict(reads, writes)).map_or(Ok(()), Err)
+    }
+}
+
+/// What is remembered of forgotten commits.
+#[derive(Debug, Default)]
+struct LowWater {
+    /// Of all tables.
+    all: Lsn,
+    rows: BTreeMap<u32, Lsn>,
+    counts: BTreeMap<u32, Lsn>,
+    /// The newest of all low-water LSNs: who has seen it need not look further.
+    newest: Lsn,
+    /// None is older.
+    oldest: Lsn,
+}
+
+impl LowWater {
+    fn len(&self) -> usize {
+        self.rows.len() + self.counts.len()
+    }
+
+    /// Forgets a commit, newer than those before it.
+    fn add(&mut self, lsn: Lsn, writes: &Published) {
+        if self.newest == Lsn::NEVER {
+            self.oldest = lsn;
+        }
+        self.newest = lsn;
+        if writes.keys().is_everything() {
+            self.collapse();
+            return;
+        }
+        for table in writes.keys().tables() {
+            self.rows.insert(table, lsn);
+            if self.len() > LOW_WATER_TABLES {
+                self.collapse();
+                return;
+            }
+        }
+        for &table in writes.counts() {
+            self.counts.insert(table, lsn);
+            if self.len() > LOW_WATER_TABLES {
+                self.collapse();
+                return;
+            }
+        }
+    }
+
+    fn collapse(&mut self) {
+        *self =
+            LowWater { all: self.newest, newest: self.newest, oldest: self.newest, ..LowWater::default() };
+    }
+
+    /// What was read and a forgotten commit after `since` may have written.
+    fn overlap(&self, reads: &PreparedReads<'_>, since: Lsn) -> Option<Overlap> {
+        if since >= self.newest || reads.is_empty() {
+            return None;
+        }
+        let unseen = |lsn: Option<&Lsn>| lsn.is_some_and(|lsn| *lsn > since);
+        if self.all > since || reads.keys().is_everything() {
+            return Some(Overlap { table: None, part: Part::Something, exact: false });
+        }
+        let rows = reads.keys().tables().find(|table| unseen(self.rows.get(table)));
+        if let Some(table) = rows {
+            return Some(Overlap { table: Some(table), part: Part::Something, exact: false });
+        }
+        let table = reads.counts().iter().find(|table| unseen(self.counts.get(table)))?;
+        Some(Overlap { table: Some(*table), part: Part::Count, exact: true })
+    }
+
+    fn prune(&mut self, oldest: Lsn) {
+        if self.newest <= oldest {
+            *self = LowWater::default();
+        } else if self.oldest <= oldest {
+            self.rows.retain(|_, lsn| *lsn > oldest);
+            self.counts.retain(|_, lsn| *lsn > oldest);
+            if self.all <= oldest {
+                self.all = Lsn::NEVER;
+            }
+            let each = self.rows.values().chain(self.counts.values()).copied();
+            let all = (self.all > Lsn::NEVER).then_some(self.all);
+            self.oldest = each.chain(all).min().unwrap_or(self.newest);
+        }
+    }
+}
