@@ -1,20 +1,17 @@
-//! The table of active transactions, and the one critical section each transaction has.
+//! An active transaction, as others see it, and its one critical section. Which ones there are is the timeline's.
 //!
-//! I1. A transaction is in the table before its first record is reserved, and leaves it after its last.
-//! I2. Every reservation of a transaction's record, the change of its chain's LSNs, and its commit happen inside its critical
+//! I1. Every reservation of a transaction's record, the change of its chain's LSNs, and its commit happen inside its critical
 //!     section ([`TxnEntry::lock`]). A checkpointer that has reserved BEGIN enters each section once before it copies the entry, so
 //!     analysis sees either the copy or the record (hazard H2).
-//! I3. `horizon` is at or below the id of every transaction in the table.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hamal_pager::PartitionId;
 use hamal_wal::Lsn;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::ids::TxnId;
+use crate::locks::LockedKey;
 use crate::record::{ChainImage, TxnImage};
 
 /// Where one chain stands.
@@ -38,6 +35,10 @@ pub(crate) struct TxnState {
     pub(crate) promised_bytes: u64,
     /// Its commit record, or its last end record, is reserved: a checkpoint no longer lists it.
     pub(crate) ended: bool,
+    /// Partitions whose rows it writes, or is about to: nobody may drop them.
+    pub(crate) writes_to: Vec<PartitionId>,
+    /// Its row locks that no row shows.
+    pub(crate) locked: Vec<LockedKey>,
 }
 
 impl TxnState {
@@ -65,44 +66,20 @@ impl TxnState {
 #[derive(Debug)]
 pub(crate) struct TxnEntry {
     pub(crate) id: TxnId,
+    /// The id of its first attempt, if it is one of several: of two in each other's way the older one wins.
+    pub(crate) age: u64,
     state: Mutex<TxnState>,
+    cancelled: AtomicBool,
 }
 
 impl TxnEntry {
-    /// Enters the critical section. Held over a reservation, never over a wait.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, TxnState> {
-        self.state.lock()
-    }
-}
-
-/// All active transactions, losers that are not undone yet included.
-#[derive(Debug)]
-pub(crate) struct ActiveTable {
-    entries: Mutex<BTreeMap<TxnId, Arc<TxnEntry>>>,
-    next: AtomicU64,
-    horizon: Arc<AtomicU64>,
-}
-
-impl ActiveTable {
-    /// An empty table whose first transaction will be `next` (hazard H19: ids never restart).
-    pub(crate) fn new(next: TxnId, horizon: Arc<AtomicU64>) -> Self {
-        horizon.store(next.0, Ordering::Release);
-        ActiveTable { entries: Mutex::default(), next: AtomicU64::new(next.0), horizon }
+    /// A transaction that has done nothing yet. `age`: that of an earlier attempt.
+    pub(crate) fn new(id: TxnId, age: Option<u64>) -> Self {
+        TxnEntry { id, age: age.unwrap_or(id.0), state: Mutex::default(), cancelled: AtomicBool::new(false) }
     }
 
-    /// Registers a new transaction.
-    pub(crate) fn begin(&self) -> Arc<TxnEntry> {
-        let mut entries = self.entries.lock();
-        // The id is drawn inside the lock, so that the horizon never passes an id that is about to register.
-        let id = TxnId(self.next.fetch_add(1, Ordering::Relaxed));
-        let entry = Arc::new(TxnEntry { id, state: Mutex::default() });
-        entries.insert(id, entry.clone());
-        self.publish_horizon(&entries);
-        entry
-    }
-
-    /// Puts a loser found by analysis back.
-    pub(crate) fn restore(&self, image: &TxnImage) -> Arc<TxnEntry> {
+    /// A loser that analysis found.
+    pub(crate) fn restored(image: &TxnImage) -> Self {
         let chains = image
             .chains
             .iter()
@@ -112,56 +89,41 @@ impl ActiveTable {
                 undo_next_lsn: c.undo_next_lsn,
             })
             .collect();
-        let state = TxnState { chains, first_lsn: image.first_lsn, promised_bytes: 0, ended: false };
-        let entry = Arc::new(TxnEntry { id: image.txn, state: Mutex::new(state) });
-        let mut entries = self.entries.lock();
-        entries.insert(image.txn, entry.clone());
-        self.publish_horizon(&entries);
+        let entry = TxnEntry::new(image.txn, None);
+        *entry.state.lock() = TxnState { chains, first_lsn: image.first_lsn, ..TxnState::default() };
         entry
     }
 
-    /// Takes an ended transaction out.
-    pub(crate) fn remove(&self, id: TxnId) {
-        let mut entries = self.entries.lock();
-        entries.remove(&id);
-        self.publish_horizon(&entries);
-    }
-
-    fn publish_horizon(&self, entries: &BTreeMap<TxnId, Arc<TxnEntry>>) {
-        let oldest = entries.keys().next().map_or(self.next.load(Ordering::Relaxed), |id| id.0);
-        self.horizon.store(oldest, Ordering::Release);
-    }
-
-    /// The id the next transaction will get.
-    pub(crate) fn next_id(&self) -> TxnId {
-        TxnId(self.next.load(Ordering::Relaxed))
-    }
-
-    /// Number of active transactions.
-    pub(crate) fn len(&self) -> usize {
-        self.entries.lock().len()
-    }
-
-    /// The checkpoint's transaction table: every transaction that has records and has not ended. BEGIN is reserved.
-    pub(crate) fn images(&self) -> Vec<TxnImage> {
-        let entries: Vec<_> = self.entries.lock().values().cloned().collect();
-        let mut images = Vec::new();
-        for entry in entries {
-            let state = entry.lock();
-            if state.ended || state.first_lsn == Lsn::NEVER {
-                continue;
-            }
-            let chains = state
-                .chains
-                .iter()
-                .map(|c| ChainImage {
-                    partition: c.partition,
-                    last_lsn: c.last_lsn,
-                    undo_next_lsn: c.undo_next_lsn,
-                })
-                .collect();
-            images.push(TxnImage { txn: entry.id, first_lsn: state.first_lsn, chains });
+    /// What a checkpoint says of it; `None` if it has no records, or has ended.
+    pub(crate) fn image(&self) -> Option<TxnImage> {
+        let state = self.state.lock();
+        if state.ended || state.first_lsn == Lsn::NEVER {
+            return None;
         }
-        images
+        let chains = state
+            .chains
+            .iter()
+            .map(|c| ChainImage {
+                partition: c.partition,
+                last_lsn: c.last_lsn,
+                undo_next_lsn: c.undo_next_lsn,
+            })
+            .collect();
+        Some(TxnImage { txn: self.id, first_lsn: state.first_lsn, chains })
+    }
+
+    /// Somebody wants it to end.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody wants it to end.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Enters the critical section. Held over a reservation, never over a wait.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, TxnState> {
+        self.state.lock()
     }
 }

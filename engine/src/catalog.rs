@@ -1,10 +1,15 @@
 //! The catalog: which tables there are and where their rows are. Rows of an ordinary tree, in partition 0, so that creating,
 //! renaming and dropping tables is logged, undone and recovered like everything else.
 
+use std::collections::HashSet;
+use std::ops::Bound;
+
 use hamal_pager::PartitionId;
 
 use crate::change::Row;
 use crate::codec::{put_string, put_u32, take_string, take_u32};
+use crate::ids::TxnId;
+use crate::raw::RawTable;
 use crate::{Error, ErrorKind, Result};
 
 /// The catalog's own partition. Recovered first; its chains are undone last (hazard H11).
@@ -59,6 +64,67 @@ impl TableRow {
     }
 }
 
+/// The catalog, as a transaction or snapshot sees it.
+#[derive(Debug)]
+pub(crate) struct Catalog<'t>(RawTable<'t>);
+
+impl<'t> Catalog<'t> {
+    /// `table`: the catalog's rows.
+    pub(crate) fn new(table: RawTable<'t>) -> Self {
+        Catalog(table)
+    }
+
+    /// The row of a table.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<TableRow>> {
+        let row = self.0.read_row(table_key(name)?, TableRow::of)?;
+        row.transpose().map_err(|e| e.context(row_place(name)))
+    }
+
+    /// All tables: name and row.
+    pub(crate) fn all(&self) -> Result<Vec<(String, TableRow)>> {
+        let mut tables = Tables::default();
+        let mut rows = self.0.range(Bound::Unbounded, Bound::Unbounded)?;
+        let (mut key, mut value) = (Vec::new(), Vec::new());
+        while rows.next(&mut key, Some(&mut value))? {
+            let row = Row { stamp: TxnId::NONE, ghost: false, overflow: false, value: &value };
+            tables.add(&key, row)?;
+        }
+        Ok(tables.rows)
+    }
+
+    /// Writes a table's row, or removes it, where nobody else has since the view was taken.
+    pub(crate) fn write(&self, name: &str, row: Option<&TableRow>) -> Result<()> {
+        let key = table_key(name)?;
+        match row {
+            Some(row) => self.0.replace(key, &row.encode(), |_| Ok(())).map(drop),
+            None => self.0.take(key, |_| Ok(())).map(drop),
+        }
+    }
+}
+
+/// Tables that are found in the catalog one by one.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    pub(crate) rows: Vec<(String, TableRow)>,
+    ids: HashSet<u32>,
+    partitions: HashSet<PartitionId>,
+}
+
+impl Tables {
+    /// The next row. `Corrupt` if it is no table's, or claims the id or partition of another.
+    pub(crate) fn add(&mut self, key: &[u8], row: Row<'_>) -> Result<()> {
+        let name = String::from_utf8(key.to_vec())
+            .map_err(|_| Error::new(ErrorKind::Corrupt, "a table name in the catalog is not UTF-8"))?;
+        let row = TableRow::of(row).map_err(|e| e.context(row_place(&name)))?;
+        if !self.ids.insert(row.id) || !self.partitions.insert(row.partition) {
+            let what = format!("another table has id {} or partition {} too", row.id, row.partition);
+            return Err(Error::new(ErrorKind::Corrupt, what).context(row_place(&name)));
+        }
+        self.rows.push((name, row));
+        Ok(())
+    }
+}
+
 /// Where a table's row is, for messages.
 pub(crate) fn row_place(name: &str) -> String {
     format!("the catalog's row of table {name:?}")
@@ -89,7 +155,6 @@ mod tests {
     use hamal_storage::sim::SimStorage;
 
     use super::*;
-    use crate::ids::TxnId;
     use crate::journal::Author;
     use crate::tree::Decision;
     use crate::{Database, Maintenance, Options};

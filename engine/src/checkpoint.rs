@@ -73,13 +73,9 @@ impl Engine {
 
         let database_id = state.master.current().database_id;
         let begin = self.journal.append(&Record::BeginCheckpoint { database_id })?;
-        let transactions = self.active.images();
+        let transactions = self.timeline.images();
         let dirty = self.pager.dirty_pages();
-        let (mut counts, counts_as_of) = {
-            let commits = self.commits.lock();
-            (commits.counts.iter().map(|(t, n)| (*t, *n)).collect::<Vec<_>>(), self.log.tail())
-        };
-        counts.sort_unstable();
+        let (counts, counts_as_of) = self.timeline.newest_counts(|| self.log.tail());
 
         let redo_lsn = dirty.iter().map(|d| d.rec_lsn).fold(begin, Lsn::min);
         let oldest = transactions.iter().map(|t| t.first_lsn).fold(redo_lsn, Lsn::min);
@@ -107,7 +103,7 @@ impl Engine {
         let end = self.journal.append(&Record::EndCheckpoint {
             begin_lsn: begin,
             counts_as_of,
-            next_txn: self.active.next_id(),
+            next_txn: self.timeline.next_id(),
             next_id: self.next_id.load(Ordering::Relaxed),
         })?;
         let tail = self.log.tail();

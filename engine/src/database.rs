@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use hamal_storage::{OsStorage, Storage};
 
@@ -12,12 +13,10 @@ use crate::engine::Engine;
 use crate::maintenance::Threads;
 use crate::options::{Durability, Maintenance};
 use crate::report::{CheckpointReport, RecoveryReport, Stats, VerifyProgress, VerifyReport};
+use crate::validation::History;
 use crate::{
     Error, ErrorKind, Options, Result, Snapshot, TableInfo, Transaction, TransactionOptions, recovery, verify,
 };
-
-/// Times that [`Database::transact`] runs its work before it gives the conflict to the caller.
-const TRANSACT_ATTEMPTS: u32 = 16;
 
 /// An open database. Cheap to clone; all clones, transactions and snapshots share one handle, which closes when the last is
 /// dropped.
@@ -42,6 +41,14 @@ impl Handle {
         }
         if let Some(threads) = &self.threads {
             threads.notify_if_due(&self.engine);
+        }
+    }
+
+    /// The log must be flushed as soon as possible, by whoever does that in the background.
+    pub(crate) fn flush_soon(&self) {
+        self.engine.flush_within(Duration::ZERO);
+        if let Some(threads) = &self.threads {
+            threads.notify_flush();
         }
     }
 
@@ -88,35 +95,18 @@ impl Database {
         Ok(Database { handle: Arc::new(Handle { engine, threads, closed: false }) })
     }
 
-    /// Starts a read-write transaction with the database's durability. Read-write transactions take turns for now: `Conflict` after
-    /// the lock timeout if another, or a snapshot, is still open.
+    /// Starts a read-write transaction with the database's isolation and durability. Any number of them run at once. `Conflict` if a
+    /// verification does not end within the lock timeout.
     pub fn begin(&self) -> Result<Transaction> {
         self.begin_with(TransactionOptions::new())
     }
 
     /// Starts a read-write transaction.
     pub fn begin_with(&self, options: TransactionOptions) -> Result<Transaction> {
-        Transaction::begin(&self.handle, options)
+        Transaction::begin(&self.handle, options, None)
     }
 
-    /// Runs `work` in a transaction and commits it; runs it again, on a new transaction, when it or the commit returns a
-    /// retryable error, up to 16 times. Any other error, and a panic, rolls back.
-    pub fn transact<T>(&self, mut work: impl FnMut(&Transaction) -> Result<T>) -> Result<T> {
-        let mut attempt = 1;
-        loop {
-            let result = self.begin().and_then(|tx| {
-                let value = work(&tx)?;
-                tx.commit()?;
-                Ok(value)
-            });
-            match result {
-                Err(e) if e.is_retryable() && attempt < TRANSACT_ATTEMPTS => attempt += 1,
-                other => return other,
-            }
-        }
-    }
-
-    /// A read-only view of the committed state. For now it waits for a running read-write transaction, and the next one for it.
+    /// A read-only view of the committed state. Never waits.
     pub fn snapshot(&self) -> Result<Snapshot> {
         Snapshot::begin(&self.handle)
     }
@@ -138,17 +128,26 @@ impl Database {
 
     /// Makes every commit so far durable, whatever its durability.
     pub fn flush(&self) -> Result<()> {
-        Ok(self.handle.engine.log.flush()?)
+        let engine = &self.handle.engine;
+        let flushed = engine.log.flush();
+        engine.durable_moved();
+        Ok(flushed?)
     }
 
-    /// Proves every invariant of every page of every partition, while no transaction writes. Damage is reported in the findings, not
-    /// as an error; `Cancelled` if `progress` breaks. O(database).
+    /// Proves every invariant of every page of every partition. Read-write transactions wait meanwhile; `Conflict` if those that are
+    /// open do not end within the lock timeout. Damage is reported in the findings, not as an error; `Cancelled` if `progress` breaks.
+    /// O(database).
     pub fn verify(
         &self,
         progress: &mut dyn FnMut(VerifyProgress) -> ControlFlow<()>,
     ) -> Result<VerifyReport> {
-        let _quiet = self.snapshot()?;
-        verify::run(&self.handle.engine, progress)
+        let engine = &self.handle.engine;
+        engine.check_resolved()?;
+        let timeout = engine.options.lock_timeout;
+        let _quiet = engine.gate.try_write_for(timeout).ok_or_else(|| {
+            Error::new(ErrorKind::Conflict, format!("waited {timeout:?} for read-write transactions to end"))
+        })?;
+        verify::run(engine, progress)
     }
 
     /// What opening found and did.
@@ -160,6 +159,8 @@ impl Database {
     pub fn stats(&self) -> Stats {
         let engine = &self.handle.engine;
         let pager = engine.pager.stats();
+        let waits = engine.waits.stats();
+        let (views, oldest_view) = engine.timeline.live_views();
         Stats {
             page_bytes: engine.page_bytes as u64,
             resident_bytes: pager.resident_bytes,
@@ -170,6 +171,19 @@ impl Database {
             pages_written: pager.pages_written,
             pages_stolen: engine.pager_log.steals.load(Ordering::Relaxed),
             commits: engine.counters.commits.load(Ordering::Relaxed),
+            commits_waited: engine.counters.commits_waited.load(Ordering::Relaxed),
+            overtaken: engine.counters.overtaken.load(Ordering::Relaxed),
+            deadlocks: waits.deadlocks,
+            lock_timeouts: waits.timeouts,
+            lock_waits: waits.waits,
+            lock_waited: Duration::from_nanos(waits.waited_ns),
+            waiting_transactions: waits.waiting,
+            row_locks: engine.row_locks.len() as u64,
+            version_bytes: engine.versions.bytes(),
+            version_writers: engine.versions.writers() as u64,
+            views: views as u64,
+            oldest_view: oldest_view.map(|taken| engine.storage.monotonic().saturating_sub(taken)),
+            history_bytes: engine.timeline.with_history(History::bytes) as u64,
             rollbacks: engine.counters.rollbacks.load(Ordering::Relaxed),
             compensation_records: engine.journal.compensations(),
             log_flushes: engine.log.flushes(),
@@ -178,7 +192,7 @@ impl Database {
             log_used_bytes: engine.log.used_bytes(),
             checkpoints: engine.counters.checkpoints.load(Ordering::Relaxed),
             structure_changes: engine.journal.structure_changes(),
-            active_transactions: engine.active.len() as u64,
+            active_transactions: engine.timeline.active() as u64,
             partitions: engine.open_partitions().len() as u64,
         }
     }

@@ -1,7 +1,7 @@
 //! The open engine: what every transaction, checkpoint and recovery pass shares.
 //!
-//! Lock order, outermost first: the turn (transactions), `checkpoint`, `vacuum`, page latches, a transaction's section
-//! ([`crate::active`]), `commits`. `partitions` and `poison` are leaves: nothing is taken under them.
+//! Lock order, outermost first: the gate (transactions), `checkpoint`, `vacuum`, log room, page latches, the timeline, a transaction's
+//! section ([`crate::active`]). `partitions`, `poison`, the row locks and the before-images are leaves: nothing is taken under them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -13,31 +13,28 @@ use hamal_storage::{Lock, Storage};
 use hamal_wal::{Log, Lsn};
 use parking_lot::{Mutex, RwLock};
 
-use crate::active::ActiveTable;
 use crate::checkpoint::{CheckpointState, standing_promise};
+use crate::graves::Graves;
 use crate::ids::TxnId;
 use crate::journal::Journal;
+use crate::locks::RowLocks;
 use crate::record::Record;
 use crate::space::Space;
+use crate::timeline::Timeline;
+use crate::transaction::Wakers;
 use crate::tree::{ROOT, SYSTEM_ROOT, Tree};
+use crate::versions::Versions;
+use crate::waits::Waits;
 use crate::{Error, ErrorKind, Options, RecoveryReport, Result};
-
-/// What changes in one step when a transaction commits (hazard H8's section; hazard H17's counts).
-#[derive(Debug, Default)]
-pub(crate) struct Commits {
-    /// Committed rows by table id.
-    pub(crate) counts: BTreeMap<u32, u64>,
-    /// The newest commit record that somebody may have been, or will be, told is durable.
-    pub(crate) last_sync_lsn: Lsn,
-    /// The newest commit record of all.
-    pub(crate) last_lsn: Lsn,
-}
 
 /// Counters that no other part keeps.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) commits: AtomicU64,
+    pub(crate) commits_waited: AtomicU64,
     pub(crate) rollbacks: AtomicU64,
+    /// Transactions that could not be serialized: what they read, or were to write, had been changed.
+    pub(crate) overtaken: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
 }
 
@@ -50,10 +47,14 @@ pub(crate) struct Engine {
     pub(crate) log: Arc<Log>,
     pub(crate) pager: Arc<Pager>,
     pub(crate) journal: Journal,
-    pub(crate) active: ActiveTable,
-    /// Read-write transactions take it exclusively, snapshots share it.
-    pub(crate) turn: Arc<RwLock<()>>,
-    pub(crate) commits: Mutex<Commits>,
+    pub(crate) timeline: Timeline,
+    pub(crate) versions: Versions,
+    pub(crate) row_locks: RowLocks,
+    pub(crate) waits: Waits,
+    pub(crate) graves: Graves,
+    pub(crate) wakers: Wakers,
+    /// Read-write transactions share it; verification, which needs the pages still, takes it alone.
+    pub(crate) gate: Arc<RwLock<()>>,
     pub(crate) checkpoint: Mutex<CheckpointState>,
     /// Held by whoever purges, merges or frees in the background; verification holds it to keep the trees still.
     pub(crate) vacuum: Mutex<()>,
@@ -81,9 +82,18 @@ pub(crate) struct PartitionHandle {
     pub(crate) pending: AtomicBool,
     /// Where the vacuum goes on; `None`: at the start.
     pub(crate) vacuum_at: Mutex<Option<Vec<u8>>>,
+    /// Id of the transaction that has locked the table to drop it; 0: nobody.
+    pub(crate) dropper: AtomicU64,
+    /// A commit has dropped the table.
+    pub(crate) dropped: AtomicBool,
 }
 
 impl PartitionHandle {
+    /// The table its rows belong to, which has its first partition's id.
+    pub(crate) fn table(&self) -> u32 {
+        self.partition.id().0
+    }
+
     /// The tree of user rows.
     pub(crate) fn tree(&self) -> Tree {
         Tree::new(&self.space, ROOT)
@@ -127,8 +137,9 @@ impl WriteAhead for PagerLog {
         let pages = pages.iter().map(|p| (p.partition, p.page, p.page_lsn)).collect();
         let mut payload = Vec::new();
         Record::PagesClean { pages }.encode(&mut payload);
-        // Only a hint: where the log has no room for it, or has failed, recovery reads a few pages more.
-        if let Ok(mut permit) = self.log.admit(Log::framed_bytes(payload.len()), 0) {
+        // Only a hint: where it would have to wait for room, or the log has failed, recovery reads a few pages more. It must not wait:
+        // whoever evicts may have log room already, and whoever waits for room waits for those who have it.
+        if let Some(mut permit) = self.log.try_admit(Log::framed_bytes(payload.len())) {
             let _unneeded = permit.append(&payload);
         }
     }
@@ -140,24 +151,19 @@ pub(crate) struct Layers {
     pub(crate) pager_log: Arc<PagerLog>,
     pub(crate) pager: Arc<Pager>,
     pub(crate) journal: Journal,
-    pub(crate) active: ActiveTable,
+    pub(crate) horizon: Arc<AtomicU64>,
 }
 
 impl Layers {
-    /// Opens the page cache over a log; the first new transaction will be `next_txn`.
-    pub(crate) fn open(
-        storage: &Arc<dyn Storage>,
-        log: Log,
-        pages: PagerOptions,
-        next_txn: TxnId,
-    ) -> Result<Layers> {
+    /// Opens the page cache over a log.
+    pub(crate) fn open(storage: &Arc<dyn Storage>, log: Log, pages: PagerOptions) -> Result<Layers> {
         let log = Arc::new(log);
         let horizon = Arc::new(AtomicU64::new(0));
         let pager_log =
             Arc::new(PagerLog { log: log.clone(), horizon: horizon.clone(), steals: AtomicU64::new(0) });
         let pager = Pager::open(storage.clone(), pager_log.clone(), pages)?;
         let journal = Journal::new(log.clone(), horizon.clone());
-        Ok(Layers { log, pager_log, pager, journal, active: ActiveTable::new(next_txn, horizon) })
+        Ok(Layers { log, pager_log, pager, journal, horizon })
     }
 }
 
@@ -168,6 +174,7 @@ pub(crate) struct Parts {
     pub(crate) page_bytes: usize,
     pub(crate) layers: Layers,
     pub(crate) counts: BTreeMap<u32, u64>,
+    pub(crate) next_txn: TxnId,
     pub(crate) next_id: u32,
     pub(crate) checkpoint: CheckpointState,
     pub(crate) lock: Box<dyn Lock>,
@@ -176,22 +183,22 @@ pub(crate) struct Parts {
 impl Engine {
     /// Puts the parts together, and promises the log room that nobody may be refused.
     pub(crate) fn new(parts: Parts) -> Result<Engine> {
-        let Layers { log, pager_log, pager, journal, active } = parts.layers;
+        let Layers { log, pager_log, pager, journal, horizon } = parts.layers;
         log.promise(standing_promise(&parts.options, parts.page_bytes))?;
         Ok(Engine {
+            waits: Waits::new(parts.storage.clone()),
             storage: parts.storage,
             options: parts.options,
             page_bytes: parts.page_bytes,
             log,
             pager,
             journal,
-            active,
-            turn: Arc::default(),
-            commits: Mutex::new(Commits {
-                counts: parts.counts,
-                last_sync_lsn: Lsn::NEVER,
-                last_lsn: Lsn::NEVER,
-            }),
+            timeline: Timeline::new(parts.next_txn, parts.counts, horizon),
+            versions: Versions::default(),
+            row_locks: RowLocks::default(),
+            graves: Graves::default(),
+            wakers: Wakers::default(),
+            gate: Arc::default(),
             checkpoint: Mutex::new(parts.checkpoint),
             vacuum: Mutex::new(()),
             next_id: AtomicU32::new(parts.next_id),
@@ -204,6 +211,14 @@ impl Engine {
             report: std::sync::OnceLock::new(),
             _lock: parts.lock,
         })
+    }
+
+    /// Drops the before-images that nobody needs any more.
+    pub(crate) fn drop_settled_versions(&self) {
+        let (horizon, writers) = self.timeline.settled();
+        if !writers.is_empty() {
+            self.versions.drop_below(horizon, writers);
+        }
     }
 
     /// The log must be durable up to now within this interval.
@@ -251,8 +266,7 @@ impl Engine {
         let _vacuum = self.vacuum.lock();
         let lsn = self.journal.append(&Record::PartitionDeleted { partition: id })?;
         self.log.make_durable(lsn)?;
-        // The table has its first partition's id.
-        self.commits.lock().counts.remove(&id.0);
+        self.timeline.forget_table(id.0);
         self.partitions.write().remove(&id);
         if let Err(error) = self.pager.close_partition(id, true) {
             // The record is durable, so nothing depends on the file any more: whatever is left of it goes at the next open.
@@ -306,6 +320,8 @@ fn new_handle(partition: Arc<Partition>) -> Arc<PartitionHandle> {
         garbage: AtomicU64::new(0),
         pending: AtomicBool::new(true),
         vacuum_at: Mutex::new(None),
+        dropper: AtomicU64::new(0),
+        dropped: AtomicBool::new(false),
     })
 }
 

@@ -7,13 +7,16 @@ mod catalog;
 mod change;
 mod checkpoint;
 mod codec;
+mod counts;
 mod database;
 mod encoding;
 mod engine;
 mod error;
+mod graves;
 mod ids;
 pub mod inspect;
 mod journal;
+mod locks;
 mod maintenance;
 mod master;
 mod node;
@@ -23,18 +26,19 @@ mod raw;
 mod record;
 mod recovery;
 mod report;
+mod retry;
 mod rollback;
 mod snapshot;
 mod space;
 mod table;
+mod timeline;
 mod transaction;
 mod tree;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, unused_imports, reason = "serializable transactions, its user, are not wired in yet")
-)]
 mod validation;
 mod verify;
+mod versions;
+mod view;
+mod waits;
 
 pub use database::Database;
 #[cfg(target_endian = "little")]
@@ -49,8 +53,9 @@ pub use report::{
     CheckpointReport, Finding, PartitionReport, PassReport, RecoveryPass, RecoveryProgress, RecoveryReport,
     Stats, VerifyProgress, VerifyReport,
 };
+pub use retry::{Retry, RetryOptions};
 pub use snapshot::Snapshot;
 pub use table::{
     Entry, ExtractIf, Keys, OccupiedEntry, Range, ReadTable, Table, TableDef, VacantEntry, Values,
 };
-pub use transaction::{Savepoint, TableInfo, Transaction};
+pub use transaction::{Canceller, CommitTicket, Savepoint, TableInfo, Transaction};

@@ -38,6 +38,9 @@ impl Engine {
             let below = tail.0.saturating_sub(self.options.checkpoint_log_bytes / 2);
             done |= self.write_back(hamal_wal::Lsn(below), WRITE_BACK_PAGES)? > 0;
         }
+        self.durable_moved();
+        self.drop_settled_versions();
+        done |= self.bury()?;
         let _vacuum = self.vacuum.lock();
         for handle in self.open_partitions() {
             done |= self.free_pending(&handle)?;
@@ -60,7 +63,9 @@ impl Engine {
             }
             *by = None;
         }
-        self.log.flush()?;
+        let flushed = self.log.flush();
+        self.durable_moved();
+        flushed?;
         Ok(true)
     }
 
@@ -118,10 +123,14 @@ impl Engine {
 
     /// Everything written back, and a last checkpoint: the next open has nothing to do.
     pub(crate) fn close(&self) -> Result<()> {
+        // Nobody is left: all graves are due once all commits are durable.
+        self.log.flush()?;
+        self.timeline.expose(self.log.durable());
+        self.bury()?;
         let quiet = {
             let state = self.checkpoint.lock();
             self.pager.oldest_rec_lsn().is_none()
-                && self.active.len() == 0
+                && self.timeline.active() == 0
                 && self.log.durable() == self.log.tail()
                 && state.last_end == self.log.tail()
         };
@@ -186,9 +195,7 @@ impl Threads {
     /// Wakes the maintenance thread if the log has grown enough for a checkpoint.
     pub(crate) fn notify_if_due(&self, engine: &Engine) {
         if engine.until_flush().is_some_and(|left| left < LONGEST_SLEEP) {
-            // Under the lock: the thread may be between its look at the time and its wait.
-            let _state = self.signal.state.lock();
-            self.signal.flush.notify_all();
+            self.notify_flush();
         }
         if engine.checkpoint_due() {
             let mut state = self.signal.state.lock();
@@ -197,6 +204,13 @@ impl Threads {
                 self.signal.wake.notify_all();
             }
         }
+    }
+
+    /// Wakes the flushing thread: a flush may be due earlier than it knew.
+    pub(crate) fn notify_flush(&self) {
+        // Under the lock: the thread may be between its look at the time and its wait.
+        let _state = self.signal.state.lock();
+        self.signal.flush.notify_all();
     }
 
     /// Stops the threads and waits for them.

@@ -14,8 +14,10 @@ use crate::change::Row;
 use crate::engine::Engine;
 use crate::journal::{Author, Chain};
 use crate::snapshot::Snapshot;
-use crate::transaction::{OpenTable, Transaction};
-use crate::tree::{Decision, Tree};
+use crate::transaction::{Access, OpenTable, Transaction};
+use crate::tree::{Decision, Eyes, RowChange, Tree, Updated};
+use crate::validation::RangeId;
+use crate::versions::{OwnedRow, Seen, Write};
 use crate::{Error, ErrorKind, Result, overflow};
 
 pub(crate) use range::RawRange;
@@ -58,6 +60,77 @@ impl Before {
                 self.value = Some(row.value.to_vec());
             }
         }
+    }
+}
+
+/// A row that is written, or (no row) removed, once nothing is in the way.
+struct RowWrite<'w, 'v> {
+    transaction: &'w Transaction,
+    table: u32,
+    key: &'w [u8],
+    row: Option<Row<'v>>,
+    wanted: bool,
+    before: Before,
+}
+
+impl<'w, 'v> RowWrite<'w, 'v> {
+    fn new(
+        transaction: &'w Transaction,
+        table: u32,
+        key: &'w [u8],
+        row: Option<Row<'v>>,
+        wanted: bool,
+    ) -> Self {
+        RowWrite { transaction, table, key, row, wanted, before: Before::default() }
+    }
+}
+
+impl<'v> RowChange<'v> for RowWrite<'_, 'v> {
+    fn decide(&mut self, old: Option<Row<'_>>) -> Result<Decision<'v>> {
+        let is_there = old.is_some_and(|old| !old.ghost);
+        // A removal that finds nothing does nothing, and so depends on there being nothing.
+        let reads = self.wanted || (self.row.is_none() && !is_there);
+        let access = if reads { Access::Reads } else { Access::Blind };
+        if let Some(obstacle) = self.transaction.obstacle(self.table, self.key, old, access) {
+            return Ok(Decision::Stop(obstacle));
+        }
+        self.before.see(old, self.wanted);
+        Ok(match self.row {
+            Some(row) => Decision::Write(row),
+            None if is_there => Decision::Remove(self.transaction.id()),
+            None => Decision::Keep,
+        })
+    }
+
+    fn commence(&mut self, old: Option<Row<'_>>, write: Write) {
+        self.transaction.keep_version(self.table, self.key, old, write);
+    }
+}
+
+/// A key that is locked, and its row read.
+struct RowLock<'w> {
+    transaction: &'w Transaction,
+    table: u32,
+    key: &'w [u8],
+    out: &'w mut Vec<u8>,
+    /// Whether the row is long.
+    found: Option<bool>,
+}
+
+impl<'v> RowChange<'v> for RowLock<'_> {
+    fn decide(&mut self, old: Option<Row<'_>>) -> Result<Decision<'v>> {
+        if let Some(obstacle) = self.transaction.obstacle(self.table, self.key, old, Access::Reads) {
+            return Ok(Decision::Stop(obstacle));
+        }
+        if old.is_none_or(|old| old.stamp != self.transaction.id()) {
+            self.transaction.lock_key(self.table, self.key);
+        }
+        self.out.clear();
+        self.found = old.filter(|old| !old.ghost).map(|old| {
+            self.out.extend_from_slice(old.value);
+            old.overflow
+        });
+        Ok(Decision::Keep)
     }
 }
 
@@ -106,20 +179,73 @@ impl<'t> RawTable<'t> {
         }
     }
 
+    /// Whose rows are shown: calls `look` with the view.
+    fn with_eyes<R>(&self, look: impl FnOnce(Eyes<'_>) -> R) -> R {
+        let versions = &self.engine().versions;
+        match self.owner {
+            Owner::Transaction(t) => look(Eyes { view: &t.view(), versions, table: self.table.id }),
+            Owner::Snapshot(s) => look(Eyes { view: s.view(), versions, table: self.table.id }),
+        }
+    }
+
+    /// Calls `read` with the key's row, if the view sees one, and notes the read.
+    pub(crate) fn read_row<R>(&self, key: &[u8], read: impl FnOnce(Row<'_>) -> R) -> Result<Option<R>> {
+        let mut own = false;
+        let found = self.with_eyes(|eyes| {
+            self.table.tree.get(key, |row| {
+                own = row.stamp == eyes.view.own;
+                if eyes.view.sees(row.stamp) {
+                    return (!row.ghost).then(|| read(row));
+                }
+                let mut older = OwnedRow::default();
+                match eyes.versions.resolve(eyes.view, eyes.table, key, row, &mut older) {
+                    Seen::Absent => None,
+                    Seen::Current => Some(read(row)),
+                    Seen::Revived => Some(read(Row { ghost: false, ..row })),
+                    Seen::Older => Some(read(older.as_row())),
+                }
+            })
+        })?;
+        // What it has written itself nobody else can change.
+        if let Owner::Transaction(t) = self.owner
+            && !own
+        {
+            t.note_point(self.table.id, key);
+        }
+        Ok(found.flatten())
+    }
+
+    /// Notes that a range has been begun.
+    fn note_range(&self, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Option<RangeId> {
+        match self.owner {
+            Owner::Transaction(t) => t.note_range(self.table.id, lower, upper),
+            Owner::Snapshot(_) => None,
+        }
+    }
+
+    /// A range has ended: this is how far it was walked from either end.
+    fn narrow_read(&self, range: RangeId, front: Option<Bound<&[u8]>>, back: Option<Bound<&[u8]>>) {
+        if let Owner::Transaction(t) = self.owner {
+            t.narrow_range(range, front, back);
+        }
+    }
+
     /// Appends the key's value to `out` (cleared first); whether there is one.
     pub(crate) fn get_into(&self, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
         out.clear();
         if key.len() > self.max_key_bytes() {
             return Ok(false);
         }
-        let found = self.table.tree.get(key, |row| {
-            if row.ghost {
-                return None;
-            }
+        let found = self.read_row(key, |row| {
             out.extend_from_slice(row.value);
-            Some(row.overflow)
+            row.overflow
         })?;
-        match found.flatten() {
+        self.finish_value(found, out)
+    }
+
+    /// A value that was found, or its reference, which is resolved.
+    fn finish_value(&self, found: Option<bool>, out: &mut Vec<u8>) -> Result<bool> {
+        match found {
             None => Ok(false),
             Some(false) => Ok(true),
             Some(true) => {
@@ -128,6 +254,17 @@ impl<'t> RawTable<'t> {
                 Ok(true)
             }
         }
+    }
+
+    /// Locks the key, whether or not there is a row, and appends its value to `out` (cleared first); whether there is one.
+    pub(crate) fn get_locked(&self, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+        let (transaction, chain) = self.writer()?;
+        self.check_key(key)?;
+        transaction.intend_to_write(&self.table)?;
+        let mut look = RowLock { transaction, table: self.table.id, key, out, found: None };
+        self.change_row(transaction, chain, key, 0, &mut look)?;
+        let found = look.found;
+        self.finish_value(found, out)
     }
 
     /// Fills `out` with the value that an overflow reference stands for.
@@ -140,7 +277,7 @@ impl<'t> RawTable<'t> {
         if key.len() > self.max_key_bytes() {
             return Ok(false);
         }
-        Ok(self.table.tree.get(key, |row| !row.ghost)?.unwrap_or(false))
+        Ok(self.read_row(key, |_| ())?.is_some())
     }
 
     /// Writes, without looking at what was there (a blind write).
@@ -170,12 +307,12 @@ impl<'t> RawTable<'t> {
         let inline = Tree::max_inline_bytes(self.engine().page_bytes, key.len());
         transaction.row_statement(&self.table, chain, || {
             let old = if value.len() <= inline {
-                self.write_row(chain, key, value, false, wanted)?
+                self.write_row(transaction, chain, key, (value, false), wanted)?
             } else {
                 let mut writer = self.overflow_writer(chain);
                 writer.write(value)?;
                 let reference = writer.finish(inline)?;
-                self.write_row(chain, key, &reference, true, wanted)?
+                self.write_row(transaction, chain, key, (&reference, true), wanted)?
             };
             old.map(&mut decode).transpose()
         })
@@ -188,44 +325,67 @@ impl<'t> RawTable<'t> {
     /// Writes the row, and lists the extents of the value it replaces for freeing.
     fn write_row(
         &self,
+        transaction: &Transaction,
         chain: &Chain,
         key: &[u8],
-        value: &[u8],
-        overflow: bool,
+        (value, overflow): (&[u8], bool),
         wanted: bool,
     ) -> Result<Option<Vec<u8>>> {
-        let mut before = Before::default();
         let row = Row { stamp: chain.txn(), ghost: false, overflow, value };
-        self.table.tree.update(
-            &self.engine().journal,
-            Author::Transaction(chain),
-            key,
-            value.len(),
-            &mut |old| {
-                before.see(old, wanted);
-                Ok(Decision::Write(row))
-            },
-        )?;
-        self.after_write(chain, before, true, wanted)
+        let mut write = RowWrite::new(transaction, self.table.id, key, Some(row), wanted);
+        self.change_row(transaction, chain, key, value.len(), &mut write)?;
+        let before = write.before;
+        self.after_write(transaction, chain, key, before, true, wanted)
     }
 
     /// Removes the row; its bytes stay in a ghost.
-    fn remove_row(&self, chain: &Chain, key: &[u8], wanted: bool) -> Result<Option<Vec<u8>>> {
-        let mut before = Before::default();
-        self.table.tree.update(&self.engine().journal, Author::Transaction(chain), key, 0, &mut |old| {
-            before.see(old, wanted);
-            Ok(if before.existed { Decision::Remove(chain.txn()) } else { Decision::Keep })
-        })?;
-        self.after_write(chain, before, false, wanted)
+    fn remove_row(
+        &self,
+        transaction: &Transaction,
+        chain: &Chain,
+        key: &[u8],
+        wanted: bool,
+    ) -> Result<Option<Vec<u8>>> {
+        let mut removal = RowWrite::new(transaction, self.table.id, key, None, wanted);
+        if self.change_row(transaction, chain, key, 0, &mut removal)? == Updated::Kept {
+            // That there was nothing to remove is a read; nothing is locked.
+            transaction.gave_up(self.table.id, key);
+            transaction.note_point(self.table.id, key);
+            return Ok(None);
+        }
+        let before = removal.before;
+        self.after_write(transaction, chain, key, before, false, wanted)
+    }
+
+    /// Changes a row as soon as nothing is in the way any more.
+    fn change_row<'v>(
+        &self,
+        transaction: &Transaction,
+        chain: &Chain,
+        key: &[u8],
+        max_value_bytes: usize,
+        change: &mut dyn RowChange<'v>,
+    ) -> Result<Updated> {
+        let author = Author::Transaction(chain);
+        let mut attempt = || loop {
+            match self.table.tree.update(&self.engine().journal, author, key, max_value_bytes, change)? {
+                Updated::Stopped(obstacle) => transaction.overcome(obstacle, self.table.id, key)?,
+                updated => return Ok(updated),
+            }
+        };
+        attempt().inspect_err(|_| transaction.gave_up(self.table.id, key))
     }
 
     fn after_write(
         &self,
+        transaction: &Transaction,
         chain: &Chain,
+        key: &[u8],
         before: Before,
         exists: bool,
         wanted: bool,
     ) -> Result<Option<Vec<u8>>> {
+        transaction.note_write(self.table.id, key);
         let handle = &self.table.handle;
         let mut value = before.value;
         if let Some(reference) = &before.reference {
@@ -266,16 +426,23 @@ impl<'t> RawTable<'t> {
             return Ok(None);
         }
         transaction.row_statement(&self.table, chain, || {
-            self.remove_row(chain, key, wanted)?.map(&mut decode).transpose()
+            self.remove_row(transaction, chain, key, wanted)?.map(&mut decode).transpose()
         })
     }
 
     /// Exact number of rows, O(1).
     pub(crate) fn len(&self) -> Result<u64> {
-        let committed = self.engine().commits.lock().counts.get(&self.table.id).copied().unwrap_or(0);
+        let as_of = self.with_eyes(|eyes| eyes.view.as_of);
+        let committed = self.engine().timeline.rows_as_of(self.table.id, as_of);
+        let Owner::Transaction(transaction) = self.owner else { return Ok(committed) };
+        transaction.note_count(self.table.id);
         let delta = self.table.delta.load(Ordering::Relaxed);
         committed.checked_add_signed(delta).ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, format!("a table of {committed} rows cannot have lost {delta}"))
+            // Each of its writes counts relative to the newest row, which its view may not see.
+            Error::new(
+                ErrorKind::Conflict,
+                "rows of the table have come and gone since the transaction's start",
+            )
         })
     }
 
@@ -316,7 +483,7 @@ impl<'t> RawTable<'t> {
                 total += chunk.len() as u64;
             }
             let reference = writer.finish(inline)?;
-            self.write_row(chain, key, &reference, true, false)?;
+            self.write_row(transaction, chain, key, (&reference, true), false)?;
             Ok(total)
         })
     }
@@ -327,11 +494,11 @@ impl<'t> RawTable<'t> {
             return Ok(None);
         }
         let mut bytes = Vec::new();
-        let found = self.table.tree.get(key, |row| {
+        let found = self.read_row(key, |row| {
             bytes.extend_from_slice(row.value);
-            (!row.ghost).then_some(row.overflow)
+            row.overflow
         })?;
-        let source = match found.flatten() {
+        let source = match found {
             None => return Ok(None),
             Some(false) => Source::Inline(io::Cursor::new(bytes)),
             Some(true) => Source::Overflow(overflow::Reader::open(&self.table.handle.partition, &bytes)?),

@@ -22,7 +22,6 @@ mod redo;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -30,7 +29,7 @@ use hamal_pager::{PagerOptions, PartitionId};
 use hamal_storage::{Error as LowError, Lock, Storage};
 use hamal_wal::{Log, LogOptions, Lsn, Scanner};
 
-use crate::catalog::{CATALOG, TableRow, partition_of, row_place};
+use crate::catalog::{CATALOG, TableRow, Tables, partition_of};
 use crate::checkpoint::{CheckpointState, Effort};
 use crate::engine::{Engine, Layers, Parts};
 use crate::master::{self, CREATING, Found, Master, MasterFiles};
@@ -143,7 +142,7 @@ fn recover(
     let log =
         Log::resume(storage.clone(), log_options.clone(), incarnation, master.oldest_lsn, &analysis.resume)?;
     let pages = pager_options(&options, page_bytes, master.database_id);
-    let layers = Layers::open(&storage, log, pages, analysis.next_txn)?;
+    let layers = Layers::open(&storage, log, pages)?;
     for torn in layers.pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end)? {
         if analysis.restore(torn.partition, torn.page, torn.page_lsn) {
             partition_report(&mut report, torn.partition).restored_pages += 1;
@@ -156,6 +155,7 @@ fn recover(
         page_bytes,
         layers,
         counts: analysis.row_counts(),
+        next_txn: analysis.next_txn,
         next_id: analysis.next_id,
         checkpoint: CheckpointState {
             master: files,
@@ -181,7 +181,7 @@ fn recover(
 /// Rolls the losers back. Their locks are the turn, which nobody can take before this is over.
 fn undo(engine: &Engine, analysis: &Analysis, report: &mut RecoveryReport) -> Result<()> {
     let started = engine.storage.monotonic();
-    let entries: Vec<_> = analysis.losers().iter().map(|image| engine.active.restore(image)).collect();
+    let entries: Vec<_> = analysis.losers().iter().map(|image| engine.timeline.restore(image)).collect();
     let total = analysis.loser_records;
     let mut done = 0;
     for entry in entries.iter().rev() {
@@ -194,6 +194,7 @@ fn undo(engine: &Engine, analysis: &Analysis, report: &mut RecoveryReport) -> Re
                 let _next_time_then = engine.log.flush();
             })
         })?;
+        engine.timeline.end(entry, None);
     }
     report.undo.records = done;
     report.undo.applied = done;
@@ -222,34 +223,25 @@ fn remove_orphans(engine: &Engine) -> Result<()> {
     Ok(())
 }
 
-/// All tables in the catalog: name and row. `Corrupt` if two claim one id or partition.
+/// All tables in the catalog as it is, whoever has written it: for when nobody writes. `Corrupt` if two claim one id or partition.
 pub(crate) fn tables(engine: &Engine) -> Result<Vec<(String, TableRow)>> {
     let tree = engine.partition(CATALOG)?.tree();
     let mut leaf = LeafCopy::default();
-    let mut found: Vec<(String, TableRow)> = Vec::new();
-    let (mut ids, mut partitions) = (HashSet::new(), HashSet::new());
-    let mut at: Option<Vec<u8>> = None;
+    let mut tables = Tables::default();
+    let (mut at, mut key): (Option<Vec<u8>>, _) = (None, Vec::new());
     loop {
-        tree.leaf_at(at.as_deref(), &mut leaf)?;
+        tree.leaf_at(at.as_deref(), None, &mut leaf)?;
         for index in 0..leaf.len() {
             let row = leaf.row(index);
-            if row.ghost {
-                continue;
+            if !row.ghost {
+                key.clear();
+                leaf.key_into(index, &mut key);
+                tables.add(&key, row)?;
             }
-            let mut key = Vec::new();
-            leaf.key_into(index, &mut key);
-            let name = String::from_utf8(key)
-                .map_err(|_| Error::new(ErrorKind::Corrupt, "a table name in the catalog is not UTF-8"))?;
-            let row = TableRow::of(row).map_err(|e| e.context(row_place(&name)))?;
-            if !ids.insert(row.id) || !partitions.insert(row.partition) {
-                let what = format!("another table has id {} or partition {} too", row.id, row.partition);
-                return Err(Error::new(ErrorKind::Corrupt, what).context(row_place(&name)));
-            }
-            found.push((name, row));
         }
         match leaf.upper_fence() {
             Some(fence) => at = Some(fence.to_vec()),
-            None => return Ok(found),
+            None => return Ok(tables.rows),
         }
     }
 }

@@ -24,8 +24,34 @@ pub struct Stats {
     pub pages_stolen: u64,
     /// Committed read-write transactions.
     pub commits: u64,
-    /// Rolled back transactions.
+    /// Of these, the ones that waited for the log: with `log_flushes`, how many shared a flush.
+    pub commits_waited: u64,
+    /// Rolled back transactions, whatever the reason.
     pub rollbacks: u64,
+    /// Times a transaction could not be serialized: what it had read, or was to write, had been changed by a commit since its start.
+    pub overtaken: u64,
+    /// Waits for a lock that were ended to break a deadlock.
+    pub deadlocks: u64,
+    /// Waits for a lock that took too long.
+    pub lock_timeouts: u64,
+    /// Waits for a lock.
+    pub lock_waits: u64,
+    /// Time spent in them, all transactions together.
+    pub lock_waited: Duration,
+    /// Transactions that wait for a lock now.
+    pub waiting_transactions: u64,
+    /// Row locks now that are not shown by the row itself: `get_for_update`, and writes taken back by a savepoint.
+    pub row_locks: u64,
+    /// Memory of before-images, bytes.
+    pub version_bytes: u64,
+    /// Transactions whose before-images are kept, for views that do not see them.
+    pub version_writers: u64,
+    /// Live views: snapshots, and read-write transactions.
+    pub views: u64,
+    /// Age of the oldest view; `None`: there is none.
+    pub oldest_view: Option<Duration>,
+    /// Memory of what recent commits wrote, kept for the validation of others, bytes.
+    pub history_bytes: u64,
     /// Compensation records written (rollback, savepoints, recovery).
     pub compensation_records: u64,
     /// Log flushes.

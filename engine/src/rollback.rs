@@ -14,16 +14,28 @@ use crate::active::TxnEntry;
 use crate::catalog::CATALOG;
 use crate::change::PageChange;
 use crate::engine::{Engine, PartitionHandle};
+use crate::ids::TxnId;
 use crate::journal::{Author, Chain};
 use crate::overflow;
 use crate::record::{PagePart, Record, Undo};
+use crate::tree::ROOT;
 use crate::{Error, ErrorKind, Result};
 
-/// Undoes a chain's records above `down_to` ([`Lsn::NEVER`]: all). Returns how many records were undone.
+/// What becomes of the lock on a row whose last change is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lock {
+    /// The transaction goes on, and keeps it (hazard H21).
+    Keep,
+    /// The transaction ends.
+    Release,
+}
+
+/// Undoes a chain's records above `down_to` ([`Lsn::NEVER`]: all), for a transaction that goes on. Returns how many records were
+/// undone.
 pub(crate) fn undo_chain(engine: &Engine, chain: &Chain, down_to: Lsn) -> Result<u64> {
     let handle = engine.partition(chain.partition)?;
     let mut undone = 0;
-    while undo_step(engine, &handle, chain, down_to)? {
+    while undo_step(engine, &handle, chain, down_to, Lock::Keep)? {
         undone += 1;
     }
     forget_what_is_undone(engine, &chain.entry);
@@ -47,7 +59,14 @@ pub(crate) fn undo_step(
     handle: &Arc<PartitionHandle>,
     chain: &Chain,
     down_to: Lsn,
+    lock: Lock,
 ) -> Result<bool> {
+    // Under the leaf's latch: the row has got this stamp back.
+    let restored = |root, key: &[u8], stamp| {
+        if root == ROOT && stamp != chain.entry.id {
+            give_up_row(engine, &chain.entry, handle.table(), key, lock);
+        }
+    };
     loop {
         let lsn = chain.entry.lock().undo_next_lsn(chain.partition);
         if lsn <= down_to {
@@ -63,13 +82,17 @@ pub(crate) fn undo_step(
                         let PageChange::Row { key, .. } = only_change(lsn, &parts)? else {
                             return Err(unexpected(lsn, "a row change"));
                         };
-                        handle.tree_at(root)?.undo_row(&engine.journal, author, key, before)?;
+                        let stamp = before.map_or(TxnId::NONE, |row| row.stamp);
+                        let tree = handle.tree_at(root)?;
+                        tree.undo_row(&engine.journal, author, key, before, || restored(root, key, stamp))?;
                     }
                     Undo::Mark { root, stamp, ghost } => {
                         let PageChange::Mark { key, .. } = only_change(lsn, &parts)? else {
                             return Err(unexpected(lsn, "a removal"));
                         };
-                        handle.tree_at(root)?.undo_mark(&engine.journal, author, key, stamp, ghost)?;
+                        let tree = handle.tree_at(root)?;
+                        let restored = || restored(root, key, stamp);
+                        tree.undo_mark(&engine.journal, author, key, (stamp, ghost), restored)?;
                     }
                     Undo::Extent { first, count } => {
                         overflow::undo_extent(&engine.journal, author, &handle.space, first, count)?;
@@ -92,6 +115,16 @@ pub(crate) fn undo_step(
     }
 }
 
+/// A row has lost the transaction's stamp: nothing need be kept of what it found there, and the stamp no longer locks it.
+fn give_up_row(engine: &Engine, entry: &TxnEntry, table: u32, key: &[u8], lock: Lock) {
+    if let Some(versions) = engine.versions.of(entry.id) {
+        versions.undone(&engine.versions, table, key);
+    }
+    if lock == Lock::Keep && engine.row_locks.take(entry.id, table, key) {
+        entry.lock().locked.push((table, Box::from(key)));
+    }
+}
+
 fn only_change<'r, 'a>(lsn: Lsn, parts: &'r [PagePart<'a>]) -> Result<&'r PageChange<'a>> {
     match parts {
         [part] => Ok(&part.change),
@@ -106,8 +139,8 @@ fn unexpected(lsn: Lsn, expected: impl std::fmt::Display) -> Error {
     )
 }
 
-/// Undoes a whole transaction and ends it: its chains, the catalog's last (hazard H11), with an end record for each. Returns how
-/// many records were undone.
+/// Undoes a whole transaction: its chains, the catalog's last (hazard H11), with an end record for each. What is left is to take it
+/// out of the timeline. Returns how many records were undone.
 pub(crate) fn roll_back(
     engine: &Engine,
     entry: &Arc<TxnEntry>,
@@ -119,13 +152,12 @@ pub(crate) fn roll_back(
     for (at, partition) in partitions.iter().enumerate() {
         let chain = Chain { entry: entry.clone(), partition: *partition };
         let handle = engine.partition(*partition)?;
-        while undo_step(engine, &handle, &chain, Lsn::NEVER)? {
+        while undo_step(engine, &handle, &chain, Lsn::NEVER, Lock::Release)? {
             undone += 1;
             step(*partition)?;
         }
         end_chain(engine, &chain, at + 1 == partitions.len())?;
     }
-    end(engine, entry);
     engine.counters.rollbacks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     Ok(undone)
 }
@@ -142,11 +174,10 @@ fn end_chain(engine: &Engine, chain: &Chain, last: bool) -> Result<()> {
     Ok(())
 }
 
-/// Takes an ended transaction out of the table and gives back what it was promised.
-pub(crate) fn end(engine: &Engine, entry: &TxnEntry) {
+/// Gives back what an ended transaction was promised.
+pub(crate) fn give_back_promise(engine: &Engine, entry: &TxnEntry) {
     let promised = std::mem::take(&mut entry.lock().promised_bytes);
     if promised > 0 {
         engine.log.release(promised);
     }
-    engine.active.remove(entry.id);
 }

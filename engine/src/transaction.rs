@@ -1,40 +1,54 @@
-//! Read-write transactions.
+//! Read-write transactions, any number at once. The protocol and why it is right: docs/concurrency.md, section 8.
 //!
-//! For now read-write transactions take turns ([`Engine::turn`]), so a transaction is serial by construction; its rows carry its id as
-//! their stamp, its records are chained per partition, and everything below this file is ready for many at once.
-//!
-//! I1. A statement is one log record, or is rolled back to where it began: a failed statement has no effect.
-//! I2. The turn is given up once the commit record is reserved, not when it is durable (early release): the next committer's flush
-//!     covers both. Snapshots and empty transactions wait until what they saw is durable (hazard H10).
+//! I1. A statement is one log record, or is rolled back to where it began: a failed statement has no effect, but keeps its locks.
+//! I2. A row that carries an active transaction's stamp is locked by it; so are the keys it has in [`crate::locks`]. Locks are kept
+//!     until the transaction has left the timeline's table: at the reservation of its commit record, not when that is durable.
 //! I3. A transaction that cannot be rolled back poisons the handle: reopening recovers.
 //! I4. A transaction has one [`OpenTable`] for each table id it has opened, until it ends, whatever the table is called and whether
 //!     it is dropped meanwhile: all handles of a table share its row count, and a rollback finds every count.
+//! I5. What a serializable transaction has read, misses included, is in its read set, or was locked when it was read and had not changed
+//!     since the transaction's view.
 
+mod cancel;
+mod commit;
+mod conflict;
 mod tables;
+mod ticket;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::marker::PhantomData;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use hamal_pager::PartitionId;
-use hamal_wal::{Log, Lsn};
-use parking_lot::{ArcRwLockWriteGuard, Mutex, RawRwLock};
+use hamal_wal::Lsn;
+use parking_lot::{ArcRwLockReadGuard, RawRwLock};
 
 use crate::active::TxnEntry;
 use crate::catalog::CATALOG;
 use crate::checkpoint::Effort;
 use crate::database::Handle;
-use crate::engine::Engine;
+use crate::engine::{Engine, PartitionHandle};
+use crate::ids::TxnId;
 use crate::journal::Chain;
-use crate::options::Durability;
-use crate::record::Record;
-use crate::{Error, ErrorKind, Result, TransactionOptions, recovery, rollback};
+use crate::options::{Durability, Isolation};
+use crate::timeline::{Birth, LiveView};
+use crate::validation::{ReadSet, WriteSet};
+use crate::versions::VersionTable;
+use crate::view::View;
+use crate::{Error, ErrorKind, Result, TransactionOptions, rollback};
 
+pub use cancel::Canceller;
+pub(crate) use conflict::{Access, Obstacle};
 pub use tables::TableInfo;
-pub(crate) use tables::{OpenTable, check_types, find_table, no_table, table_infos};
+pub(crate) use tables::{OpenTable, check_types, no_table, table_infos};
+pub use ticket::CommitTicket;
+pub(crate) use ticket::Wakers;
+
+/// Most memory that a transaction's read set, or write set, takes, bytes; beyond, it becomes coarser.
+const SET_BYTES: usize = 1 << 20;
 
 /// A read-write transaction: sees its own writes; rolls back when dropped uncommitted. It keeps the database open.
 ///
@@ -49,9 +63,18 @@ pub struct Transaction {
     handle: Arc<Handle>,
     entry: Arc<TxnEntry>,
     durability: Durability,
-    work: Mutex<Work>,
-    turn: Option<ArcRwLockWriteGuard<RawRwLock, ()>>,
-    not_sync: PhantomData<Cell<()>>,
+    isolation: Isolation,
+    lock_timeout: Duration,
+    live: RefCell<LiveView>,
+    reads: RefCell<ReadSet>,
+    /// Whether anything has been read, recorded or not.
+    has_read: Cell<bool>,
+    writes: RefCell<WriteSet>,
+    /// Its before-images, once it has any.
+    versions: OnceCell<Arc<VersionTable>>,
+    work: RefCell<Work>,
+    /// Verification keeps transactions out.
+    _gate: ArcRwLockReadGuard<RawRwLock, ()>,
 }
 
 /// What a transaction remembers besides its chains.
@@ -65,6 +88,8 @@ struct Work {
     /// Those whose creation was taken back.
     unmade: BTreeSet<PartitionId>,
     dropped: Vec<PartitionId>,
+    /// Tables it has locked to drop them, whether or not the drop was taken back since.
+    dropping: Vec<Arc<PartitionHandle>>,
     savepoints: Vec<Mark>,
     next_savepoint: u64,
     failure: Option<String>,
@@ -102,25 +127,49 @@ impl Work {
 }
 
 impl Transaction {
-    pub(crate) fn begin(handle: &Arc<Handle>, options: TransactionOptions) -> Result<Transaction> {
+    pub(crate) fn begin(
+        handle: &Arc<Handle>,
+        options: TransactionOptions,
+        age: Option<u64>,
+    ) -> Result<Transaction> {
         let engine = &handle.engine;
         engine.check_poison()?;
-        let timeout = engine.options.lock_timeout;
-        let turn = engine.turn.try_write_arc_for(timeout).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Conflict,
-                format!("waited {timeout:?} for the turn to write; another transaction or snapshot holds it"),
-            )
+        let lock_timeout = options.lock_timeout.unwrap_or(engine.options.lock_timeout);
+        // Recursive: a thread that has one transaction gets another even when verification is waiting.
+        let gate = engine.gate.try_read_arc_recursive_for(lock_timeout).ok_or_else(|| {
+            Error::new(ErrorKind::Conflict, format!("waited {lock_timeout:?} for a verification to end"))
         })?;
         engine.check_poison()?;
+        let isolation = options.isolation.unwrap_or(engine.options.isolation);
+        let birth = Birth { age, validates: isolation == Isolation::Serializable };
+        let (entry, live) = engine.timeline.begin(birth, engine.storage.monotonic());
         Ok(Transaction {
             handle: handle.clone(),
-            entry: engine.active.begin(),
+            entry,
             durability: options.durability.unwrap_or(engine.options.durability),
-            work: Mutex::default(),
-            turn: Some(turn),
-            not_sync: PhantomData,
+            isolation,
+            lock_timeout,
+            live: RefCell::new(live),
+            reads: RefCell::new(ReadSet::new(SET_BYTES)),
+            has_read: Cell::new(false),
+            writes: RefCell::new(WriteSet::new(SET_BYTES)),
+            versions: OnceCell::new(),
+            work: RefCell::default(),
+            _gate: gate,
         })
+    }
+
+    pub(crate) fn id(&self) -> TxnId {
+        self.entry.id
+    }
+
+    pub(crate) fn age(&self) -> u64 {
+        self.entry.age
+    }
+
+    /// What it sees.
+    pub(crate) fn view(&self) -> Ref<'_, View> {
+        Ref::map(self.live.borrow(), |live| &live.view)
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -129,13 +178,19 @@ impl Transaction {
 
     /// `TransactionEnded` once a failure has left it with nothing to do but roll back.
     pub(crate) fn check_usable(&self) -> Result<()> {
-        self.work.lock().check_usable()
+        if self.entry.is_cancelled() {
+            return Err(Error::new(
+                ErrorKind::Cancelled,
+                "the transaction was cancelled; it can only be rolled back",
+            ));
+        }
+        self.work.borrow().check_usable()
     }
 
     /// Whether rows of the table may be written: what went into a table that is gone would be lost without a word.
     pub(crate) fn check_writable(&self, table: &OpenTable) -> Result<()> {
-        let work = self.work.lock();
-        work.check_usable()?;
+        self.check_usable()?;
+        let work = self.work.borrow();
         let partition = table.handle.partition.id();
         if work.unmade.contains(&partition) || work.dropped.contains(&partition) {
             return Err(Error::new(
@@ -173,6 +228,7 @@ impl Transaction {
         chain: &Chain,
         mut run: impl FnMut() -> Result<T>,
     ) -> Result<T> {
+        self.intend_to_write(table)?;
         let down_to = self.entry.lock().last_lsn(chain.partition);
         let delta = table.delta.load(Ordering::Relaxed);
         let mut attempt = || {
@@ -192,19 +248,19 @@ impl Transaction {
 
     /// The transaction can only be rolled back from here on.
     fn fail(&self, cause: &Error) {
-        self.work.lock().failure.get_or_insert_with(|| cause.to_string());
+        self.work.borrow_mut().failure.get_or_insert_with(|| cause.to_string());
     }
 
     /// Net change of row counts by table id.
     fn deltas(&self) -> BTreeMap<u32, i64> {
-        let work = self.work.lock();
+        let work = self.work.borrow();
         work.tables.values().map(|t| (t.id, t.delta.load(Ordering::Relaxed))).collect()
     }
 
     fn mark(&self) -> Mark {
         let chains = self.entry.lock().chains.iter().map(|c| (c.partition, c.last_lsn)).collect();
         let deltas = self.deltas();
-        let work = self.work.lock();
+        let work = self.work.borrow();
         let (created, dropped) = (work.created.len(), work.dropped.len());
         Mark { id: work.next_savepoint, chains, deltas, created, dropped }
     }
@@ -212,7 +268,7 @@ impl Transaction {
     /// Takes back everything since the mark. A failure leaves the transaction good for nothing but rolling back.
     fn roll_back_to_mark(&self, mark: &Mark) -> Result<()> {
         self.undo_to(&mark.chains).inspect_err(|e| self.fail(e))?;
-        let work = &mut *self.work.lock();
+        let work = &mut *self.work.borrow_mut();
         for table in work.tables.values() {
             table.writes.fetch_add(1, Ordering::Relaxed);
             table.delta.store(mark.deltas.get(&table.id).copied().unwrap_or(0), Ordering::Relaxed);
@@ -240,7 +296,7 @@ impl Transaction {
     pub fn savepoint(&self) -> Result<Savepoint> {
         self.check_usable()?;
         let mark = self.mark();
-        let mut work = self.work.lock();
+        let mut work = self.work.borrow_mut();
         work.next_savepoint += 1;
         let savepoint = Savepoint { transaction: self.entry.id.0, id: mark.id };
         work.savepoints.push(mark);
@@ -253,7 +309,7 @@ impl Transaction {
     pub fn rollback_to(&self, savepoint: Savepoint) -> Result<()> {
         self.check_usable()?;
         let mark = {
-            let mut work = self.work.lock();
+            let mut work = self.work.borrow_mut();
             let at = work
                 .savepoints
                 .iter()
@@ -269,167 +325,16 @@ impl Transaction {
         };
         self.roll_back_to_mark(&mark)
     }
-
-    /// Commits. Durable when it returns, if the durability is `Sync`. `CommitUnknown`: the record was written but the disk failed;
-    /// reopening tells. Any other error: the transaction has been rolled back.
-    pub fn commit(mut self) -> Result<()> {
-        let work = mem::take(self.work.get_mut());
-        self.work.get_mut().ended = true;
-        if let Some(cause) = &work.failure {
-            let error = Error::new(
-                ErrorKind::TransactionEnded,
-                format!("the transaction had failed and was rolled back: {cause}"),
-            );
-            self.abandon(&work.created);
-            return Err(error);
-        }
-        let deltas: Vec<(u32, i64)> = work
-            .tables
-            .values()
-            .map(|t| (t.id, t.delta.load(Ordering::Relaxed)))
-            .filter(|(_, delta)| *delta != 0)
-            .collect();
-        let handle = self.handle.clone();
-        let engine = &handle.engine;
-        if self.entry.lock().chains.is_empty() {
-            rollback::end(engine, &self.entry);
-            for partition in &work.created {
-                // Made, and taken back since.
-                let _poisoned = self.delete_if_unnamed(*partition);
-            }
-            self.turn = None;
-            // What it read may belong to a commit that is not durable yet (hazard H10); a durable answer must not be
-            // taken back, and a weaker one may be only as far as the commits it stands on.
-            return match self.durability {
-                Durability::Sync => wait_for_all_commits(engine),
-                _ => wait_for_readers_prefix(engine),
-            };
-        }
-        // No commit once pages could not be written, though the log still could (F7).
-        let lsn = match engine.check_poison().and_then(|()| self.append_commit(deltas)) {
-            Ok(lsn) => lsn,
-            Err(e) => {
-                self.abandon(&work.created);
-                return Err(e);
-            }
-        };
-        rollback::end(engine, &self.entry);
-        engine.counters.commits.fetch_add(1, Ordering::Relaxed);
-        if !work.dropped.is_empty() || !work.created.is_empty() {
-            // Files go only after the commit that drops them is durable (hazard H11), and before anybody else's turn.
-            make_commit_durable(engine, lsn)?;
-            for partition in work.dropped.iter().chain(&work.created) {
-                // The commit stands whatever happens here; what is left of the file is removed by the next recovery.
-                let _poisoned = self.delete_if_unnamed(*partition);
-            }
-        }
-        self.turn = None;
-        handle.after_commit(self.durability);
-        if self.durability == Durability::Sync { make_commit_durable(engine, lsn) } else { Ok(()) }
-    }
-
-    /// The commit section: the record, the counts and the end of the transaction in one step (hazards H2, H8, H17).
-    fn append_commit(&self, counts: Vec<(u32, i64)>) -> Result<Lsn> {
-        let engine = self.engine();
-        let record = Record::Commit { txn: self.entry.id, micros: engine.storage.now_micros(), counts };
-        let mut payload = Vec::new();
-        record.encode(&mut payload);
-        let mut permit = engine.log.admit_promised(Log::framed_bytes(payload.len()))?;
-        let mut commits = engine.commits.lock();
-        let mut state = self.entry.lock();
-        let lsn = permit.append(&payload)?;
-        state.ended = true;
-        if let Record::Commit { counts, .. } = record {
-            for (table, delta) in counts {
-                let count = commits.counts.entry(table).or_default();
-                *count = count.saturating_add_signed(delta);
-            }
-        }
-        commits.last_lsn = lsn;
-        if self.durability == Durability::Sync {
-            commits.last_sync_lsn = lsn;
-        }
-        Ok(lsn)
-    }
-
-    /// After a commit: a partition that was dropped, or made and lost again to a savepoint, goes.
-    fn delete_if_unnamed(&self, partition: PartitionId) -> Result<()> {
-        let engine = self.engine();
-        let named = recovery::tables(engine)?.iter().any(|(_, row)| row.partition == partition);
-        let open = engine.open_partitions().iter().any(|h| h.partition.id() == partition);
-        if named || !open {
-            return Ok(());
-        }
-        engine.delete_partition(partition).inspect_err(|e| engine.poison(e))
-    }
-
-    /// Rolls back, and says whether that worked (dropping does the same silently).
-    pub fn rollback(mut self) -> Result<()> {
-        let work = mem::take(self.work.get_mut());
-        self.work.get_mut().ended = true;
-        self.abandon(&work.created);
-        self.engine().check_poison()
-    }
-
-    /// Undoes everything. What cannot be undone now is left to recovery: the handle is poisoned (I3).
-    fn abandon(&mut self, created: &[PartitionId]) {
-        let engine = &self.handle.engine;
-        let undone = if self.entry.lock().chains.is_empty() {
-            rollback::end(engine, &self.entry);
-            Ok(())
-        } else {
-            engine
-                .journal
-                .append(&Record::Abort { txn: self.entry.id })
-                .and_then(|_| rollback::roll_back(engine, &self.entry, &mut |_| Ok(())).map(|_| ()))
-        };
-        let failed = |e: Error| e.context(format!("transaction {} could not be rolled back", self.entry.id));
-        match undone {
-            Err(e) => engine.leave_unresolved(&failed(e)),
-            Ok(()) => {
-                if let Err(e) = created.iter().try_for_each(|p| self.delete_if_unnamed(*p)) {
-                    engine.poison(&failed(e));
-                }
-            }
-        }
-        self.turn = None;
-    }
 }
 
 impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.work.get_mut().ended {
             let work = mem::take(self.work.get_mut());
-            self.abandon(&work.created);
+            self.abandon(&work);
         }
     }
 }
 
-fn make_commit_durable(engine: &Engine, lsn: Lsn) -> Result<()> {
-    engine.log.make_durable(lsn).map_err(|e| {
-        let e = Error::from(e);
-        engine.poison(&e);
-        Error::new(
-            ErrorKind::CommitUnknown,
-            format!("the commit may or may not survive; reopen the database to learn which: {e}"),
-        )
-    })
-}
-
-/// Waits until every commit that a reader may see, and that promised to be durable, is durable.
-pub(crate) fn wait_for_readers_prefix(engine: &Engine) -> Result<()> {
-    let lsn = engine.commits.lock().last_sync_lsn;
-    if lsn != Lsn::NEVER {
-        engine.log.make_durable(lsn)?;
-    }
-    Ok(())
-}
-
-/// Returns when every commit so far is durable, whatever its durability.
-fn wait_for_all_commits(engine: &Engine) -> Result<()> {
-    let lsn = engine.commits.lock().last_lsn;
-    if lsn != Lsn::NEVER {
-        engine.log.make_durable(lsn)?;
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests;

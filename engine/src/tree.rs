@@ -28,12 +28,15 @@ use std::sync::Arc;
 
 use hamal_pager::{PageNo, Partition};
 
+use crate::Result;
 use crate::change::Row;
 use crate::ids::TxnId;
 use crate::node;
 use crate::space::Space;
+use crate::transaction::Obstacle;
+use crate::versions::Write;
 
-pub(crate) use copy::LeafCopy;
+pub(crate) use copy::{Eyes, LeafCopy};
 pub(crate) use verify::{PageSet, TreeReport};
 
 /// Root of a partition's user rows: page 2, always an inner node (hazard H15). Its first leaf is page 3.
@@ -52,6 +55,32 @@ pub(crate) enum Decision<'v> {
     /// own, `PageChange::Mark { key, stamp, ghost }`, so that the value is not logged again; its undo is `Undo::Mark`, taken back by
     /// `undo_mark`.)
     Remove(TxnId),
+    /// Nothing can be done yet.
+    Stop(Obstacle),
+}
+
+/// What [`Tree::update`] has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Updated {
+    Written,
+    Kept,
+    /// Nothing: this is in the way.
+    Stopped(Obstacle),
+}
+
+/// A row change in the making. Both are called under the leaf's exclusive latch.
+pub(crate) trait RowChange<'v> {
+    /// Says what to do about the row. May be called again, the leaf having been unlatched in between.
+    fn decide(&mut self, old: Option<Row<'_>>) -> Result<Decision<'v>>;
+
+    /// The change that was decided on is about to be made: nothing can stop it any more.
+    fn commence(&mut self, _old: Option<Row<'_>>, _write: Write) {}
+}
+
+impl<'v, F: FnMut(Option<Row<'_>>) -> Result<Decision<'v>>> RowChange<'v> for F {
+    fn decide(&mut self, old: Option<Row<'_>>) -> Result<Decision<'v>> {
+        self(old)
+    }
 }
 
 /// One B+tree. Cheap to clone.

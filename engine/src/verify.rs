@@ -56,7 +56,7 @@ pub(crate) fn run(
         report.partitions += 1;
         let rows = check_partition(&handle, &mut report, &mut tick)?;
         if let Some((name, id)) = table {
-            let counted = engine.commits.lock().counts.get(&id).copied().unwrap_or(0);
+            let counted = engine.timeline.newest_rows(id);
             if let Some(rows) = rows.filter(|rows| *rows != counted) {
                 let what = format!("table {name:?}: expected {counted} rows by its count, found {rows}");
                 note(&mut report, handle.partition.id(), None, what);

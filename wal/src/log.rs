@@ -197,6 +197,18 @@ impl Log {
         Ok(Permit::new(self, bytes))
     }
 
+    /// Room for `bytes` now if that takes no waiting, no flush and no new segment. For records that nothing depends on, by callers that
+    /// may have room already.
+    pub fn try_admit(&self, bytes: u64) -> Option<Permit<'_>> {
+        self.check_fits_buffer(bytes).and_then(|()| self.group.check()).ok()?;
+        self.budget.speak_for(bytes, 0, self.segments.prepared_end()).ok()?;
+        if !self.ring.try_claim(bytes) {
+            self.budget.give_back(bytes);
+            return None;
+        }
+        Some(Permit::new(self, bytes))
+    }
+
     /// Room for `bytes` out of what was promised: compensation, commit, abort, end, checkpoint records. Never
     /// `LogFull`; the promise itself is given back by [`Log::release`].
     pub fn admit_promised(&self, bytes: u64) -> Result<Permit<'_>> {

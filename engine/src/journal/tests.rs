@@ -32,7 +32,7 @@ fn every_update_promises_what_its_compensation_takes() {
         let chain = f.begin();
         let fresh = [&key[..], b"+"].concat();
         let undo = |author: Author<'_>, key: &[u8], before| {
-            f.tree.undo_row(&f.journal, author, key, before).unwrap();
+            f.tree.undo_row(&f.journal, author, key, before, || ()).unwrap();
         };
         let cases = [
             (
@@ -58,7 +58,7 @@ fn every_update_promises_what_its_compensation_takes() {
                     &f,
                     &chain,
                     || assert!(f.remove(&chain, &key)),
-                    |a| f.tree.undo_mark(&f.journal, a, &key, setup.txn(), false).unwrap(),
+                    |a| f.tree.undo_mark(&f.journal, a, &key, (setup.txn(), false), || ()).unwrap(),
                 ),
             ),
         ];

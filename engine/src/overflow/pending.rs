@@ -51,7 +51,9 @@ pub(crate) fn unlink(journal: &Journal, chain: &Chain, space: &Arc<Space>, refer
     let tree = Tree::new(space, SYSTEM_ROOT);
     let entry = Row { stamp: chain.txn(), ghost: false, overflow: false, value: &[] };
     runs_of(space.partition(), reference, &mut |run| {
-        tree.update(journal, Author::Transaction(chain), &encode_key(run), 0, &mut |old| match old {
+        tree.update(journal, Author::Transaction(chain), &encode_key(run), 0, &mut |old: Option<
+            Row<'_>,
+        >| match old {
             Some(old) if !old.ghost => {
                 let found = format_args!("a run let go of once, found run {} let go of twice", run.first);
                 Err(bad_entry(space, found))
@@ -101,7 +103,7 @@ fn visit(tree: &Tree, read: &mut dyn FnMut(Run, TxnId) -> Result<bool>) -> Resul
     let (mut leaf, mut key) = (LeafCopy::default(), Vec::new());
     let mut from: Option<Vec<u8>> = None;
     loop {
-        tree.leaf_at(from.as_deref(), &mut leaf)?;
+        tree.leaf_at(from.as_deref(), None, &mut leaf)?;
         for index in 0..leaf.len() {
             let row = leaf.row(index);
             if row.ghost {

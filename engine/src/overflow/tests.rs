@@ -2,6 +2,7 @@
 
 mod crash;
 
+use std::collections::BTreeMap;
 use std::io::SeekFrom;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -16,12 +17,12 @@ use super::pending::Freed;
 use super::reference::{List, MAX_INLINE_RUNS, Reference, Runs, index_page};
 use super::run::{allocate, fill};
 use super::*;
-use crate::active::ActiveTable;
 use crate::change::PageChange;
 use crate::ids::TxnId;
 use crate::journal::{Author, Chain, Journal};
 use crate::record::{Record, Undo};
 use crate::space::Space;
+use crate::timeline::Timeline;
 use crate::tree::{PageSet, ROOT, SYSTEM_ROOT, Tree};
 use crate::{ErrorKind, Result};
 
@@ -31,7 +32,7 @@ struct World {
     storage: SimStorage,
     pager: Arc<Pager>,
     journal: Journal,
-    active: ActiveTable,
+    timeline: Timeline,
     space: Arc<Space>,
 }
 
@@ -46,16 +47,16 @@ impl World {
         let journal = Journal::new(log, horizon.clone());
         let partition = pager.create_partition(PARTITION).unwrap();
         Tree::format_partition(&journal, &partition).unwrap();
-        let active = ActiveTable::new(TxnId(1), horizon);
-        World { storage, pager, journal, active, space: Space::new(partition) }
+        let timeline = Timeline::new(TxnId(1), BTreeMap::new(), horizon);
+        World { storage, pager, journal, timeline, space: Space::new(partition) }
     }
 
     fn begin(&self) -> Chain {
-        Chain { entry: self.active.begin(), partition: PARTITION }
+        Chain { entry: self.timeline.begin_unseeing(), partition: PARTITION }
     }
 
     fn commit(&self, chain: &Chain) {
-        self.active.remove(chain.txn());
+        self.timeline.end(&chain.entry, None);
     }
 
     /// What `rollback` does, without an engine.
@@ -76,12 +77,12 @@ impl World {
                 }
                 (Undo::Row { root, before }, PageChange::Row { key, .. }) => {
                     assert_eq!(root, SYSTEM_ROOT);
-                    Tree::new(&self.space, root).undo_row(&self.journal, author, key, before).unwrap();
+                    Tree::new(&self.space, root).undo_row(&self.journal, author, key, before, || ()).unwrap();
                 }
                 other => panic!("an overflow value's chain has no {other:?}"),
             }
         }
-        self.active.remove(chain.txn());
+        self.timeline.end(&chain.entry, None);
     }
 
     fn writer<'w>(&'w self, chain: &'w Chain) -> Writer<'w> {

@@ -5,12 +5,15 @@
 //!     never cross.
 //! I3. A copy is used only while the transaction has written nothing since it was taken; otherwise the end descends again from
 //!     its bound. So a range always shows the transaction's own latest rows.
-//! I4. Reverse walks descend again by the leaf's low fence; nothing is ever latched leftwards (hazard H21).
+//! I4. A serializable transaction has the whole range in its read set from the start, and what was walked of it once the range is
+//!     dropped. So one that is leaked is coarser, never wrong.
+//! I5. Reverse walks descend again by the leaf's low fence; nothing is ever latched leftwards (hazard H21).
 
 use std::ops::Bound;
 
 use crate::raw::RawTable;
 use crate::tree::LeafCopy;
+use crate::validation::RangeId;
 use crate::{Error, Result};
 
 /// Bound on the raw keys.
@@ -38,6 +41,29 @@ pub(crate) struct RawRange<'t> {
     /// Both ends are used: each must mind the other's bound.
     both: bool,
     done: bool,
+    /// Where it is in the transaction's read set.
+    read: Option<RangeId>,
+}
+
+impl Drop for RawRange<'_> {
+    fn drop(&mut self) {
+        let Some(read) = self.read else { return };
+        if self.done {
+            self.table.narrow_read(read, Some(Bound::Unbounded), None);
+        } else {
+            self.table.narrow_read(read, passed(&self.lower), passed(&self.upper));
+        }
+    }
+}
+
+/// How far an end has come that goes on from here: the other way round, it is the bound of what it has walked. An end that has not
+/// moved yet has walked nothing, and its bound encloses nothing.
+fn passed(bound: &KeyBound) -> Option<Bound<&[u8]>> {
+    match bound {
+        Bound::Excluded(key) => Some(Bound::Included(key)),
+        Bound::Included(key) => Some(Bound::Excluded(key)),
+        Bound::Unbounded => None,
+    }
 }
 
 impl<'t> RawRange<'t> {
@@ -51,7 +77,17 @@ impl<'t> RawRange<'t> {
             | (Bound::Excluded(l), Bound::Included(u) | Bound::Excluded(u)) => l == u,
             _ => false,
         };
-        Ok(RawRange { table, lower, upper, front: End::default(), back: End::default(), both: false, done })
+        let read = if done { None } else { table.note_range(as_slice(&lower), as_slice(&upper)) };
+        Ok(RawRange {
+            table,
+            lower,
+            upper,
+            front: End::default(),
+            back: End::default(),
+            both: false,
+            done,
+            read,
+        })
     }
 
     /// Moves to the next row from the front and fills `key` and, where it is wanted, `value` (cleared first); `false` at the end.
@@ -128,7 +164,7 @@ impl<'t> RawRange<'t> {
             Bound::Included(key) | Bound::Excluded(key) => Some(key.as_slice()),
             Bound::Unbounded => None,
         };
-        self.table.tree().leaf_at(from, &mut self.front.leaf)?;
+        self.table.with_eyes(|eyes| self.table.tree().leaf_at(from, Some(eyes), &mut self.front.leaf))?;
         self.front.start = start_index(&self.front.leaf, &self.lower);
         self.front.stop = stop_index(&self.front.leaf, &self.upper);
         self.front.writes = Some(writes);
@@ -137,11 +173,12 @@ impl<'t> RawRange<'t> {
 
     fn descend_back(&mut self, writes: u64) -> Result<()> {
         let tree = self.table.tree();
-        match &self.upper {
-            Bound::Included(key) => tree.leaf_at(Some(key), &mut self.back.leaf)?,
-            Bound::Excluded(key) => tree.leaf_before(Some(key), &mut self.back.leaf)?,
-            Bound::Unbounded => tree.leaf_before(None, &mut self.back.leaf)?,
-        }
+        let (upper, leaf) = (&self.upper, &mut self.back.leaf);
+        self.table.with_eyes(|eyes| match upper {
+            Bound::Included(key) => tree.leaf_at(Some(key), Some(eyes), leaf),
+            Bound::Excluded(key) => tree.leaf_before(Some(key), Some(eyes), leaf),
+            Bound::Unbounded => tree.leaf_before(None, Some(eyes), leaf),
+        })?;
         self.back.start = start_index(&self.back.leaf, &self.lower);
         self.back.stop = stop_index(&self.back.leaf, &self.upper);
         self.back.writes = Some(writes);
@@ -151,6 +188,10 @@ impl<'t> RawRange<'t> {
 
 fn reversed() -> Error {
     Error::invalid("the range's lower bound is above its upper bound")
+}
+
+fn as_slice(bound: &KeyBound) -> Bound<&[u8]> {
+    bound.as_ref().map(Vec::as_slice)
 }
 
 fn set_excluded(bound: &mut KeyBound, key: &[u8]) {

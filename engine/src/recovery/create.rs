@@ -22,7 +22,7 @@ pub(super) fn create(storage: Arc<dyn Storage>, options: Options, lock: Box<dyn 
     let incarnation = 1;
     let log = Log::create(storage.clone(), log_options(&options, options.log_segment_bytes), incarnation)?;
     let page_bytes = options.page_bytes;
-    let layers = Layers::open(&storage, log, pager_options(&options, page_bytes, database_id), TxnId(1))?;
+    let layers = Layers::open(&storage, log, pager_options(&options, page_bytes, database_id))?;
     let master = Master {
         sequence: 0,
         database_id,
@@ -45,6 +45,7 @@ pub(super) fn create(storage: Arc<dyn Storage>, options: Options, lock: Box<dyn 
         page_bytes,
         layers,
         counts: std::collections::BTreeMap::new(),
+        next_txn: TxnId(1),
         next_id: CATALOG.0 + 1,
         lock,
     })?;

@@ -474,7 +474,11 @@ fn a_dropped_table_is_not_listed_by_a_checkpoint_behind_the_record_that_says_so(
     db.handle.engine.take_checkpoint(Effort::Fuzzy).unwrap();
     let recovered = open(&disk.crash_image(CrashMode::KeepAll, 1));
     assert_sound(&recovered);
-    assert_eq!(recovered.handle.engine.commits.lock().counts.len(), 0, "nor is it counted any more");
+    assert_eq!(
+        recovered.handle.engine.timeline.newest_counts(|| Lsn::NEVER).0.len(),
+        0,
+        "nor is it counted any more"
+    );
 }
 
 #[test]
@@ -490,7 +494,7 @@ fn a_statement_that_is_taken_back_whole_keeps_no_log_and_no_promise() {
     let breaks = std::io::Read::chain(&long[..], Broken);
     table.insert_from(b"long", breaks).expect_err("the source breaks");
     assert_eq!(engine.log.promised_bytes(), before);
-    assert!(engine.active.images().is_empty(), "a checkpoint has nothing to keep log for");
+    assert!(engine.timeline.images().is_empty(), "a checkpoint has nothing to keep log for");
     table.put(b"after", b"1").unwrap();
     drop(table);
     let savepoint = tx.savepoint().unwrap();

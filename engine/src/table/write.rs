@@ -76,9 +76,15 @@ impl<'t, K: Key, V: Value> Table<'t, K, V> {
         self.raw().delete(&encode_key::<K>(&key)?)
     }
 
-    /// The key's value, which nobody else can change until this transaction ends.
+    /// The key's value, locked: nobody else can change it, or make it if it is missing, until this transaction ends. Waits for whoever has
+    /// it locked. `Conflict` if it has changed since the transaction's start, unless the transaction has read nothing that has.
     pub fn get_for_update(&mut self, key: K::View<'_>) -> Result<Option<V::Owned>> {
-        self.get(key)
+        let encoded = self.encode_own_key(&key)?;
+        let mut value = Scratch::new();
+        if !self.raw().get_locked(&encoded, &mut value)? {
+            return Ok(None);
+        }
+        self.decode_value(&encoded, &mut value).map(Some)
     }
 
     /// Removes the first row and returns it.

@@ -3,18 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 
 use hamal_pager::PartitionId;
+use hamal_wal::Lsn;
 
 use super::Transaction;
-use crate::catalog::{CATALOG, TableRow, row_place, table_key};
-use crate::change::Row;
+use crate::active::TxnEntry;
+use crate::catalog::{CATALOG, Catalog, TableRow, table_key};
 use crate::engine::{Engine, PartitionHandle};
-use crate::journal::{Author, Chain};
+use crate::journal::Chain;
 use crate::raw::{Owner, RawTable};
-use crate::tree::{Decision, Tree};
-use crate::{Error, ErrorKind, Result, recovery};
+use crate::tree::Tree;
+use crate::{Error, ErrorKind, Result};
 
 /// A table that a transaction or snapshot has opened.
 #[derive(Debug)]
@@ -30,6 +31,36 @@ pub(crate) struct OpenTable {
     pub(crate) delta: AtomicI64,
     /// Bumped by every write of this transaction, so that ranges notice.
     pub(crate) writes: AtomicU64,
+    /// The transaction has told others that it writes to the table.
+    pub(crate) intended: AtomicBool,
+}
+
+impl OpenTable {
+    /// A table with this row in the catalog, whose partition is open; `writer`: the transaction that opens it.
+    pub(crate) fn new(
+        row: TableRow,
+        handle: Arc<PartitionHandle>,
+        writer: Option<&Arc<TxnEntry>>,
+    ) -> OpenTable {
+        OpenTable {
+            id: row.id,
+            key_type: row.key_type,
+            value_type: row.value_type,
+            tree: handle.tree(),
+            chain: writer.map(|entry| Chain { entry: entry.clone(), partition: row.partition }),
+            handle,
+            delta: AtomicI64::new(0),
+            writes: AtomicU64::new(0),
+            intended: AtomicBool::new(false),
+        }
+    }
+
+    /// The catalog, as a table.
+    pub(crate) fn catalog(engine: &Engine, writer: Option<&Arc<TxnEntry>>) -> Result<OpenTable> {
+        let (key_type, value_type) = (String::new(), String::new());
+        let row = TableRow { id: CATALOG.0, partition: CATALOG, key_type, value_type };
+        Ok(OpenTable::new(row, engine.partition(CATALOG)?, writer))
+    }
 }
 
 /// A table, as the catalog has it.
@@ -53,9 +84,17 @@ pub struct TableInfo {
 }
 
 impl Transaction {
-    fn catalog(&self) -> Result<(Tree, Chain)> {
-        let tree = self.engine().partition(CATALOG)?.tree();
-        Ok((tree, Chain { entry: self.entry.clone(), partition: CATALOG }))
+    fn catalog(&self) -> Result<Catalog<'_>> {
+        let open = self.work.borrow().tables.get(&CATALOG.0).cloned();
+        let table = match open {
+            Some(table) => table,
+            None => {
+                let table = Arc::new(OpenTable::catalog(self.engine(), Some(&self.entry))?);
+                self.work.borrow_mut().tables.insert(CATALOG.0, table.clone());
+                table
+            }
+        };
+        Ok(Catalog::new(RawTable::new(Owner::Transaction(self), table)))
     }
 
     /// Opens a table by name. `types`: the key's and value's type names, or `None` to take it as bytes whatever it is.
@@ -68,14 +107,13 @@ impl Transaction {
     ) -> Result<RawTable<'_>> {
         self.check_usable()?;
         {
-            let work = self.work.lock();
+            let work = self.work.borrow();
             if let Some(table) = work.names.get(name).and_then(|id| work.tables.get(id)) {
                 check_types(name, table, types)?;
                 return Ok(RawTable::new(Owner::Transaction(self), table.clone()));
             }
         }
-        let (catalog, _) = self.catalog()?;
-        let found = find_table(&catalog, name)?;
+        let found = self.catalog()?.find(name)?;
         let row = match found {
             Some(row) => row,
             None if create => {
@@ -84,20 +122,9 @@ impl Transaction {
             None => return Err(no_table(name)),
         };
         let handle = self.engine().partition(row.partition)?;
-        let open = || {
-            Arc::new(OpenTable {
-                id: row.id,
-                tree: handle.tree(),
-                chain: Some(Chain { entry: self.entry.clone(), partition: row.partition }),
-                key_type: row.key_type,
-                value_type: row.value_type,
-                handle,
-                delta: AtomicI64::new(0),
-                writes: AtomicU64::new(0),
-            })
-        };
+        let open = || Arc::new(OpenTable::new(row.clone(), handle, Some(&self.entry)));
         let table = {
-            let mut work = self.work.lock();
+            let mut work = self.work.borrow_mut();
             work.names.insert(name.to_owned(), row.id);
             work.tables.entry(row.id).or_insert_with(open).clone()
         };
@@ -106,7 +133,7 @@ impl Transaction {
     }
 
     fn create_table(&self, name: &str, (key_type, value_type): (&str, &str)) -> Result<TableRow> {
-        let key = table_key(name)?;
+        table_key(name)?;
         let engine = self.engine();
         let id = engine.draw_id()?;
         let row = TableRow {
@@ -116,73 +143,64 @@ impl Transaction {
             value_type: value_type.to_owned(),
         };
         let handle = engine.create_partition(row.partition)?;
-        self.work.lock().created.push(row.partition);
+        self.work.borrow_mut().created.push(row.partition);
         Tree::format_partition(&engine.journal, &handle.partition)?;
-        self.write_catalog_row(key, Some(&row.encode()))?;
+        self.catalog()?.write(name, Some(&row))?;
         Ok(row)
-    }
-
-    /// Writes or removes a row of the catalog.
-    fn write_catalog_row(&self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
-        let (tree, chain) = self.catalog()?;
-        let stamp = chain.txn();
-        let row = Row { stamp, ghost: value.is_none(), overflow: false, value: value.unwrap_or_default() };
-        tree.update(&self.engine().journal, Author::Transaction(&chain), key, row.value.len(), &mut |_| {
-            Ok(Decision::Write(row))
-        })?;
-        Ok(())
     }
 
     /// Whether there is a table of this name.
     pub fn has_table(&self, name: &str) -> Result<bool> {
-        Ok(find_table(&self.catalog()?.0, name)?.is_some())
+        Ok(self.catalog()?.find(name)?.is_some())
     }
 
     /// All tables, by name, this transaction's changes included.
     pub fn tables(&self) -> Result<Vec<TableInfo>> {
-        let rows = recovery::tables(self.engine())?;
+        let rows = self.catalog()?.all()?;
+        rows.iter().for_each(|(_, row)| self.note_count(row.id));
         let deltas = self.deltas();
-        table_infos(self.engine(), rows, &deltas)
+        let as_of = self.view().as_of;
+        table_infos(self.engine(), rows, as_of, &deltas)
     }
 
     /// Renames a table. `NotFound`; `AlreadyExists`. Names are 1 to 255 bytes. Open handles to the table stay valid.
     pub fn rename_table(&self, from: &str, to: &str) -> Result<()> {
-        let (catalog, _) = self.catalog()?;
-        let row = find_table(&catalog, from)?.ok_or_else(|| no_table(from))?;
+        let catalog = self.catalog()?;
+        let row = catalog.find(from)?.ok_or_else(|| no_table(from))?;
         table_key(to)?;
         if from == to {
             return Ok(());
         }
-        if find_table(&catalog, to)?.is_some() {
+        if catalog.find(to)?.is_some() {
             return Err(Error::new(ErrorKind::AlreadyExists, format!("there is a table {to:?} already")));
         }
         self.statement(|| {
-            self.write_catalog_row(table_key(from)?, None)?;
-            self.write_catalog_row(table_key(to)?, Some(&row.encode()))
+            catalog.write(from, None)?;
+            catalog.write(to, Some(&row))
         })?;
-        let mut work = self.work.lock();
+        let mut work = self.work.borrow_mut();
         if let Some(id) = work.names.remove(from) {
             work.names.insert(to.to_owned(), id);
         }
         Ok(())
     }
 
-    /// Drops a table and all its rows. Its file goes once the commit is durable. `NotFound`. Open handles to it write no more
+    /// Drops a table and all its rows, once those who have written to it have ended; its file goes once the commit is durable and
+    /// nobody sees the table any more. `NotFound`. Open handles to it write no more
     /// (`NotFound`), unless the drop is rolled back to a savepoint.
     pub fn drop_table(&self, name: &str) -> Result<()> {
-        let (catalog, _) = self.catalog()?;
-        let row = find_table(&catalog, name)?.ok_or_else(|| no_table(name))?;
-        self.statement(|| self.write_catalog_row(table_key(name)?, None))?;
-        let mut work = self.work.lock();
+        let catalog = self.catalog()?;
+        let row = catalog.find(name)?.ok_or_else(|| no_table(name))?;
+        let handle = self.engine().partition(row.partition)?;
+        self.statement(|| {
+            catalog.write(name, None)?;
+            self.lock_table(row.id, &handle)
+        })?;
+        let mut work = self.work.borrow_mut();
         work.names.remove(name);
         work.dropped.push(row.partition);
         Ok(())
     }
-}
-
-pub(crate) fn find_table(catalog: &Tree, name: &str) -> Result<Option<TableRow>> {
-    let row = catalog.get(table_key(name)?, |row| (!row.ghost).then(|| TableRow::of(row)))?.flatten();
-    row.transpose().map_err(|e| e.context(row_place(name)))
 }
 
 pub(crate) fn no_table(name: &str) -> Error {
@@ -208,11 +226,12 @@ pub(crate) fn check_types(name: &str, table: &OpenTable, types: Option<(&str, &s
 pub(crate) fn table_infos(
     engine: &Engine,
     rows: Vec<(String, TableRow)>,
+    as_of: Lsn,
     deltas: &BTreeMap<u32, i64>,
 ) -> Result<Vec<TableInfo>> {
     rows.into_iter()
         .map(|(name, row)| {
-            let committed = engine.commits.lock().counts.get(&row.id).copied().unwrap_or(0);
+            let committed = engine.timeline.rows_as_of(row.id, as_of);
             let delta = deltas.get(&row.id).copied().unwrap_or(0);
             let file_pages = engine.partition(row.partition)?.partition.file_pages();
             Ok(TableInfo {

@@ -1,41 +1,64 @@
 //! Private copies of leaves, for scans: no latch is held while they are read.
 
-use hamal_pager::{PageNo, SharedPage};
+use hamal_pager::{PageNo, SharedPage, header};
 
 use super::Tree;
 use crate::Result;
 use crate::change::Row;
 use crate::ids::TxnId;
 use crate::node::{Damage, Node, Target};
+use crate::versions::{OwnedRow, Seen, Versions};
+use crate::view::View;
 
 /// A private copy of one leaf, and a buffer that is used again. Until [`Tree::leaf_at`] fills it, it has no rows.
 ///
 /// I1. All its cells lie within the copy: that was checked when it was made, so reading it cannot fail.
+/// I2. It shows what its [`Eyes`] saw while the leaf was latched (hazard H7).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LeafCopy {
     page: Vec<u8>,
     page_no: PageNo,
+    /// Rows that look otherwise than in the page, by index.
+    seen: Vec<(usize, Seen, OwnedRow)>,
+}
+
+/// Whose view of a leaf is copied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Eyes<'e> {
+    pub(crate) view: &'e View,
+    pub(crate) versions: &'e Versions,
+    pub(crate) table: u32,
 }
 
 /// What a row looks like that I1 says cannot be.
 const NO_ROW: Row<'static> = Row { stamp: TxnId::NONE, ghost: true, overflow: false, value: &[] };
 
 impl Tree {
-    /// Copies the leaf whose range holds `key` (`None`: the first leaf) into `copy`.
-    pub(crate) fn leaf_at(&self, key: Option<&[u8]>, copy: &mut LeafCopy) -> Result<()> {
+    /// Copies the leaf whose range holds `key` (`None`: the first leaf) into `copy`. Without eyes: as it is.
+    pub(crate) fn leaf_at(
+        &self,
+        key: Option<&[u8]>,
+        eyes: Option<Eyes<'_>>,
+        copy: &mut LeafCopy,
+    ) -> Result<()> {
         let key = key.unwrap_or_default();
         let page = self.leaf_shared(Target::At(key))?;
-        self.copy_leaf(page, copy, |node| node.covers(key))
+        self.copy_leaf(page, eyes, copy, |node| node.covers(key))
     }
 
-    /// Copies the leaf that holds the largest possible key below `key` (`None`: the last leaf) into `copy`.
-    pub(crate) fn leaf_before(&self, key: Option<&[u8]>, copy: &mut LeafCopy) -> Result<()> {
+    /// Copies the leaf that holds the largest possible key below `key` (`None`: the last leaf) into `copy`. Without eyes: as it is.
+    pub(crate) fn leaf_before(
+        &self,
+        key: Option<&[u8]>,
+        eyes: Option<Eyes<'_>>,
+        copy: &mut LeafCopy,
+    ) -> Result<()> {
         let Some(key) = key else {
             let page = self.leaf_shared(Target::Last)?;
-            return self.copy_leaf(page, copy, |node| Ok(node.upper_fence()?.is_empty()));
+            return self.copy_leaf(page, eyes, copy, |node| Ok(node.upper_fence()?.is_empty()));
         };
         let page = self.leaf_shared(Target::Before(key))?;
-        self.copy_leaf(page, copy, |node| {
+        self.copy_leaf(page, eyes, copy, |node| {
             let (lower, upper) = (node.lower_fence()?, node.upper_fence()?);
             Ok((lower < key || key.is_empty()) && (upper.is_empty() || key <= upper))
         })
@@ -45,14 +68,21 @@ impl Tree {
     fn copy_leaf(
         &self,
         page: SharedPage<'_>,
+        eyes: Option<Eyes<'_>>,
         copy: &mut LeafCopy,
         expected: impl FnOnce(Node<'_>) -> Result<bool, Damage>,
     ) -> Result<()> {
         copy.page.clear();
+        copy.seen.clear();
         copy.page.extend_from_slice(page.bytes());
         copy.page_no = page.page_no();
+        let looked = match eyes {
+            Some(eyes) if !eyes.view.sees_all(TxnId(header::max_txn(&copy.page))) => copy.look(eyes),
+            _ => Ok(()),
+        };
         drop(page);
-        let checked = check_cells(&copy.page).and_then(|()| expected(Node::leaf(&copy.page)?));
+        let checked =
+            looked.and_then(|()| check_cells(&copy.page)).and_then(|()| expected(Node::leaf(&copy.page)?));
         match checked {
             Ok(true) => return Ok(()),
             Ok(false) | Err(_) => copy.page.clear(),
@@ -69,6 +99,23 @@ fn check_cells(page: &[u8]) -> Result<(), Damage> {
 }
 
 impl LeafCopy {
+    /// Finds the rows that these eyes see otherwise. The leaf is latched.
+    fn look(&mut self, eyes: Eyes<'_>) -> Result<(), Damage> {
+        let node = Node::leaf(&self.page)?;
+        let (mut key, mut older) = (Vec::new(), OwnedRow::default());
+        for index in 0..node.len() {
+            let row = node.cell(index)?.row;
+            if eyes.view.sees(row.stamp) {
+                continue;
+            }
+            key.clear();
+            node.key(index)?.append_to(&mut key);
+            let seen = eyes.versions.resolve(eyes.view, eyes.table, &key, row, &mut older);
+            self.seen.push((index, seen, std::mem::take(&mut older)));
+        }
+        Ok(())
+    }
+
     fn node(&self) -> Option<Node<'_>> {
         if self.page.is_empty() { None } else { Node::leaf(&self.page).ok() }
     }
@@ -106,9 +153,18 @@ impl LeafCopy {
         }
     }
 
-    /// Row `index`.
+    /// Row `index`; a ghost where its eyes saw none.
     pub(crate) fn row(&self, index: usize) -> Row<'_> {
-        self.node().and_then(|node| node.cell(index).ok()).map_or(NO_ROW, |cell| cell.row)
+        let row = self.node().and_then(|node| node.cell(index).ok()).map_or(NO_ROW, |cell| cell.row);
+        if self.seen.is_empty() {
+            return row;
+        }
+        match self.seen.binary_search_by_key(&index, |seen| seen.0).map(|at| &self.seen[at]) {
+            Err(_) | Ok((_, Seen::Current, _)) => row,
+            Ok((_, Seen::Absent, _)) => NO_ROW,
+            Ok((_, Seen::Revived, _)) => Row { ghost: false, ..row },
+            Ok((_, Seen::Older, older)) => older.as_row(),
+        }
     }
 
     /// The leaf holds keys at or above this (`None`: no bound).

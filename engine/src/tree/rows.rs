@@ -7,19 +7,18 @@ use std::cell::Cell;
 
 use hamal_pager::{ExclusivePage, PageNo};
 
-use super::{Decision, Tree};
+use super::{Decision, RowChange, Tree, Updated};
 use crate::change::{PageChange, Row};
 use crate::ids::TxnId;
 use crate::journal::{Admission, Author, Journal};
 use crate::node::{self, Damage, Node, Room, Target};
 use crate::record::Undo;
+use crate::versions::Write;
 use crate::{Error, Result};
 
 /// How a row change ended.
 enum Outcome {
-    Done {
-        written: bool,
-    },
+    Done(Updated),
     /// The leaf has no room for a value of this length.
     Full {
         value_bytes: usize,
@@ -42,17 +41,17 @@ impl Tree {
         Ok(row.map_err(|damage| self.damaged(page.page_no(), damage))?.map(read))
     }
 
-    /// Calls `decide` with the key's row (ghosts included) under the leaf's exclusive latch and does what it says,
-    /// with one record (and structure changes of their own before, where the leaf is full). `decide` may be called again
-    /// after a structure change; `max_value_bytes` bounds the value it may write. Returns whether anything was written.
+    /// Asks `change` about the key's row (ghosts included) under the leaf's exclusive latch and does what it says,
+    /// with one record (and structure changes of their own before, where the leaf is full). It may be asked again
+    /// after a structure change; `max_value_bytes` bounds the value it may write.
     pub(crate) fn update<'v>(
         &self,
         journal: &Journal,
         author: Author<'_>,
         key: &[u8],
         max_value_bytes: usize,
-        decide: &mut dyn FnMut(Option<Row<'_>>) -> Result<Decision<'v>>,
-    ) -> Result<bool> {
+        change: &mut dyn RowChange<'v>,
+    ) -> Result<Updated> {
         self.check_row_fits(key.len(), max_value_bytes)?;
         let undo_bytes = node::max_value_bytes(self.page_bytes(), key.len());
         let change_bytes = PageChange::row_bytes(key.len(), max_value_bytes);
@@ -60,8 +59,8 @@ impl Tree {
         loop {
             let mut admission = journal.admit(author, 1, change_bytes, undo_bytes)?;
             let mut leaf = self.leaf_exclusive(Target::At(key))?;
-            match self.decide_in(&mut leaf, journal, &mut admission, author, key, decide)? {
-                Outcome::Done { written } => return Ok(written),
+            match self.change_in(&mut leaf, journal, &mut admission, author, key, change)? {
+                Outcome::Done(updated) => return Ok(updated),
                 Outcome::Full { value_bytes } => {
                     self.check_row_fits(key.len(), value_bytes)?;
                     drop((leaf, admission));
@@ -86,14 +85,14 @@ impl Tree {
         Ok(())
     }
 
-    fn decide_in<'v>(
+    fn change_in<'v>(
         &self,
         leaf: &mut ExclusivePage<'_>,
         journal: &Journal,
         admission: &mut Admission<'_>,
         author: Author<'_>,
         key: &[u8],
-        decide: &mut dyn FnMut(Option<Row<'_>>) -> Result<Decision<'v>>,
+        making: &mut dyn RowChange<'v>,
     ) -> Result<Outcome> {
         let page_no = leaf.page_no();
         let damaged = |damage| self.damaged(page_no, damage);
@@ -103,21 +102,24 @@ impl Tree {
             Ok(slot) => Some(node.cell(slot).map_err(damaged)?.row),
             Err(_) => None,
         };
-        let row = match (decide(before)?, before) {
+        let row = match (making.decide(before)?, before) {
             (Decision::Write(row), _) => row,
-            (Decision::Remove(stamp), Some(before)) => {
-                let undo = Undo::Mark { root: self.root, stamp: before.stamp, ghost: before.ghost };
+            (Decision::Remove(stamp), Some(row)) => {
+                let undo = Undo::Mark { root: self.root, stamp: row.stamp, ghost: row.ghost };
                 let change = PageChange::Mark { key, stamp, ghost: true };
+                making.commence(Some(row), Write::Remove);
                 write_row(leaf, journal, admission, author, change, &undo)?;
-                return Ok(Outcome::Done { written: true });
+                return Ok(Outcome::Done(Updated::Written));
             }
-            (Decision::Keep, _) | (Decision::Remove(_), None) => return Ok(Outcome::Done { written: false }),
+            (Decision::Keep, _) | (Decision::Remove(_), None) => return Ok(Outcome::Done(Updated::Kept)),
+            (Decision::Stop(obstacle), _) => return Ok(Outcome::Done(Updated::Stopped(obstacle))),
         };
         let room = node::plan_row(node, key, found, row.value.len()).map_err(damaged)?;
         if matches!(room, Room::Full { .. }) {
             return Ok(Outcome::Full { value_bytes: row.value.len() });
         }
         node::check_growth(node, key, row.value.len(), room).map_err(damaged)?;
+        making.commence(before, Write::Put);
         let change = PageChange::Row { key, row };
         let mut value = BEFORE.take();
         value.clear();
@@ -126,17 +128,18 @@ impl Tree {
             before.map(|Row { stamp, ghost, overflow, .. }| Row { stamp, ghost, overflow, value: &value });
         write_row(leaf, journal, admission, author, change, &Undo::Row { root: self.root, before })?;
         BEFORE.set(value);
-        Ok(Outcome::Done { written: true })
+        Ok(Outcome::Done(Updated::Written))
     }
 
     /// Takes a row change back: writes `before` (or a settled ghost) by a compensation record. Needs no space, never
-    /// splits (hazard H5).
+    /// splits (hazard H5). `restored` is called before the leaf is unlatched.
     pub(crate) fn undo_row(
         &self,
         journal: &Journal,
         author: Author<'_>,
         key: &[u8],
         before: Option<Row<'_>>,
+        restored: impl FnOnce(),
     ) -> Result<()> {
         let ghost = Row { stamp: TxnId::NONE, ghost: true, overflow: false, value: &[] };
         let change = PageChange::Row { key, row: before.unwrap_or(ghost) };
@@ -144,23 +147,26 @@ impl Tree {
         let mut leaf = self.leaf_exclusive(Target::At(key))?;
         check_undo(&leaf, key, before).map_err(|damage| self.damaged(leaf.page_no(), damage))?;
         journal.write(&mut admission, author, &mut [(&mut leaf, change)], None)?;
+        restored();
         Ok(())
     }
 
-    /// Takes a removal back: gives the row its old stamp and ghost flag by a compensation record.
+    /// Takes a removal back: gives the row its old stamp and ghost flag by a compensation record. `restored` is called before the leaf
+    /// is unlatched.
     pub(crate) fn undo_mark(
         &self,
         journal: &Journal,
         author: Author<'_>,
         key: &[u8],
-        stamp: TxnId,
-        ghost: bool,
+        (stamp, ghost): (TxnId, bool),
+        restored: impl FnOnce(),
     ) -> Result<()> {
         let change = PageChange::Mark { key, stamp, ghost };
         let mut admission = journal.admit(author, 1, change.encoded_bytes(), 0)?;
         let mut leaf = self.leaf_exclusive(Target::At(key))?;
         check_undo(&leaf, key, None).map_err(|damage| self.damaged(leaf.page_no(), damage))?;
         journal.write(&mut admission, author, &mut [(&mut leaf, change)], None)?;
+        restored();
         Ok(())
     }
 

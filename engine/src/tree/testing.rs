@@ -1,5 +1,6 @@
 //! A partition with a log on the simulated disk, for tests of trees.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -8,11 +9,12 @@ use hamal_storage::sim::SimStorage;
 use hamal_wal::{Log, LogOptions};
 
 use super::{Decision, PageSet, ROOT, SYSTEM_ROOT, Tree, TreeReport};
-use crate::active::ActiveTable;
 use crate::change::Row;
 use crate::ids::TxnId;
 use crate::journal::{Author, Chain, Journal};
 use crate::space::Space;
+use crate::timeline::Timeline;
+use crate::tree::Updated;
 
 pub(crate) const PARTITION: PartitionId = PartitionId(7);
 pub(crate) const LOG: LogOptions =
@@ -22,7 +24,7 @@ pub(crate) struct Fixture {
     pub(crate) storage: SimStorage,
     pub(crate) pager: Arc<Pager>,
     pub(crate) journal: Journal,
-    pub(crate) active: ActiveTable,
+    pub(crate) timeline: Timeline,
     pub(crate) space: Arc<Space>,
     pub(crate) tree: Tree,
 }
@@ -39,37 +41,37 @@ impl Fixture {
         let options = PagerOptions { page_bytes, cache_bytes, database_id: 0xda7a, batch_pages: 16 };
         let pager = Pager::open(Arc::new(storage.clone()), Arc::clone(&log) as _, options).unwrap();
         let horizon = Arc::new(AtomicU64::new(1));
-        let active = ActiveTable::new(TxnId(1), Arc::clone(&horizon));
+        let timeline = Timeline::new(TxnId(1), BTreeMap::new(), Arc::clone(&horizon));
         let journal = Journal::new(log, horizon);
         let partition = pager.create_partition(PARTITION).unwrap();
         Tree::format_partition(&journal, &partition).unwrap();
         let space = Space::new(partition);
         space.check_header().unwrap();
         let tree = Tree::new(&space, ROOT);
-        Fixture { storage, pager, journal, active, space, tree }
+        Fixture { storage, pager, journal, timeline, space, tree }
     }
 
     /// Begins a transaction.
     pub(crate) fn begin(&self) -> Chain {
-        Chain { entry: self.active.begin(), partition: PARTITION }
+        Chain { entry: self.timeline.begin_unseeing(), partition: PARTITION }
     }
 
     /// Ends one: its rows are settled as soon as all older ones have ended.
     pub(crate) fn end(&self, chain: &Chain) {
         let promised = chain.entry.lock().promised_bytes;
         self.journal.log.release(promised);
-        self.active.remove(chain.txn());
+        self.timeline.end(&chain.entry, None);
     }
 
     pub(crate) fn put(&self, chain: &Chain, key: &[u8], value: &[u8]) {
         let row = Row { stamp: chain.txn(), ghost: false, overflow: false, value };
         let written = self
             .tree
-            .update(&self.journal, Author::Transaction(chain), key, value.len(), &mut |_| {
+            .update(&self.journal, Author::Transaction(chain), key, value.len(), &mut |_: Option<Row<'_>>| {
                 Ok(Decision::Write(row))
             })
             .unwrap();
-        assert!(written);
+        assert_eq!(written, Updated::Written);
     }
 
     /// Whether there was a row to remove.
@@ -78,6 +80,7 @@ impl Fixture {
             Ok(if row.is_some_and(|row| !row.ghost) { Decision::Remove(chain.txn()) } else { Decision::Keep })
         };
         self.tree.update(&self.journal, Author::Transaction(chain), key, 0, decide).unwrap()
+            == Updated::Written
     }
 
     /// The value, unless it is missing or a ghost.

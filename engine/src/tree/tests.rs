@@ -49,7 +49,7 @@ fn scan(tree: &Tree) -> Model {
     let mut forward = Vec::new();
     let (mut copy, mut from) = (LeafCopy::default(), None::<Vec<u8>>);
     loop {
-        tree.leaf_at(from.as_deref(), &mut copy).unwrap();
+        tree.leaf_at(from.as_deref(), None, &mut copy).unwrap();
         forward.extend(rows(&copy));
         match copy.upper_fence() {
             None => break,
@@ -58,7 +58,7 @@ fn scan(tree: &Tree) -> Model {
     }
     let (mut backward, mut below) = (Vec::new(), None::<Vec<u8>>);
     loop {
-        tree.leaf_before(below.as_deref(), &mut copy).unwrap();
+        tree.leaf_before(below.as_deref(), None, &mut copy).unwrap();
         backward.extend(rows(&copy).into_iter().rev());
         match copy.lower_fence() {
             None => break,
@@ -239,7 +239,7 @@ fn taking_back_never_splits_and_leaves_what_was_there_before() {
         for (key, value, stamp, ghost) in undo.into_iter().rev() {
             let stamp = TxnId(stamp);
             let before = value.as_deref().map(|value| Row { stamp, ghost, overflow: false, value });
-            f.tree.undo_row(&f.journal, Author::Rollback(&mine, Lsn::NEVER), &key, before).unwrap();
+            f.tree.undo_row(&f.journal, Author::Rollback(&mine, Lsn::NEVER), &key, before, || ()).unwrap();
         }
         assert_eq!(f.space.splits.load(std::sync::atomic::Ordering::Relaxed), splits, "seed {seed}");
         f.end(&mine);
@@ -261,12 +261,14 @@ fn a_removal_is_taken_back_with_its_stamp() {
     assert!(f.remove(&txn, b"k"));
     assert_eq!(f.get(b"k"), None);
     let mut copy = LeafCopy::default();
-    f.tree.leaf_at(Some(b"k"), &mut copy).unwrap();
+    f.tree.leaf_at(Some(b"k"), None, &mut copy).unwrap();
     assert_eq!((copy.row(0).ghost, copy.row(0).value, copy.max_txn()), (true, &b"value"[..], txn.txn()));
-    f.tree.undo_mark(&f.journal, Author::Rollback(&txn, Lsn::NEVER), b"k", base.txn(), false).unwrap();
+    f.tree
+        .undo_mark(&f.journal, Author::Rollback(&txn, Lsn::NEVER), b"k", (base.txn(), false), || ())
+        .unwrap();
     let row = f.tree.get(b"k", |row| (row.stamp, row.ghost, row.value.to_vec())).unwrap();
     assert_eq!(row, Some((base.txn(), false, b"value".to_vec())));
-    let missing = f.tree.undo_row(&f.journal, Author::Rollback(&txn, Lsn::NEVER), b"other", None);
+    let missing = f.tree.undo_row(&f.journal, Author::Rollback(&txn, Lsn::NEVER), b"other", None, || ());
     assert_eq!(missing.unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
@@ -347,7 +349,9 @@ fn a_full_disk_fails_one_insert_and_nothing_else() {
     let txn = f.begin();
     let put = |number: u64| {
         let row = Row { stamp: txn.txn(), ghost: false, overflow: false, value: &[5; 200] };
-        f.tree.update(&f.journal, Author::Transaction(&txn), &number.to_be_bytes(), 200, &mut |_| {
+        f.tree.update(&f.journal, Author::Transaction(&txn), &number.to_be_bytes(), 200, &mut |_: Option<
+            Row<'_>,
+        >| {
             Ok(Decision::Write(row))
         })
     };
@@ -379,9 +383,11 @@ fn a_poisoned_cache_full_of_dirty_pages_ends_every_descent() {
     let put = |number: u64| {
         let row = Row { stamp: txn.txn(), ghost: false, overflow: false, value: &[5; 900] };
         let key = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
-        f.tree.update(&f.journal, Author::Transaction(&txn), &key, 900, &mut |_| Ok(Decision::Write(row)))
+        f.tree.update(&f.journal, Author::Transaction(&txn), &key, 900, &mut |_: Option<Row<'_>>| {
+            Ok(Decision::Write(row))
+        })
     };
-    (0..2_000).for_each(|number| assert!(put(number).unwrap()));
+    (0..2_000).for_each(|number| assert_eq!(put(number).unwrap(), Updated::Written));
     while f.pager.write_back(f.journal.log.tail(), 1_000).unwrap() > 0 {}
     let fault = Fault::new(FaultKind::Eio, When::Nth(1), Repeat::Forever);
     f.storage.inject(fault.only(&[Operation::Write]).on("doublewrite"));
@@ -487,10 +493,10 @@ fn damaged_pages_give_errors_never_panics_or_endless_descents() {
             let row = Row { stamp: txn.txn(), ghost: false, overflow: false, value: &[9; 120] };
             let results = [
                 f.tree.get(&key, |_| ()).map(|_| ()),
-                f.tree.leaf_at(Some(&key), &mut copy),
-                f.tree.leaf_before(Some(&key), &mut copy),
+                f.tree.leaf_at(Some(&key), None, &mut copy),
+                f.tree.leaf_before(Some(&key), None, &mut copy),
                 f.tree
-                    .update(&f.journal, Author::Transaction(&txn), &key, 120, &mut |_| {
+                    .update(&f.journal, Author::Transaction(&txn), &key, 120, &mut |_: Option<Row<'_>>| {
                         Ok(Decision::Write(row))
                     })
                     .map(|_| ()),
@@ -537,8 +543,8 @@ fn a_leaf_does_not_answer_for_keys_beyond_its_fences() {
         corrupt(f.tree.get(&key, |_| ()).map(|_| ()));
         let keep = &mut |_: Option<Row<'_>>| Ok(Decision::Keep);
         corrupt(f.tree.update(&f.journal, Author::Transaction(&txn), &key, 9, keep).map(|_| ()));
-        corrupt(f.tree.undo_row(&f.journal, undo, &key, None));
-        corrupt(f.tree.undo_mark(&f.journal, undo, &key, txn.txn(), false));
+        corrupt(f.tree.undo_row(&f.journal, undo, &key, None, || ()));
+        corrupt(f.tree.undo_mark(&f.journal, undo, &key, (txn.txn(), false), || ()));
     }
     assert_eq!(f.get(&row), Some(vec![1; 60]));
     assert_eq!(f.get(&key(399)), Some(vec![1; 60]));
@@ -618,7 +624,7 @@ fn a_page_that_is_its_own_child_or_a_childs_twin_is_damage_and_not_waited_for() 
     };
 
     level_1(&f, ROOT, [ROOT, leaf]);
-    corrupt(update(1));
+    corrupt(update(1).map(|_| true));
     corrupt(f.tree.split(&f.journal, Wanted::Row { key: b"a", value_bytes: 4000 }, 0, 0).map(|()| true));
 
     level_1(&f, ROOT, [leaf, leaf]);

@@ -95,7 +95,7 @@ fn examine(db: &Database, states: &States, context: &str) {
         let handle = engine.partition(hamal_pager::PartitionId(info.partition)).unwrap();
         assert_ne!(handle.partition.id(), CATALOG);
         let (mut leaf, mut references) = (LeafCopy::default(), Vec::new());
-        handle.tree().leaf_at(None, &mut leaf).unwrap();
+        handle.tree().leaf_at(None, None, &mut leaf).unwrap();
         for row in (0..leaf.len()).map(|index| leaf.row(index)) {
             if row.overflow && !row.ghost {
                 references.push(row.value.to_vec());

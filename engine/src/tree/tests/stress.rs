@@ -67,7 +67,7 @@ fn write(f: &Fixture, shape: Shape, writer: u64, seed: u64) -> BTreeMap<Vec<u8>,
                     overflow: false,
                     value,
                 });
-                f.tree.undo_row(&f.journal, Author::Rollback(&txn, Lsn::NEVER), &key, before).unwrap();
+                f.tree.undo_row(&f.journal, Author::Rollback(&txn, Lsn::NEVER), &key, before, || ()).unwrap();
             }
             _ => assert_eq!(f.get(&key).as_ref(), model.get(&key), "seed {seed}"),
         }
@@ -89,7 +89,7 @@ fn read(f: &Fixture, shape: Shape, done: &AtomicBool, seed: u64) {
         let mut from = key(&mut rng, shape, 0);
         last.clear();
         for _ in 0..5 {
-            f.tree.leaf_at(Some(&from), &mut copy).unwrap();
+            f.tree.leaf_at(Some(&from), None, &mut copy).unwrap();
             for index in copy.lower_bound(&from)..copy.len() {
                 next.clear();
                 copy.key_into(index, &mut next);
@@ -101,7 +101,7 @@ fn read(f: &Fixture, shape: Shape, done: &AtomicBool, seed: u64) {
         }
         let mut below = key(&mut rng, shape, 1);
         for _ in 0..5 {
-            f.tree.leaf_before(Some(&below), &mut copy).unwrap();
+            f.tree.leaf_before(Some(&below), None, &mut copy).unwrap();
             let Some(fence) = copy.lower_fence() else { break };
             assert!(fence < &below[..], "seed {seed}");
             below = fence.to_vec();

@@ -1,0 +1,236 @@
+//! How a transaction ends.
+//!
+//! A commit: check the reads against what has been published so far; then, in one step of the timeline, check them against what came
+//! meanwhile, reserve the commit record, and let everybody see it (hazard H8); then wait until the record is durable, if that was
+//! promised. A rollback: undo everything, then leave the timeline.
+
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hamal_wal::{Log, Lsn};
+
+use super::conflict::overtaken;
+use super::{Transaction, Work};
+use crate::catalog::CATALOG;
+use crate::engine::Engine;
+use crate::graves::Grave;
+use crate::options::{Durability, Isolation};
+use crate::record::Record;
+use crate::timeline::Committing;
+use crate::validation::History;
+use crate::{Error, ErrorKind, Result, rollback};
+
+impl Transaction {
+    /// Commits. Durable when it returns, if the durability is `Sync`. `Conflict`: a commit since the transaction's start has changed what
+    /// it read. `CommitUnknown`: the record was written but the disk failed; reopening tells. Any error but `CommitUnknown`: the
+    /// transaction has been rolled back.
+    pub fn commit(mut self) -> Result<()> {
+        let lsn = self.commit_reserved()?;
+        let engine = self.engine();
+        if self.durability == Durability::Sync && lsn != Lsn::NEVER {
+            make_commit_durable(engine, lsn)?;
+        }
+        engine.tidy();
+        Ok(())
+    }
+
+    /// Commits, but for making it durable: that is so once the record at the LSN is, which an empty transaction has read from (hazard
+    /// H10); [`Lsn::NEVER`]: there is nothing to wait for.
+    pub(super) fn commit_reserved(&mut self) -> Result<Lsn> {
+        let work = mem::take(self.work.get_mut());
+        self.work.get_mut().ended = true;
+        let usable = match (&work.failure, self.entry.is_cancelled()) {
+            (Some(cause), _) => Err(Error::new(
+                ErrorKind::TransactionEnded,
+                format!("the transaction had failed and was rolled back: {cause}"),
+            )),
+            (None, true) => {
+                Err(Error::new(ErrorKind::Cancelled, "the transaction was cancelled and rolled back"))
+            }
+            (None, false) => Ok(()),
+        };
+        if let Err(e) = usable {
+            self.abandon(&work);
+            return Err(e);
+        }
+        if self.entry.lock().chains.is_empty() {
+            return Ok(self.end_empty(&work));
+        }
+        // No commit once pages could not be written, though the log still could (F7).
+        let lsn = match self.engine().check_poison().and_then(|()| self.append_commit(&work)) {
+            Ok(lsn) => lsn,
+            Err(e) => {
+                self.abandon(&work);
+                return Err(e);
+            }
+        };
+        let handle = self.handle.clone();
+        let engine = &handle.engine;
+        rollback::give_back_promise(engine, &self.entry);
+        engine.counters.commits.fetch_add(1, Ordering::Relaxed);
+        self.let_go(&work);
+        if self.versions.get().is_some() {
+            engine.timeline.retire(self.entry.id);
+        }
+        let gone = work.dropped.iter().chain(work.created.iter().filter(|p| work.unmade.contains(p)));
+        engine.graves.dig(gone.map(|partition| Grave { partition: *partition, dropper: self.entry.id, lsn }));
+        handle.after_commit(self.durability);
+        Ok(lsn)
+    }
+
+    /// Nothing was written. Returns the commit to wait for.
+    fn end_empty(&mut self, work: &Work) -> Lsn {
+        let engine = &self.handle.engine;
+        let as_of = self.live.get_mut().view.as_of;
+        if self.durability != Durability::Sync {
+            engine.timeline.acknowledge(as_of);
+        }
+        self.finish();
+        self.let_go(work);
+        let gone = work.created.iter();
+        engine.graves.dig(gone.map(|partition| Grave {
+            partition: *partition,
+            dropper: self.entry.id,
+            lsn: Lsn::NEVER,
+        }));
+        as_of
+    }
+
+    /// The commit section: everything that is decided about a commit, in one step (hazards H2, H8, H17).
+    fn append_commit(&mut self, work: &Work) -> Result<Lsn> {
+        let engine = &self.handle.engine;
+        let counts: Vec<(u32, i64)> = work
+            .tables
+            .values()
+            .map(|t| (t.id, t.delta.load(Ordering::Relaxed)))
+            .filter(|(table, delta)| *delta != 0 && *table != CATALOG.0)
+            .collect();
+        let record = Record::Commit {
+            txn: self.entry.id,
+            micros: engine.storage.now_micros(),
+            counts: counts.clone(),
+        };
+        let mut payload = Vec::new();
+        record.encode(&mut payload);
+        let mut permit = engine.log.admit_promised(Log::framed_bytes(payload.len()))?;
+        let live = self.live.get_mut();
+        let validates = self.isolation == Isolation::Serializable;
+        let reads = self.reads.get_mut().prepare();
+        let refused = |overlap| {
+            engine.counters.overtaken.fetch_add(1, Ordering::Relaxed);
+            overtaken(&overlap)
+        };
+        // Most of the checking is done here, where it holds up nobody.
+        let mut seen_up_to = live.view.as_of;
+        if validates && !reads.is_empty() {
+            let later = engine.timeline.with_history(|history| history.after(&reads, seen_up_to));
+            let later = later.map_err(refused)?;
+            later.check(&reads).map_err(refused)?;
+            seen_up_to = later.seen_up_to;
+        }
+        if let Some(scheduler) = engine.storage.scheduler() {
+            scheduler.pause("between validation and commit");
+        }
+        let check = |history: &History| {
+            if !validates || reads.is_empty() {
+                return Ok(());
+            }
+            history.after(&reads, seen_up_to).and_then(|later| later.check(&reads)).map_err(refused)
+        };
+        let reserve = || {
+            let lsn = permit.append(&payload)?;
+            for handle in work.dropping.iter().filter(|h| work.dropped.contains(&h.partition.id())) {
+                handle.dropped.store(true, Ordering::SeqCst);
+            }
+            Ok(lsn)
+        };
+        let writes = self.writes.get_mut();
+        let mut publish = || Arc::new(writes.publish(counts.iter().map(|(table, _)| *table)));
+        // Outside of the section, if it is likely to be needed.
+        let mut published = engine.timeline.has_other_validators(live).then(&mut publish);
+        let what = Committing {
+            counts: &counts,
+            publish: &mut || published.take().unwrap_or_else(&mut publish),
+            exposed: self.durability != Durability::Sync,
+        };
+        engine.timeline.commit(&self.entry, live, check, reserve, what)
+    }
+
+    /// Leaves the timeline without a commit.
+    fn finish(&self) {
+        let engine = self.engine();
+        rollback::give_back_promise(engine, &self.entry);
+        engine.timeline.end(&self.entry, Some(&*self.live.borrow()));
+    }
+
+    /// It is over, and out of the timeline: whoever waits for it goes on.
+    fn let_go(&self, work: &Work) {
+        let engine = self.engine();
+        let locked = mem::take(&mut self.entry.lock().locked);
+        engine.row_locks.release(self.entry.id, &locked);
+        for handle in &work.dropping {
+            // Whoever comes now asks whether the table is still there.
+            handle.dropper.store(0, Ordering::SeqCst);
+        }
+        engine.waits.ended(self.entry.id);
+    }
+
+    /// Rolls back, and says whether that worked (dropping does the same silently).
+    pub fn rollback(mut self) -> Result<()> {
+        let work = mem::take(self.work.get_mut());
+        self.work.get_mut().ended = true;
+        self.abandon(&work);
+        self.engine().check_poison()
+    }
+
+    /// Undoes everything. What cannot be undone now is left to recovery: the handle is poisoned (I3).
+    pub(super) fn abandon(&mut self, work: &Work) {
+        let engine = &self.handle.engine;
+        let undone = if self.entry.lock().chains.is_empty() {
+            Ok(())
+        } else {
+            engine
+                .journal
+                .append(&Record::Abort { txn: self.entry.id })
+                .and_then(|_| rollback::roll_back(engine, &self.entry, &mut |_| Ok(())).map(|_| ()))
+        };
+        let failed = |e: Error| e.context(format!("transaction {} could not be rolled back", self.entry.id));
+        match undone {
+            // It stays in the timeline: what it wrote stays locked, and nobody sees it.
+            Err(e) => engine.leave_unresolved(&failed(e)),
+            Ok(()) => {
+                self.finish();
+                engine.versions.forget(self.entry.id);
+                let gone = work.created.iter();
+                engine.graves.dig(gone.map(|partition| Grave {
+                    partition: *partition,
+                    dropper: self.entry.id,
+                    lsn: Lsn::NEVER,
+                }));
+            }
+        }
+        self.let_go(work);
+        engine.tidy();
+    }
+}
+
+/// Waits until the commit at `lsn` is durable.
+pub(super) fn make_commit_durable(engine: &Engine, lsn: Lsn) -> Result<()> {
+    engine.counters.commits_waited.fetch_add(1, Ordering::Relaxed);
+    let done = engine.log.make_durable(lsn).map_err(|e| {
+        let e = Error::from(e);
+        engine.poison(&e);
+        unknown(&e)
+    });
+    engine.durable_moved();
+    done
+}
+
+/// The error of a commit whose record is in the log, but cannot be made durable.
+pub(super) fn unknown(cause: &Error) -> Error {
+    Error::new(
+        ErrorKind::CommitUnknown,
+        format!("the commit may or may not survive; reopen the database to learn which: {cause}"),
+    )
+}

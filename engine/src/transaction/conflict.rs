@@ -1,0 +1,241 @@
+//! Where transactions meet: what stands in a write's way, waiting for it, and moving the view forward.
+//!
+//! I1. What stands in the way is found under the exclusive latch of the key's leaf, and nothing waits there: the write lets go of
+//!     everything, overcomes the obstacle here, and starts again (hazard H16).
+//! I2. The view moves forward only if nothing that was read has changed up to then, so all that was read is of the new view too
+//!     (hazard H18).
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{OpenTable, Transaction};
+use crate::change::Row;
+use crate::engine::PartitionHandle;
+use crate::ids::TxnId;
+use crate::options::Isolation;
+use crate::validation::{History, Overlap, RangeId};
+use crate::versions::{Write, must_keep};
+use crate::waits::{LockKey, Waited, Waiter};
+use crate::{Error, ErrorKind, Result};
+
+/// What a write is about to do with its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Writes whatever is there.
+    Blind,
+    /// Its answer, or what it does, depends on what is there: it must be what the view sees.
+    Reads,
+}
+
+/// Why a write cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// This transaction has locked the key.
+    Locked(TxnId),
+    /// A commit that the view does not see has changed the key.
+    Overtaken,
+}
+
+impl Transaction {
+    /// What stands in the way of access to a key whose row is `row`. The key's leaf is latched exclusively.
+    pub(crate) fn obstacle(
+        &self,
+        table: u32,
+        key: &[u8],
+        row: Option<Row<'_>>,
+        access: Access,
+    ) -> Option<Obstacle> {
+        let timeline = &self.engine().timeline;
+        let unseen = row.map(|row| row.stamp).filter(|stamp| !self.view().sees(*stamp));
+        if let Some(holder) = unseen.filter(|stamp| timeline.is_active(*stamp)) {
+            return Some(Obstacle::Locked(holder));
+        }
+        if let Some(holder) = self.engine().row_locks.holder(table, key)
+            && holder != self.entry.id
+            && timeline.is_active(holder)
+        {
+            return Some(Obstacle::Locked(holder));
+        }
+        let overtaken =
+            unseen.is_some() && (access == Access::Reads || self.isolation == Isolation::Snapshot);
+        overtaken.then_some(Obstacle::Overtaken)
+    }
+
+    /// Waits until a locked key may be free, or moves the view forward past what has overtaken it.
+    pub(crate) fn overcome(&self, obstacle: Obstacle, table: u32, key: &[u8]) -> Result<()> {
+        match obstacle {
+            Obstacle::Locked(holder) => self.wait_for(holder, lock_key(table, key), || {
+                format!("a row of table {table} that transaction {holder} has locked")
+            }),
+            Obstacle::Overtaken => self.advance(),
+        }
+    }
+
+    /// The key is not going to be locked after all: those who queue behind this transaction need not wait for its end.
+    pub(crate) fn gave_up(&self, table: u32, key: &[u8]) {
+        self.engine().waits.gave_up(self.entry.id, lock_key(table, key));
+    }
+
+    fn wait_for(&self, holder: TxnId, key: LockKey, what: impl Fn() -> String) -> Result<()> {
+        let engine = self.engine();
+        let waiter = Waiter { id: self.entry.id, age: self.entry.age };
+        // Asked once the waiter is known, so that a cancellation either wakes it or is seen here.
+        let must_wait = |id| engine.timeline.is_active(id) && !self.entry.is_cancelled();
+        let waited = engine.waits.wait(waiter, holder, key, self.lock_timeout, &must_wait);
+        match waited {
+            Waited::Again => self.check_usable(),
+            Waited::Deadlock => Err(conflict(format!("a deadlock, broken here; it waited for {}", what()))),
+            Waited::TimedOut => Err(conflict(format!("waited {:?} for {}", self.lock_timeout, what()))),
+            Waited::Cancelled => Err(Error::new(
+                ErrorKind::Cancelled,
+                format!("the transaction was cancelled while it waited for {}", what()),
+            )),
+        }
+    }
+
+    /// Makes the view that of now. `Conflict` if something that was read has changed since.
+    fn advance(&self) -> Result<()> {
+        let engine = self.engine();
+        let mut live = self.live.borrow_mut();
+        let as_of = live.view.as_of;
+        let mut reads = self.reads.borrow_mut();
+        let reads = reads.prepare();
+        let check = |history: &History| match self.isolation {
+            Isolation::Serializable => {
+                history.after(&reads, as_of).and_then(|later| later.check(&reads)).map_err(|o| overtaken(&o))
+            }
+            // Reads are not recorded.
+            Isolation::Snapshot if self.has_read.get() => {
+                Err(conflict("a row to be written was changed by a commit since the transaction's start"))
+            }
+            Isolation::Snapshot => Ok(()),
+        };
+        engine.timeline.advance(&mut live, engine.storage.monotonic(), check).inspect_err(|_| {
+            engine.counters.overtaken.fetch_add(1, Ordering::Relaxed);
+        })
+    }
+
+    /// Keeps what a view may need of a row that is about to change. The key's leaf is latched exclusively.
+    pub(crate) fn keep_version(&self, table: u32, key: &[u8], old: Option<Row<'_>>, write: Write) {
+        let engine = self.engine();
+        if let Some(old) = old
+            && must_keep(self.entry.id, Some(old), write, engine.journal.horizon())
+        {
+            let versions = self.versions.get_or_init(|| engine.versions.open(self.entry.id));
+            versions.keep(&engine.versions, table, key, old);
+        }
+    }
+
+    /// Locks a key that this transaction has not written. The key's leaf is latched exclusively.
+    pub(crate) fn lock_key(&self, table: u32, key: &[u8]) {
+        if self.engine().row_locks.take(self.entry.id, table, key) {
+            self.entry.lock().locked.push((table, Box::from(key)));
+        }
+    }
+
+    /// Before the first write to a table: waits for whoever drops it, and keeps others from it (hazard H11).
+    pub(crate) fn intend_to_write(&self, table: &OpenTable) -> Result<()> {
+        if table.intended.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let (id, handle) = (table.handle.partition.id(), &table.handle);
+        loop {
+            // Said before the look, as whoever drops says so before it looks: one of the two sees the other.
+            self.entry.lock().writes_to.push(id);
+            let dropper = TxnId(handle.dropper.load(Ordering::SeqCst));
+            if dropper == TxnId::NONE || dropper == self.entry.id {
+                table.intended.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+            self.entry.lock().writes_to.retain(|partition| *partition != id);
+            if handle.dropped.load(Ordering::SeqCst) {
+                return Err(conflict("the table has been dropped since the transaction's start"));
+            }
+            self.wait_for(dropper, table_key(table.id), || {
+                format!("table {}, which transaction {dropper} is dropping", table.id)
+            })?;
+        }
+    }
+
+    /// Keeps writers from a table that is about to be dropped, and waits for those that have written.
+    pub(super) fn lock_table(&self, table: u32, handle: &Arc<PartitionHandle>) -> Result<()> {
+        handle.dropper.store(self.entry.id.0, Ordering::SeqCst);
+        self.work.borrow_mut().dropping.push(handle.clone());
+        let id = handle.partition.id();
+        while let Some(writer) =
+            self.engine().timeline.others(self.entry.id, |section| section.writes_to.contains(&id))
+        {
+            self.wait_for(writer, table_key(table), || {
+                format!("table {table}, which transaction {writer} writes")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A key is read, whether or not there is a row.
+    pub(crate) fn note_point(&self, table: u32, key: &[u8]) {
+        self.has_read.set(true);
+        if self.isolation == Isolation::Serializable {
+            self.reads.borrow_mut().point(table, key);
+        }
+    }
+
+    /// A range of a table is about to be read.
+    pub(crate) fn note_range(&self, table: u32, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Option<RangeId> {
+        self.has_read.set(true);
+        (self.isolation == Isolation::Serializable)
+            .then(|| self.reads.borrow_mut().range(table, lower, upper))
+    }
+
+    /// A range has been read this far from either end.
+    pub(crate) fn narrow_range(
+        &self,
+        range: RangeId,
+        front: Option<Bound<&[u8]>>,
+        back: Option<Bound<&[u8]>>,
+    ) {
+        self.reads.borrow_mut().narrow(range, front, back);
+    }
+
+    /// The table's row count is read.
+    pub(crate) fn note_count(&self, table: u32) {
+        self.has_read.set(true);
+        if self.isolation == Isolation::Serializable {
+            self.reads.borrow_mut().count(table);
+        }
+    }
+
+    /// The key is written.
+    pub(crate) fn note_write(&self, table: u32, key: &[u8]) {
+        self.writes.borrow_mut().add(table, key);
+    }
+}
+
+/// What those who wait for a key wait for. A collision costs a needless wait.
+fn lock_key(table: u32, key: &[u8]) -> LockKey {
+    let mut hasher = DefaultHasher::new();
+    (table, key).hash(&mut hasher);
+    LockKey(hasher.finish())
+}
+
+/// What those who wait for a whole table wait for.
+fn table_key(table: u32) -> LockKey {
+    let mut hasher = DefaultHasher::new();
+    table.hash(&mut hasher);
+    LockKey(hasher.finish())
+}
+
+pub(super) fn conflict(what: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Conflict, what)
+}
+
+/// The error of a transaction whose reads have been overtaken.
+pub(super) fn overtaken(overlap: &Overlap) -> Error {
+    let table = overlap.table.map_or_else(String::new, |table| format!(" of table {table}"));
+    conflict(format!(
+        "a commit since the transaction's start has changed what it read: {}{table}",
+        overlap.part
+    ))
+}

@@ -1,0 +1,180 @@
+//! Transactions beside each other: what each sees, what is refused, and that nothing is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use hamal_storage::sim::SimStorage;
+
+use crate::{
+    Database, Durability, ErrorKind, Isolation, Maintenance, Options, Transaction, TransactionOptions,
+};
+
+fn open() -> Database {
+    let options = Options::new().page_bytes(4096).durability(Durability::Relaxed);
+    options.maintenance(Maintenance::Manual).open_on(Arc::new(SimStorage::new(1))).unwrap()
+}
+
+fn begin(db: &Database, isolation: Isolation) -> Transaction {
+    db.begin_with(TransactionOptions::new().isolation(isolation)).unwrap()
+}
+
+fn put(tx: &Transaction, key: &[u8], value: &[u8]) {
+    tx.open_bytes_table("t").unwrap().put(key, value).unwrap();
+}
+
+fn get(tx: &Transaction, key: &[u8]) -> Option<Vec<u8>> {
+    tx.open_bytes_table("t").unwrap().get(key).unwrap()
+}
+
+fn read(db: &Database, key: &[u8]) -> Option<Vec<u8>> {
+    db.snapshot().unwrap().open_bytes_table("t").unwrap().get(key).unwrap()
+}
+
+fn with_rows(rows: &[(&[u8], &[u8])]) -> Database {
+    let db = open();
+    db.transact(|tx| {
+        let mut table = tx.open_bytes_table("t")?;
+        rows.iter().try_for_each(|(key, value)| table.put(key, value))
+    })
+    .unwrap();
+    db
+}
+
+#[test]
+fn a_view_sees_what_was_committed_before_it_and_nothing_later() {
+    let db = with_rows(&[(b"updated", b"1"), (b"removed", b"1"), (b"removed and back", b"1")]);
+    let before = db.snapshot().unwrap();
+    let beside = begin(&db, Isolation::Serializable);
+    let writer = begin(&db, Isolation::Serializable);
+    let seen = |get: &dyn Fn(&[u8]) -> Option<Vec<u8>>| {
+        assert_eq!(get(b"updated"), Some(b"1".to_vec()));
+        assert_eq!(get(b"removed"), Some(b"1".to_vec()));
+        assert_eq!(get(b"removed and back"), Some(b"1".to_vec()));
+        assert_eq!(get(b"inserted"), None);
+        assert_eq!(get(b"came and went"), None);
+    };
+    let all = || {
+        let table = before.open_bytes_table("t").unwrap();
+        seen(&|key| table.get(key).unwrap());
+        assert_eq!(table.len().unwrap(), 3);
+        assert_eq!(table.iter().unwrap().count(), 3);
+        assert_eq!(table.iter().unwrap().rev().count(), 3);
+        let table = beside.open_bytes_table("t").unwrap();
+        seen(&|key| table.get(key).unwrap());
+        assert_eq!(table.len().unwrap(), 3);
+        let values = table.iter().unwrap().map(|row| row.unwrap().1).collect::<Vec<_>>();
+        assert_eq!(values, vec![b"1".to_vec(); 3]);
+    };
+    all();
+    {
+        let mut table = writer.open_bytes_table("t").unwrap();
+        table.put(b"updated", b"2").unwrap();
+        table.put(b"updated", b"3").unwrap();
+        table.delete(b"removed").unwrap();
+        table.put(b"inserted", b"2").unwrap();
+        table.put(b"came and went", b"2").unwrap();
+        table.delete(b"came and went").unwrap();
+        table.delete(b"removed and back").unwrap();
+        table.put(b"removed and back", b"2").unwrap();
+    }
+    all();
+    writer.commit().unwrap();
+    all();
+    for round in 0..3_u8 {
+        let writer = begin(&db, Isolation::Serializable);
+        put(&writer, b"updated", &[round]);
+        put(&writer, b"removed", &[round]);
+        put(&writer, b"came and went", &[round]);
+        writer.open_bytes_table("t").unwrap().delete(b"removed and back").unwrap();
+        all();
+        writer.commit().unwrap();
+        db.maintain().unwrap();
+        all();
+    }
+    assert!(db.stats().version_bytes > 0);
+    drop((before, beside));
+    assert_eq!(read(&db, b"updated"), Some(vec![2]));
+    assert_eq!(db.stats().version_bytes, 0, "nobody needs them any more");
+    assert_eq!(db.stats().views, 0);
+}
+
+#[test]
+fn write_skew_is_possible_under_snapshot_isolation_and_impossible_when_serializable() {
+    for (isolation, both) in [(Isolation::Snapshot, true), (Isolation::Serializable, false)] {
+        let db = with_rows(&[(b"x", b"1"), (b"y", b"1")]);
+        let (one, two) = (begin(&db, isolation), begin(&db, isolation));
+        for tx in [&one, &two] {
+            assert_eq!((get(tx, b"x"), get(tx, b"y")), (Some(b"1".to_vec()), Some(b"1".to_vec())));
+        }
+        put(&one, b"x", b"0");
+        put(&two, b"y", b"0");
+        one.commit().unwrap();
+        let second = two.commit();
+        assert_eq!(second.is_ok(), both, "{isolation:?}: {second:?}");
+        if let Err(error) = second {
+            assert_eq!(error.kind(), ErrorKind::Conflict);
+            assert!(error.is_retryable());
+        }
+        assert_eq!(read(&db, b"y"), Some(if both { b"0" } else { b"1" }.to_vec()));
+    }
+}
+
+#[test]
+fn transfers_of_many_threads_conserve_the_money() {
+    const ACCOUNTS: u64 = 20;
+    let db = open();
+    db.transact(|tx| {
+        let mut table = tx.open_bytes_table("t")?;
+        (0..ACCOUNTS).try_for_each(|account| table.put(&account.to_be_bytes(), &100_u64.to_le_bytes()))
+    })
+    .unwrap();
+    let balance = |value: Option<Vec<u8>>| u64::from_le_bytes(value.unwrap().try_into().unwrap());
+    let transfers = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let (db, transfers) = (&db, &transfers);
+            scope.spawn(move || {
+                for step in 0..500_u64 {
+                    let from = (thread * 7 + step * 3) % ACCOUNTS;
+                    let to = (from + 1 + step % (ACCOUNTS - 1)) % ACCOUNTS;
+                    let locked = step % 2 == 0;
+                    let options = crate::RetryOptions::new().attempts(10_000);
+                    db.transact_with(TransactionOptions::new(), options, |tx| {
+                        let mut table = tx.open_bytes_table("t")?;
+                        let mut get = |account: u64| match locked {
+                            true => table.get_for_update(&account.to_be_bytes()),
+                            false => table.get(&account.to_be_bytes()),
+                        };
+                        let (a, b) = (balance(get(from)?), balance(get(to)?));
+                        if a > 0 {
+                            table.put(&from.to_be_bytes(), &(a - 1).to_le_bytes())?;
+                            table.put(&to.to_be_bytes(), &(b + 1).to_le_bytes())?;
+                        }
+                        Ok(())
+                    })
+                    .unwrap();
+                    transfers.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for _ in 0..2 {
+            let (db, transfers) = (&db, &transfers);
+            scope.spawn(move || {
+                while transfers.load(Ordering::Relaxed) < 2000 {
+                    let snapshot = db.snapshot().unwrap();
+                    let table = snapshot.open_bytes_table("t").unwrap();
+                    let total: u64 = table.values().unwrap().map(|value| balance(Some(value.unwrap()))).sum();
+                    assert_eq!(total, ACCOUNTS * 100);
+                    db.maintain().unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(transfers.into_inner(), 2000);
+    let snapshot = db.snapshot().unwrap();
+    let table = snapshot.open_bytes_table("t").unwrap();
+    let total: u64 = table.values().unwrap().map(|value| balance(Some(value.unwrap()))).sum();
+    assert_eq!(total, ACCOUNTS * 100);
+    println!("{:?}", db.stats());
+}

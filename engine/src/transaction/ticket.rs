@@ -1,0 +1,135 @@
+//! Commits that are waited for later, or awaited.
+//!
+//! I1. Whoever asks leaves a waker first and looks at the log's durable frontier second; whoever moves the frontier, or poisons the
+//!     handle, wakes afterwards. So no waker sleeps through it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use hamal_wal::Lsn;
+use parking_lot::Mutex;
+
+use super::Transaction;
+use super::commit::{make_commit_durable, unknown};
+use crate::Result;
+use crate::database::Handle;
+use crate::engine::Engine;
+
+/// Who is to be woken when the log is durable beyond their LSN.
+#[derive(Debug, Default)]
+pub(crate) struct Wakers {
+    waiting: Mutex<Vec<(Lsn, u64, Waker)>>,
+    next: AtomicU64,
+}
+
+impl Wakers {
+    fn leave(&self, id: u64, lsn: Lsn, waker: &Waker) {
+        let mut waiting = self.waiting.lock();
+        match waiting.iter_mut().find(|(_, other, _)| *other == id) {
+            Some((_, _, old)) => old.clone_from(waker),
+            None => waiting.push((lsn, id, waker.clone())),
+        }
+    }
+
+    fn take_back(&self, id: u64) {
+        self.waiting.lock().retain(|(_, other, _)| *other != id);
+    }
+
+    /// Wakes those whose record is durable now; everybody, if nothing more will be.
+    fn wake(&self, durable: Lsn, is_over: bool) {
+        let mut due = Vec::new();
+        self.waiting.lock().retain_mut(|(lsn, _, waker)| {
+            let stays = !is_over && *lsn >= durable;
+            if !stays {
+                due.push(waker.clone());
+            }
+            stays
+        });
+        due.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Engine {
+    /// The log may be durable further than before, or the handle poisoned: shows readers what they may see now, and wakes who waits for
+    /// that.
+    pub(crate) fn durable_moved(&self) {
+        let durable = self.log.durable();
+        self.timeline.expose(durable);
+        self.wakers.wake(durable, self.check_poison().is_err());
+    }
+}
+
+/// A commit that has its place in the log, and is visible to other read-write transactions, but may not be durable yet: made by
+/// [`Transaction::commit_ticket`]. Wait for it, await it, or drop it: the commit stands either way, and a crash takes it back only as
+/// long as it is not durable.
+#[derive(Debug)]
+#[must_use = "the commit is durable only once this says so"]
+pub struct CommitTicket {
+    handle: Arc<Handle>,
+    /// [`Lsn::NEVER`]: there is nothing to wait for.
+    lsn: Lsn,
+    id: u64,
+}
+
+impl CommitTicket {
+    /// Whether the commit is durable. Never waits.
+    pub fn is_durable(&self) -> bool {
+        self.lsn == Lsn::NEVER || self.handle.engine.log.durable() > self.lsn
+    }
+
+    /// Returns once the commit is durable: leads a flush of the log, or joins one. `CommitUnknown` if the disk failed; reopening tells.
+    pub fn wait(self) -> Result<()> {
+        if self.lsn != Lsn::NEVER {
+            make_commit_durable(&self.handle.engine, self.lsn)?;
+        }
+        self.handle.engine.tidy();
+        Ok(())
+    }
+}
+
+/// Ready once the commit is durable. The database's background thread flushes the log; with [`crate::Maintenance::Manual`],
+/// [`crate::Database::maintain`] does, or any synchronous commit.
+impl Future for CommitTicket {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        if self.is_durable() {
+            return Poll::Ready(Ok(()));
+        }
+        let engine = &self.handle.engine;
+        engine.wakers.leave(self.id, self.lsn, context.waker());
+        if self.is_durable() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Err(error) = engine.check_poison() {
+            return Poll::Ready(Err(unknown(&error)));
+        }
+        self.handle.flush_soon();
+        Poll::Pending
+    }
+}
+
+impl Drop for CommitTicket {
+    fn drop(&mut self) {
+        self.handle.engine.wakers.take_back(self.id);
+    }
+}
+
+impl Transaction {
+    /// As [`Transaction::commit`], but returns once the commit has its place in the log: others see it, and what it locked is free. The
+    /// ticket tells when it is durable. The log is flushed in the background, whether or not anybody waits.
+    pub fn commit_ticket(mut self) -> Result<CommitTicket> {
+        let lsn = self.commit_reserved()?;
+        let handle = self.handle.clone();
+        handle.engine.tidy();
+        let id = handle.engine.wakers.next.fetch_add(1, Ordering::Relaxed);
+        let ticket = CommitTicket { handle, lsn, id };
+        if !ticket.is_durable() {
+            ticket.handle.flush_soon();
+        }
+        Ok(ticket)
+    }
+}
