@@ -180,6 +180,7 @@ impl Database {
             waiting_transactions: waits.waiting,
             row_locks: engine.row_locks.len() as u64,
             version_bytes: engine.versions.bytes(),
+            version_spilled_bytes: engine.versions.spilled_bytes(),
             version_writers: engine.versions.writers() as u64,
             views: views as u64,
             oldest_view: oldest_view.map(|taken| engine.storage.monotonic().saturating_sub(taken)),

@@ -49,6 +49,8 @@ pub(crate) struct Engine {
     pub(crate) journal: Journal,
     pub(crate) timeline: Timeline,
     pub(crate) versions: Versions,
+    /// Held by whoever merges before-images.
+    merging: Mutex<()>,
     pub(crate) row_locks: RowLocks,
     pub(crate) waits: Waits,
     pub(crate) graves: Graves,
@@ -185,6 +187,7 @@ impl Engine {
     pub(crate) fn new(parts: Parts) -> Result<Engine> {
         let Layers { log, pager_log, pager, journal, horizon } = parts.layers;
         log.promise(standing_promise(&parts.options, parts.page_bytes))?;
+        let versions = Versions::new(parts.storage.clone(), parts.options.version_bytes);
         Ok(Engine {
             waits: Waits::new(parts.storage.clone()),
             storage: parts.storage,
@@ -194,7 +197,8 @@ impl Engine {
             pager,
             journal,
             timeline: Timeline::new(parts.next_txn, parts.counts, horizon),
-            versions: Versions::default(),
+            versions,
+            merging: Mutex::new(()),
             row_locks: RowLocks::default(),
             graves: Graves::default(),
             wakers: Wakers::default(),
@@ -213,12 +217,19 @@ impl Engine {
         })
     }
 
-    /// Drops the before-images that nobody needs any more.
-    pub(crate) fn drop_settled_versions(&self) {
-        let (horizon, writers) = self.timeline.settled();
+    /// Drops the before-images that nobody needs any more; and puts the others together, once there are many.
+    pub(crate) fn drop_settled_versions(&self) -> Result<()> {
+        let writers = self.timeline.settled();
         if !writers.is_empty() {
-            self.versions.drop_below(horizon, writers);
+            self.versions.forget(writers);
         }
+        // Somebody else's merge is as good as one's own.
+        if self.versions.may_merge()
+            && let Some(_merging) = self.merging.try_lock()
+        {
+            self.versions.merge(&self.timeline.indistinguishable_writers())?;
+        }
+        Ok(())
     }
 
     /// The log must be durable up to now within this interval.

@@ -71,7 +71,10 @@ impl Engine {
     /// Lets go of what nobody needs any more, after a transaction. A failure poisons: what is left of files is removed by the next
     /// recovery.
     pub(crate) fn tidy(&self) {
-        self.drop_settled_versions();
+        if let Err(error) = self.drop_settled_versions() {
+            // They stay in memory.
+            tracing::warn!(%error, "before-images could not be moved to a file");
+        }
         if let Err(error) = self.bury() {
             self.poison(&error);
         }

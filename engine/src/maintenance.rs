@@ -39,7 +39,7 @@ impl Engine {
             done |= self.write_back(hamal_wal::Lsn(below), WRITE_BACK_PAGES)? > 0;
         }
         self.durable_moved();
-        self.drop_settled_versions();
+        self.drop_settled_versions()?;
         done |= self.bury()?;
         let _vacuum = self.vacuum.lock();
         for handle in self.open_partitions() {

@@ -92,6 +92,7 @@ pub struct Options {
     pub(crate) durability: Durability,
     pub(crate) isolation: Isolation,
     pub(crate) lock_timeout: Duration,
+    pub(crate) version_bytes: u64,
     pub(crate) maintenance: Maintenance,
     pub(crate) on_recovery: Option<ProgressCallback>,
 }
@@ -110,6 +111,7 @@ impl Default for Options {
             durability: Durability::default(),
             isolation: Isolation::default(),
             lock_timeout: Duration::from_secs(10),
+            version_bytes: 64 << 20,
             maintenance: Maintenance::default(),
             on_recovery: None,
         }
@@ -130,6 +132,7 @@ impl fmt::Debug for Options {
             .field("durability", &self.durability)
             .field("isolation", &self.isolation)
             .field("lock_timeout", &self.lock_timeout)
+            .field("version_bytes", &self.version_bytes)
             .field("maintenance", &self.maintenance)
             .finish_non_exhaustive()
     }
@@ -216,6 +219,14 @@ impl Options {
     #[must_use]
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
+        self
+    }
+
+    /// About how much memory before-images take, bytes: older values of rows, for transactions and snapshots that do not see the newer
+    /// ones. Beyond it they go to temporary files. Default 64 MiB.
+    #[must_use]
+    pub fn version_bytes(mut self, bytes: u64) -> Self {
+        self.version_bytes = bytes;
         self
     }
 

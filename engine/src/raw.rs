@@ -17,7 +17,7 @@ use crate::snapshot::Snapshot;
 use crate::transaction::{Access, OpenTable, Transaction};
 use crate::tree::{Decision, Eyes, RowChange, Tree, Updated};
 use crate::validation::RangeId;
-use crate::versions::{OwnedRow, Seen, Write};
+use crate::versions::{Found, OwnedRow, Write};
 use crate::{Error, ErrorKind, Result, overflow};
 
 pub(crate) use range::RawRange;
@@ -91,7 +91,8 @@ impl<'v> RowChange<'v> for RowWrite<'_, 'v> {
         // A removal that finds nothing does nothing, and so depends on there being nothing.
         let reads = self.wanted || (self.row.is_none() && !is_there);
         let access = if reads { Access::Reads } else { Access::Blind };
-        if let Some(obstacle) = self.transaction.obstacle(self.table, self.key, old, access) {
+        let write = if self.row.is_some() { Write::Put } else { Write::Remove };
+        if let Some(obstacle) = self.transaction.obstacle(self.table, self.key, old, access, Some(write)) {
             return Ok(Decision::Stop(obstacle));
         }
         self.before.see(old, self.wanted);
@@ -119,7 +120,7 @@ struct RowLock<'w> {
 
 impl<'v> RowChange<'v> for RowLock<'_> {
     fn decide(&mut self, old: Option<Row<'_>>) -> Result<Decision<'v>> {
-        if let Some(obstacle) = self.transaction.obstacle(self.table, self.key, old, Access::Reads) {
+        if let Some(obstacle) = self.transaction.obstacle(self.table, self.key, old, Access::Reads, None) {
             return Ok(Decision::Stop(obstacle));
         }
         if old.is_none_or(|old| old.stamp != self.transaction.id()) {
@@ -191,20 +192,29 @@ impl<'t> RawTable<'t> {
     /// Calls `read` with the key's row, if the view sees one, and notes the read.
     pub(crate) fn read_row<R>(&self, key: &[u8], read: impl FnOnce(Row<'_>) -> R) -> Result<Option<R>> {
         let mut own = false;
+        let mut read = Some(read);
+        let mut answer = |row: Row<'_>| read.take().map(|read| read(row));
         let found = self.with_eyes(|eyes| {
-            self.table.tree.get(key, |row| {
+            let mut spilled = None;
+            let found = self.table.tree.get(key, |row| {
                 own = row.stamp == eyes.view.own;
                 if eyes.view.sees(row.stamp) {
-                    return (!row.ghost).then(|| read(row));
+                    return if row.ghost { None } else { answer(row) };
                 }
                 let mut older = OwnedRow::default();
-                match eyes.versions.resolve(eyes.view, eyes.table, key, row, &mut older) {
-                    Seen::Absent => None,
-                    Seen::Current => Some(read(row)),
-                    Seen::Revived => Some(read(Row { ghost: false, ..row })),
-                    Seen::Older => Some(read(older.as_row())),
+                match eyes.versions.resolve(eyes.view, (eyes.table, key), row, &mut older) {
+                    Found::Seen(seen) => seen.of(row, &older).and_then(&mut answer),
+                    Found::Spilled(search, runs) => {
+                        let mut current = OwnedRow::default();
+                        current.set(row);
+                        spilled = Some((current, older, (search, runs)));
+                        None
+                    }
                 }
-            })
+            })?;
+            let Some((current, mut older, search)) = spilled else { return Ok(found.flatten()) };
+            let seen = eyes.versions.finish(eyes.view, (eyes.table, key), search, &mut older)?;
+            Ok::<_, Error>(seen.of(current.as_row(), &older).and_then(&mut answer))
         })?;
         // What it has written itself nobody else can change.
         if let Owner::Transaction(t) = self.owner
@@ -212,7 +222,7 @@ impl<'t> RawTable<'t> {
         {
             t.note_point(self.table.id, key);
         }
-        Ok(found.flatten())
+        Ok(found)
     }
 
     /// Notes that a range has been begun.

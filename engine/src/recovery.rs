@@ -37,6 +37,7 @@ use crate::options::{MAX_LOG_BYTES, OpenMode};
 use crate::report::{PartitionReport, RecoveryPass, RecoveryProgress, RecoveryReport};
 use crate::rollback;
 use crate::tree::LeafCopy;
+use crate::versions::run::remove_leftovers;
 use crate::{Error, ErrorKind, Options, Result};
 use analysis::Analysis;
 
@@ -138,6 +139,7 @@ fn recover(
     let mut files = MasterFiles::open(&*storage, master.clone())?;
     files.write(Master { incarnation, ..master.clone() })?;
     remove_marker(&*storage)?;
+    remove_leftovers(&*storage)?;
     report.incarnation = incarnation;
     let log =
         Log::resume(storage.clone(), log_options.clone(), incarnation, master.oldest_lsn, &analysis.resume)?;

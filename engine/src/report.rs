@@ -44,6 +44,8 @@ pub struct Stats {
     pub row_locks: u64,
     /// Memory of before-images, bytes.
     pub version_bytes: u64,
+    /// Before-images moved to temporary files since the database was opened, bytes.
+    pub version_spilled_bytes: u64,
     /// Transactions whose before-images are kept, for views that do not see them.
     pub version_writers: u64,
     /// Live views: snapshots, and read-write transactions.

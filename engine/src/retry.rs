@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hamal_storage::Storage;
 
-use crate::{Database, Error, ErrorKind, Result, Transaction, TransactionOptions};
+use crate::{Database, Error, Result, Transaction, TransactionOptions};
 
 /// An attempt that failed and will be made again: what [`RetryOptions::on_retry`] is told.
 #[derive(Debug)]
@@ -173,7 +173,7 @@ mod tests {
     use hamal_storage::sim::SimStorage;
 
     use super::*;
-    use crate::{Maintenance, Options};
+    use crate::{ErrorKind, Maintenance, Options};
 
     fn open() -> Database {
         Options::new().maintenance(Maintenance::Manual).open_on(Arc::new(SimStorage::new(1))).unwrap()

@@ -118,7 +118,7 @@ pub(crate) fn undo_step(
 /// A row has lost the transaction's stamp: nothing need be kept of what it found there, and the stamp no longer locks it.
 fn give_up_row(engine: &Engine, entry: &TxnEntry, table: u32, key: &[u8], lock: Lock) {
     if let Some(versions) = engine.versions.of(entry.id) {
-        versions.undone(&engine.versions, table, key);
+        versions.undone(table, key);
     }
     if lock == Lock::Keep && engine.row_locks.take(entry.id, table, key) {
         entry.lock().locked.push((table, Box::from(key)));

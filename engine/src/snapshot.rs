@@ -68,6 +68,6 @@ impl Drop for Snapshot {
     fn drop(&mut self) {
         let engine = &self.handle.engine;
         engine.timeline.release(&self.live);
-        engine.drop_settled_versions();
+        engine.tidy();
     }
 }

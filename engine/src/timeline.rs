@@ -58,6 +58,8 @@ pub(crate) struct Committing<'c> {
     pub(crate) publish: &'c mut dyn FnMut() -> Arc<Published>,
     /// It is acknowledged at once: readers may see it, and all before it.
     pub(crate) exposed: bool,
+    /// It has kept before-images.
+    pub(crate) keeps_images: bool,
 }
 
 /// A commit that readers must not see yet.
@@ -88,8 +90,8 @@ struct State {
     ages: BTreeMap<Duration, usize>,
     counts: RowCounts,
     history: History,
-    /// Writers that have committed and kept before-images.
-    retired: BTreeSet<TxnId>,
+    /// Writers that have committed and kept before-images, and their commits.
+    retired: BTreeMap<TxnId, Lsn>,
 }
 
 /// The timeline of one database.
@@ -117,7 +119,7 @@ impl Timeline {
             ages: BTreeMap::new(),
             counts: RowCounts::new(counts),
             history: History::new(HISTORY_BYTES),
-            retired: BTreeSet::new(),
+            retired: BTreeMap::new(),
         };
         Timeline { state: Mutex::new(state), horizon }
     }
@@ -223,6 +225,9 @@ impl Timeline {
         state.active.remove(&entry.id);
         state.dismiss(live);
         state.newest = lsn;
+        if what.keeps_images {
+            state.retired.insert(entry.id, lsn);
+        }
         state.hidden.push_back(Hidden { lsn, txn: entry.id });
         state.hidden_ids.insert(entry.id);
         if what.exposed {
@@ -269,17 +274,34 @@ impl Timeline {
         self.state.lock().validating.values().sum::<usize>() > usize::from(live.validates)
     }
 
-    /// A committed writer has kept before-images: they can go once the horizon has passed it.
-    pub(crate) fn retire(&self, writer: TxnId) {
-        self.state.lock().retired.insert(writer);
-    }
-
-    /// The retired writers that the horizon has passed, and the horizon.
-    pub(crate) fn settled(&self) -> (TxnId, BTreeSet<TxnId>) {
+    /// Takes the committed writers with before-images that every view sees.
+    pub(crate) fn settled(&self) -> Vec<TxnId> {
         let mut state = self.state.lock();
         let horizon = TxnId(self.horizon.load(Ordering::Relaxed));
+        if state.retired.keys().next().is_none_or(|oldest| *oldest >= horizon) {
+            return Vec::new();
+        }
         let kept = state.retired.split_off(&horizon);
-        (horizon, std::mem::replace(&mut state.retired, kept))
+        std::mem::replace(&mut state.retired, kept).into_keys().collect()
+    }
+
+    /// The committed writers with before-images, in groups: no view stands, or can be taken, between the commits of a group, which are in
+    /// their order.
+    pub(crate) fn indistinguishable_writers(&self) -> Vec<Vec<TxnId>> {
+        let state = self.state.lock();
+        let mut writers: Vec<(Lsn, TxnId)> = state.retired.iter().map(|(id, lsn)| (*lsn, *id)).collect();
+        writers.retain(|(lsn, _)| *lsn <= state.exposed);
+        writers.sort_unstable();
+        let mut groups: Vec<Vec<TxnId>> = Vec::new();
+        let mut last = None;
+        for (lsn, id) in writers {
+            match (groups.last_mut(), last) {
+                (Some(group), Some(last)) if state.views.range(last..lsn).next().is_none() => group.push(id),
+                _ => groups.push(vec![id]),
+            }
+            last = Some(lsn);
+        }
+        groups
     }
 
     /// Shows the history to `look`.
@@ -308,11 +330,6 @@ impl Timeline {
         self.state.lock().counts.forget(table);
     }
 
-    /// The newest commit; and the newest that was promised to be durable.
-    pub(crate) fn newest_commits(&self) -> (Lsn, Lsn) {
-        let state = self.state.lock();
-        (state.newest, state.newest_sync)
-    }
 
     /// The id the next transaction will get.
     pub(crate) fn next_id(&self) -> TxnId {

@@ -41,6 +41,7 @@ use crate::view::View;
 use crate::{Error, ErrorKind, Result, TransactionOptions, rollback};
 
 pub use cancel::Canceller;
+use conflict::SpilledKey;
 pub(crate) use conflict::{Access, Obstacle};
 pub use tables::TableInfo;
 pub(crate) use tables::{OpenTable, check_types, no_table, table_infos};
@@ -72,6 +73,8 @@ pub struct Transaction {
     writes: RefCell<WriteSet>,
     /// Its before-images, once it has any.
     versions: OnceCell<Arc<VersionTable>>,
+    /// What its files said of the key that is being written.
+    spilled: RefCell<Option<SpilledKey>>,
     work: RefCell<Work>,
     /// Verification keeps transactions out.
     _gate: ArcRwLockReadGuard<RawRwLock, ()>,
@@ -154,6 +157,7 @@ impl Transaction {
             has_read: Cell::new(false),
             writes: RefCell::new(WriteSet::new(SET_BYTES)),
             versions: OnceCell::new(),
+            spilled: RefCell::default(),
             work: RefCell::default(),
             _gate: gate,
         })
@@ -229,6 +233,7 @@ impl Transaction {
         mut run: impl FnMut() -> Result<T>,
     ) -> Result<T> {
         self.intend_to_write(table)?;
+        self.spill_if_needed()?;
         let down_to = self.entry.lock().last_lsn(chain.partition);
         let delta = table.delta.load(Ordering::Relaxed);
         let mut attempt = || {

@@ -4,23 +4,38 @@
 //! stamp asks that writer's table what it found there, then that image's stamp, and so on down.
 //!
 //! I1. A row's stamp and its writer's table change in one exclusive section of the leaf's latch, the table first; a reader
-//!     resolves a row before it unlatches. Order: leaf latch, then a table's mutex (hazard H7).
+//!     resolves a row before it unlatches, but for the I/O of a spilled image, which is a fact whatever becomes of the row. Order: leaf
+//!     latch, then a table's mutex (hazard H7).
 //! I2. What a table says of a key is what was there before its writer's *first* write to it. No word of a key whose row has the
 //!     writer's stamp means: a ghost's row was there with the same bytes, settled; a row was not there (or only a settled ghost).
 //!     So inserts and removals of settled rows, which are most of them, keep nothing.
 //! I3. A table goes when every view, live or to come, sees its writer.
+//! I4. Writers whose commits no view stands between may share one table, with the oldest image of each key ([`Versions::merge`]): who
+//!     does not see one of them sees none.
+//! I5. Memory beyond the budget is a passing state: a writer spills its table before its next statement, a committed one's is merged
+//!     and spilled by whoever commits next.
 
-use std::hash::BuildHasher;
-use std::ops::Range;
+mod images;
+pub(crate) mod run;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use hamal_storage::Storage;
+use hashbrown::{HashMap, HashSet};
 use parking_lot::{Mutex, RwLock};
 
+use self::images::{Before, Images};
+use self::run::{Run, Spilled};
+use crate::Result;
 use crate::change::Row;
 use crate::ids::TxnId;
 use crate::view::View;
+
+/// A table below this is not worth a file, bytes.
+const SPILL_BYTES: u64 = 64 << 10;
 
 /// A row that is kept apart from any page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,7 +47,7 @@ pub(crate) struct OwnedRow {
 }
 
 impl OwnedRow {
-    fn set(&mut self, row: Row<'_>) {
+    pub(crate) fn set(&mut self, row: Row<'_>) {
         (self.stamp, self.ghost, self.overflow) = (row.stamp, row.ghost, row.overflow);
         self.value.clear();
         self.value.extend_from_slice(row.value);
@@ -56,112 +71,137 @@ pub(crate) enum Seen {
     Older,
 }
 
-/// What a writer found at a key.
-#[derive(Clone, Debug)]
-enum Before {
+impl Seen {
+    /// The row that is seen, of the current one and an older one.
+    pub(crate) fn of<'r>(self, current: Row<'r>, older: &'r OwnedRow) -> Option<Row<'r>> {
+        match self {
+            Seen::Absent => None,
+            Seen::Current => Some(current),
+            Seen::Revived => Some(Row { ghost: false, ..current }),
+            Seen::Older => Some(older.as_row()),
+        }
+    }
+}
+
+/// Where the search for what a view sees has come to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Search {
+    /// Who wrote the row that the view does not see.
+    writer: TxnId,
+    ghost: bool,
+    seen: Seen,
+}
+
+/// What a search has found.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Seen(Seen),
+    /// It goes on in a file: [`Versions::finish`], without a latch.
+    Spilled(Search, Vec<Arc<Run>>),
+}
+
+/// What a table says of a key.
+enum Word {
+    Nothing,
     Absent,
-    Row { stamp: TxnId, ghost: bool, overflow: bool, value: Range<usize> },
+    /// An image, which has been copied out.
+    Row,
 }
 
-#[derive(Clone, Debug)]
-struct Image {
-    table: u32,
-    key: Range<usize>,
-    before: Before,
-}
-
-/// The images of one writer.
-#[derive(Debug, Default)]
-struct Images {
-    /// Indexes into `images`, by table and key.
-    index: HashTable<u32>,
-    images: Vec<Image>,
-    /// Keys and values.
-    bytes: Vec<u8>,
-    hasher: DefaultHashBuilder,
-}
-
-impl Images {
-    fn hash(&self, table: u32, key: &[u8]) -> u64 {
-        self.hasher.hash_one((table, key))
-    }
-
-    fn find(&self, table: u32, key: &[u8]) -> Option<&Image> {
-        let equal = |at: &u32| {
-            let image = &self.images[*at as usize];
-            image.table == table && self.bytes[image.key.clone()] == *key
-        };
-        self.index.find(self.hash(table, key), equal).map(|at| &self.images[*at as usize])
-    }
-
-    fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        start..self.bytes.len()
-    }
-
-    fn add(&mut self, table: u32, key: &[u8], before: Option<Row<'_>>) {
-        let hash = self.hash(table, key);
-        let key = self.keep(key);
-        let before = match before {
-            None => Before::Absent,
-            Some(Row { stamp, ghost, overflow, value }) => {
-                Before::Row { stamp, ghost, overflow, value: self.keep(value) }
+impl Search {
+    /// Goes one step on; the answer, once there is one.
+    fn step(&mut self, word: Word, view: &View, older: &mut OwnedRow) -> Option<Seen> {
+        match word {
+            // The stamp explains itself (I2): the row was removed, settled before; or inserted.
+            Word::Nothing if self.ghost => {
+                older.ghost = false;
+                Some(self.seen)
             }
-        };
-        let at = self.images.len() as u32;
-        self.images.push(Image { table, key, before });
-        let Images { index, images, bytes, hasher } = self;
-        index.insert_unique(hash, at, |at| {
-            let image = &images[*at as usize];
-            hasher.hash_one((image.table, &bytes[image.key.clone()]))
-        });
-    }
-
-    fn remove(&mut self, table: u32, key: &[u8]) {
-        let hash = self.hash(table, key);
-        let Images { index, images, bytes, .. } = self;
-        let equal = |at: &u32| {
-            let image = &images[*at as usize];
-            image.table == table && bytes[image.key.clone()] == *key
-        };
-        if let Ok(found) = index.find_entry(hash, equal) {
-            found.remove();
+            Word::Nothing | Word::Absent => Some(Seen::Absent),
+            Word::Row => {
+                debug_assert_ne!(older.stamp, self.writer, "an image is of an earlier writer");
+                *self = Search { writer: older.stamp, ghost: older.ghost, seen: Seen::Older };
+                view.sees(older.stamp).then_some(if older.ghost { Seen::Absent } else { Seen::Older })
+            }
         }
-        if self.index.is_empty() {
-            self.images.clear();
-            self.bytes.clear();
-        }
-    }
-
-    fn memory_bytes(&self) -> usize {
-        self.bytes.capacity() + self.images.capacity() * size_of::<Image>() + self.index.capacity() * 8
     }
 }
 
-/// The before-images of one writer, shared with readers.
+/// The images of a writer, or of several (I4).
 #[derive(Debug)]
 pub(crate) struct VersionTable {
-    writer: TxnId,
-    images: Mutex<Images>,
-    /// What is counted of it in [`Versions::bytes`].
+    content: Mutex<Content>,
+    /// What all tables take together, and what is counted there of this one.
+    total_bytes: Arc<AtomicU64>,
     counted_bytes: AtomicU64,
 }
 
-/// All before-images.
 #[derive(Debug, Default)]
+struct Content {
+    images: Images,
+    /// Images on their way to a file.
+    frozen: Option<Arc<Images>>,
+    /// In the order in which they were written.
+    runs: Vec<Arc<Run>>,
+}
+
+impl Content {
+    fn find(&self, table: u32, key: &[u8]) -> Option<Before<'_>> {
+        self.images.find(table, key).or_else(|| self.frozen.as_ref()?.find(table, key))
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let runs: u64 = self.runs.iter().map(|run| run.memory_bytes()).sum();
+        self.images.memory_bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.memory_bytes()) + runs
+    }
+}
+
+impl Drop for VersionTable {
+    fn drop(&mut self) {
+        self.total_bytes.fetch_sub(self.counted_bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+/// All before-images.
+#[derive(Debug)]
 pub(crate) struct Versions {
     tables: RwLock<HashMap<TxnId, Arc<VersionTable>>>,
-    bytes: AtomicU64,
+    storage: Arc<dyn Storage>,
+    budget_bytes: u64,
+    bytes: Arc<AtomicU64>,
+    /// What was left by the last merge, bytes: the next one waits until there is twice as much.
+    merged_bytes: AtomicU64,
+    next_run: AtomicU64,
+    spilled_bytes: AtomicU64,
 }
 
 impl Versions {
+    /// No images. Beyond `budget_bytes` of memory they go to files.
+    pub(crate) fn new(storage: Arc<dyn Storage>, budget_bytes: u64) -> Versions {
+        Versions {
+            tables: RwLock::default(),
+            storage,
+            budget_bytes,
+            bytes: Arc::default(),
+            merged_bytes: AtomicU64::new(0),
+            next_run: AtomicU64::new(0),
+            spilled_bytes: AtomicU64::new(0),
+        }
+    }
+
     /// A table for a writer that is about to keep its first image.
     pub(crate) fn open(&self, writer: TxnId) -> Arc<VersionTable> {
-        let images = Mutex::default();
-        let table = Arc::new(VersionTable { writer, images, counted_bytes: AtomicU64::new(0) });
+        let table = self.new_table(Images::default());
         self.tables.write().insert(writer, table.clone());
         table
+    }
+
+    fn new_table(&self, images: Images) -> Arc<VersionTable> {
+        let content = Mutex::new(Content { images, ..Content::default() });
+        let table =
+            VersionTable { content, total_bytes: self.bytes.clone(), counted_bytes: AtomicU64::new(0) };
+        table.count(&table.content.lock());
+        Arc::new(table)
     }
 
     /// The table of a writer, if it has kept anything.
@@ -173,66 +213,79 @@ impl Versions {
     pub(crate) fn resolve(
         &self,
         view: &View,
-        table: u32,
-        key: &[u8],
+        (table, key): (u32, &[u8]),
         row: Row<'_>,
         older: &mut OwnedRow,
-    ) -> Seen {
+    ) -> Found {
         if view.sees(row.stamp) {
-            return if row.ghost { Seen::Absent } else { Seen::Current };
+            return Found::Seen(if row.ghost { Seen::Absent } else { Seen::Current });
         }
-        let (mut stamp, mut ghost, mut seen) = (row.stamp, row.ghost, Seen::Revived);
+        let search = Search { writer: row.stamp, ghost: row.ghost, seen: Seen::Revived };
+        self.search(view, (table, key), search, older)
+    }
+
+    /// Searches as far as memory goes.
+    fn search(
+        &self,
+        view: &View,
+        (table, key): (u32, &[u8]),
+        mut search: Search,
+        older: &mut OwnedRow,
+    ) -> Found {
         loop {
-            let found = self.of(stamp).is_some_and(|versions| {
-                let images = versions.images.lock();
-                let Some(image) = images.find(table, key) else { return false };
-                match &image.before {
-                    Before::Absent => (ghost, seen) = (true, Seen::Absent),
-                    Before::Row { stamp, ghost, overflow, value } => {
-                        let value = &images.bytes[value.clone()];
-                        older.set(Row { stamp: *stamp, ghost: *ghost, overflow: *overflow, value });
-                        seen = Seen::Older;
+            let mut word = Word::Nothing;
+            if let Some(versions) = self.of(search.writer) {
+                let content = versions.content.lock();
+                match content.find(table, key) {
+                    Some(Before::Absent) => word = Word::Absent,
+                    Some(Before::Row(row)) => {
+                        older.set(row);
+                        word = Word::Row;
                     }
+                    None if content.runs.is_empty() => {}
+                    None => return Found::Spilled(search, content.runs.clone()),
                 }
-                true
-            });
-            match (found, seen) {
-                (true, Seen::Older) => (stamp, ghost) = (older.stamp, older.ghost),
-                (true, _) => return Seen::Absent,
-                // The stamp explains itself (I2): the row was removed, settled before; or inserted.
-                (false, _) if ghost => {
-                    older.ghost = false;
-                    return seen;
-                }
-                (false, _) => return Seen::Absent,
             }
-            if view.sees(stamp) {
-                return if ghost { Seen::Absent } else { Seen::Older };
+            if let Some(seen) = search.step(word, view, older) {
+                return Found::Seen(seen);
             }
         }
     }
 
-    /// Drops the tables of writers that every view sees.
-    pub(crate) fn drop_below(&self, horizon: TxnId, writers: impl IntoIterator<Item = TxnId>) {
-        debug_assert!(horizon > TxnId::NONE, "the horizon is a transaction's id");
+    /// Goes on with a search that has come to a file. The caller holds no latch.
+    pub(crate) fn finish(
+        &self,
+        view: &View,
+        (table, key): (u32, &[u8]),
+        (mut search, mut runs): (Search, Vec<Arc<Run>>),
+        older: &mut OwnedRow,
+    ) -> Result<Seen> {
+        loop {
+            let word = match find_spilled(&runs, table, key)? {
+                None => Word::Nothing,
+                Some(Spilled::Absent) => Word::Absent,
+                Some(Spilled::Row(row)) => {
+                    *older = row;
+                    Word::Row
+                }
+            };
+            if let Some(seen) = search.step(word, view, older) {
+                return Ok(seen);
+            }
+            match self.search(view, (table, key), search, older) {
+                Found::Seen(seen) => return Ok(seen),
+                Found::Spilled(next, in_runs) => (search, runs) = (next, in_runs),
+            }
+        }
+    }
+
+    /// Drops what is kept of these writers: every view sees them; or they have rolled back, and no row has their stamp.
+    pub(crate) fn forget(&self, writers: impl IntoIterator<Item = TxnId>) {
+        // Dropped, with their files, after the map has been let go of.
         let mut gone = Vec::new();
-        {
-            let mut tables = self.tables.write();
-            for writer in writers {
-                debug_assert!(writer < horizon, "images of {writer} are needed from {horizon} on");
-                gone.extend(tables.remove(&writer));
-            }
-        }
-        for table in &gone {
-            self.bytes.fetch_sub(table.counted_bytes.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
-    }
-
-    /// Drops a writer's table: it has rolled back, and no row has its stamp any more.
-    pub(crate) fn forget(&self, writer: TxnId) {
-        if let Some(table) = self.tables.write().remove(&writer) {
-            self.bytes.fetch_sub(table.counted_bytes.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
+        let mut tables = self.tables.write();
+        gone.extend(writers.into_iter().filter_map(|writer| tables.remove(&writer)));
+        drop(tables);
     }
 
     /// Memory that images take, bytes.
@@ -240,17 +293,141 @@ impl Versions {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Written to files since the database was opened, bytes.
+    pub(crate) fn spilled_bytes(&self) -> u64 {
+        self.spilled_bytes.load(Ordering::Relaxed)
+    }
+
     /// Writers whose images are kept.
     pub(crate) fn writers(&self) -> usize {
         self.tables.read().len()
     }
 
-    /// Accounts for what a table has grown or shrunk by.
-    fn count(&self, table: &VersionTable, images: &Images) {
-        let now = images.memory_bytes() as u64;
-        let before = table.counted_bytes.swap(now, Ordering::Relaxed);
-        self.bytes.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+    /// Whether there is so much that merging may be worth it.
+    pub(crate) fn may_merge(&self) -> bool {
+        let bytes = self.bytes();
+        bytes > self.budget_bytes / 4 && bytes > 2 * self.merged_bytes.load(Ordering::Relaxed)
     }
+
+    /// Merges the tables of each group of writers, which are given in order of commit and have no view between them (I4), and spills the
+    /// largest if there is still too much.
+    pub(crate) fn merge(&self, groups: &[Vec<TxnId>]) -> Result<()> {
+        let mut merged = Vec::new();
+        for group in groups {
+            let parts: Vec<_> = group.iter().filter_map(|id| Some((*id, self.of(*id)?))).collect();
+            // Not across one that is in a file: what is known of a key is a chain through all of them.
+            for parts in parts.split(|(_, table)| !table.is_in_memory()) {
+                merged.extend(self.merge_group(parts));
+            }
+        }
+        merged.sort_by_key(|table: &Arc<VersionTable>| table.counted_bytes.load(Ordering::Relaxed));
+        while self.bytes() > self.budget_bytes / 2
+            && let Some(table) = merged.pop()
+        {
+            self.spill(&table)?;
+        }
+        self.merged_bytes.store(self.bytes(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Merges tables that are in memory; returns the one they have now, if there was anything to merge or spill.
+    fn merge_group(&self, parts: &[(TxnId, Arc<VersionTable>)]) -> Option<Arc<VersionTable>> {
+        let mut images = Images::default();
+        let mut members = HashSet::new();
+        let mut last: Option<&Arc<VersionTable>> = None;
+        let mut tables = 0;
+        for (id, table) in parts {
+            members.insert(*id);
+            // Members of an earlier merge share one table, and come one after the other.
+            if last.is_some_and(|last| Arc::ptr_eq(last, table)) {
+                continue;
+            }
+            for (number, key, before) in table.content.lock().images.iter() {
+                if images.find(number, key).is_none() {
+                    images.add(number, key, explained(before, &members));
+                }
+            }
+            last = Some(table);
+            tables += 1;
+        }
+        if tables <= 1 {
+            return last.cloned();
+        }
+        let merged = self.new_table(images);
+        let mut replaced = Vec::with_capacity(members.len());
+        let mut tables = self.tables.write();
+        for id in members {
+            // One that has gone meanwhile is of no use to anybody.
+            if let Some(old) = tables.get_mut(&id) {
+                replaced.push(std::mem::replace(old, merged.clone()));
+            }
+        }
+        drop(tables);
+        Some(merged)
+    }
+
+    /// Whether a table should be spilled before it grows further.
+    pub(crate) fn must_spill(&self, table: &VersionTable) -> bool {
+        self.bytes() > self.budget_bytes && table.counted_bytes.load(Ordering::Relaxed) >= SPILL_BYTES
+    }
+
+    /// Moves a table's images to a file. Only its writer, while it does nothing else; or anybody, once it has committed.
+    pub(crate) fn spill(&self, table: &VersionTable) -> Result<()> {
+        let frozen = {
+            let mut content = table.content.lock();
+            if content.frozen.is_some() || content.images.is_empty() {
+                return Ok(());
+            }
+            let frozen = Arc::new(std::mem::take(&mut content.images));
+            content.frozen = Some(frozen.clone());
+            frozen
+        };
+        let number = self.next_run.fetch_add(1, Ordering::Relaxed);
+        let written = Run::write(&self.storage, number, &frozen);
+        let mut content = table.content.lock();
+        content.frozen = None;
+        let done = match written {
+            Ok(run) => {
+                self.spilled_bytes.fetch_add(run.file_bytes(), Ordering::Relaxed);
+                tracing::debug!(images = frozen.len(), bytes = run.file_bytes(), "before-images spilled");
+                content.runs.push(Arc::new(run));
+                Ok(())
+            }
+            Err(error) => {
+                if let Ok(images) = Arc::try_unwrap(frozen) {
+                    content.images = images;
+                }
+                Err(error.context("moving before-images to a file"))
+            }
+        };
+        table.count(&content);
+        done
+    }
+}
+
+/// What was there before the members of a group, of which one found this: if it is another's doing, of which that one kept nothing, its
+/// stamp says what was there before that (I2).
+fn explained<'i>(before: Before<'i>, members: &HashSet<TxnId>) -> Before<'i> {
+    match before {
+        Before::Row(row) if members.contains(&row.stamp) => {
+            if row.ghost {
+                Before::Row(Row { stamp: TxnId::NONE, ghost: false, ..row })
+            } else {
+                Before::Absent
+            }
+        }
+        other => other,
+    }
+}
+
+/// What the oldest run that knows a key says of it.
+fn find_spilled(runs: &[Arc<Run>], table: u32, key: &[u8]) -> Result<Option<Spilled>> {
+    for run in runs {
+        if let Some(spilled) = run.find(table, key)? {
+            return Ok(Some(spilled));
+        }
+    }
+    Ok(None)
 }
 
 /// What a writer does to a row.
@@ -263,38 +440,62 @@ pub(crate) enum Write {
 }
 
 /// Whether a writer must keep what it is about to change (I2), if nothing is kept of the key yet. `horizon`: stamps below are settled.
-pub(crate) fn must_keep(writer: TxnId, old: Option<Row<'_>>, write: Write, horizon: TxnId) -> bool {
-    match old {
-        None => false,
+pub(crate) fn must_keep(writer: TxnId, old: Row<'_>, write: Write, horizon: TxnId) -> bool {
+    if old.stamp == writer {
         // Its own insert is removed, or its own ghost written over: then the stamp no longer explains itself.
-        Some(old) if old.stamp == writer => old.ghost == (write == Write::Put),
-        Some(old) => old.stamp >= horizon || (write == Write::Put && !old.ghost),
+        return old.ghost == (write == Write::Put);
     }
+    old.stamp >= horizon || (write == Write::Put && !old.ghost)
 }
 
 impl VersionTable {
-    /// Keeps a row that its writer is about to change, unless the key's row is kept already. The leaf is latched exclusively, and
+    /// Keeps a row that `writer` is about to change, unless something is kept of the key already. The leaf is latched exclusively, and
     /// [`must_keep`] said so.
-    pub(crate) fn keep(&self, versions: &Versions, table: u32, key: &[u8], old: Row<'_>) {
-        let images = &mut *self.images.lock();
-        if images.find(table, key).is_some() {
+    pub(crate) fn keep(&self, writer: TxnId, table: u32, key: &[u8], old: Row<'_>) {
+        let mut content = self.content.lock();
+        if content.find(table, key).is_some() {
             return;
         }
-        let before = match (old.stamp == self.writer, old.ghost) {
-            (false, _) => Some(old),
+        let before = match (old.stamp == writer, old.ghost) {
+            (false, _) => Before::Row(old),
             // Its first write removed a settled row.
-            (true, true) => Some(Row { stamp: TxnId::NONE, ghost: false, ..old }),
+            (true, true) => Before::Row(Row { stamp: TxnId::NONE, ghost: false, ..old }),
             // Its first write was an insert.
-            (true, false) => None,
+            (true, false) => Before::Absent,
         };
-        images.add(table, key, before);
-        versions.count(self, images);
+        content.images.add(table, key, before);
+        self.count(&content);
     }
 
-    /// The key's row has got back a stamp that is not the writer's: nothing need be kept of it. The leaf is latched exclusively.
-    pub(crate) fn undone(&self, versions: &Versions, table: u32, key: &[u8]) {
-        let images = &mut *self.images.lock();
-        images.remove(table, key);
-        versions.count(self, images);
+    /// The key's row has got back a stamp that is not the writer's: nothing need be kept of it. (A file may go on saying what is true
+    /// all the same: the writer keeps its lock, so it will find the same there again.) The leaf is latched exclusively.
+    pub(crate) fn undone(&self, table: u32, key: &[u8]) {
+        let mut content = self.content.lock();
+        content.images.remove(table, key);
+        self.count(&content);
+    }
+
+    fn is_in_memory(&self) -> bool {
+        let content = self.content.lock();
+        content.runs.is_empty() && content.frozen.is_none()
+    }
+
+    /// Whether only files can tell if something is kept of the key.
+    pub(crate) fn is_unknown(&self, table: u32, key: &[u8]) -> bool {
+        let content = self.content.lock();
+        !content.runs.is_empty() && content.find(table, key).is_none()
+    }
+
+    /// Whether a file has something of the key. The caller holds no latch.
+    pub(crate) fn is_spilled(&self, table: u32, key: &[u8]) -> Result<bool> {
+        let runs = self.content.lock().runs.clone();
+        Ok(find_spilled(&runs, table, key)?.is_some())
+    }
+
+    /// Accounts for what it has grown or shrunk by.
+    fn count(&self, content: &Content) {
+        let now = content.memory_bytes();
+        let before = self.counted_bytes.swap(now, Ordering::Relaxed);
+        self.total_bytes.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
     }
 }

@@ -289,7 +289,7 @@ struct Graph {
     /// Never iterated: a simulation replays.
     nodes: HashMap<TxnId, Node>,
     /// Holder, key, arrival of each waiter: the queues of all holders, a holder's by key, a key's in order of arrival. Handing a key
-    /// over costs a step for each that waits for it, under the mutex: less than one of them takes to wake.
+    /// over moves each that waits for it, under the mutex.
     queues: BTreeMap<(TxnId, LockKey, u64), TxnId>,
     arrivals: u64,
 }

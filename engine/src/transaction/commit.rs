@@ -70,9 +70,6 @@ impl Transaction {
         rollback::give_back_promise(engine, &self.entry);
         engine.counters.commits.fetch_add(1, Ordering::Relaxed);
         self.let_go(&work);
-        if self.versions.get().is_some() {
-            engine.timeline.retire(self.entry.id);
-        }
         let gone = work.dropped.iter().chain(work.created.iter().filter(|p| work.unmade.contains(p)));
         engine.graves.dig(gone.map(|partition| Grave { partition: *partition, dropper: self.entry.id, lsn }));
         handle.after_commit(self.durability);
@@ -152,6 +149,7 @@ impl Transaction {
         let what = Committing {
             counts: &counts,
             publish: &mut || published.take().unwrap_or_else(&mut publish),
+            keeps_images: self.versions.get().is_some(),
             exposed: self.durability != Durability::Sync,
         };
         engine.timeline.commit(&self.entry, live, check, reserve, what)
@@ -201,7 +199,7 @@ impl Transaction {
             Err(e) => engine.leave_unresolved(&failed(e)),
             Ok(()) => {
                 self.finish();
-                engine.versions.forget(self.entry.id);
+                engine.versions.forget([self.entry.id]);
                 let gone = work.created.iter();
                 engine.graves.dig(gone.map(|partition| Grave {
                     partition: *partition,

@@ -36,16 +36,34 @@ pub(crate) enum Obstacle {
     Locked(TxnId),
     /// A commit that the view does not see has changed the key.
     Overtaken,
+    /// Whether something is kept of the key is written in a file.
+    Unknown,
+}
+
+/// What the files say of a key of its own.
+#[derive(Debug)]
+pub(super) struct SpilledKey {
+    table: u32,
+    key: Box<[u8]>,
+    is_kept: bool,
+}
+
+impl SpilledKey {
+    fn is_of(&self, table: u32, key: &[u8]) -> bool {
+        self.table == table && *self.key == *key
+    }
 }
 
 impl Transaction {
-    /// What stands in the way of access to a key whose row is `row`. The key's leaf is latched exclusively.
+    /// What stands in the way of access to a key whose row is `row`, and of the write that would follow. The key's leaf is latched
+    /// exclusively.
     pub(crate) fn obstacle(
         &self,
         table: u32,
         key: &[u8],
         row: Option<Row<'_>>,
         access: Access,
+        write: Option<Write>,
     ) -> Option<Obstacle> {
         let timeline = &self.engine().timeline;
         let unseen = row.map(|row| row.stamp).filter(|stamp| !self.view().sees(*stamp));
@@ -60,7 +78,11 @@ impl Transaction {
         }
         let overtaken =
             unseen.is_some() && (access == Access::Reads || self.isolation == Isolation::Snapshot);
-        overtaken.then_some(Obstacle::Overtaken)
+        if overtaken {
+            return Some(Obstacle::Overtaken);
+        }
+        let unknown = row.zip(write).is_some_and(|(row, write)| self.is_unknown(table, key, row, write));
+        unknown.then_some(Obstacle::Unknown)
     }
 
     /// Waits until a locked key may be free, or moves the view forward past what has overtaken it.
@@ -70,6 +92,7 @@ impl Transaction {
                 format!("a row of table {table} that transaction {holder} has locked")
             }),
             Obstacle::Overtaken => self.advance(),
+            Obstacle::Unknown => self.ask_files(table, key),
         }
     }
 
@@ -121,10 +144,37 @@ impl Transaction {
     pub(crate) fn keep_version(&self, table: u32, key: &[u8], old: Option<Row<'_>>, write: Write) {
         let engine = self.engine();
         if let Some(old) = old
-            && must_keep(self.entry.id, Some(old), write, engine.journal.horizon())
+            && must_keep(self.entry.id, old, write, engine.journal.horizon())
+            && !self.spilled.take().is_some_and(|spilled| spilled.is_of(table, key) && spilled.is_kept)
         {
             let versions = self.versions.get_or_init(|| engine.versions.open(self.entry.id));
-            versions.keep(&engine.versions, table, key, old);
+            versions.keep(self.entry.id, table, key, old);
+        }
+    }
+
+    /// Whether only a file can tell if something is kept of a row of its own that is about to change.
+    fn is_unknown(&self, table: u32, key: &[u8], row: Row<'_>, write: Write) -> bool {
+        row.stamp == self.entry.id
+            && must_keep(self.entry.id, row, write, TxnId::NONE)
+            && self.versions.get().is_some_and(|versions| versions.is_unknown(table, key))
+            && !self.spilled.borrow().as_ref().is_some_and(|spilled| spilled.is_of(table, key))
+    }
+
+    /// Asks the files what [`Transaction::is_unknown`]. Nobody else can change the answer: the row is this transaction's.
+    fn ask_files(&self, table: u32, key: &[u8]) -> Result<()> {
+        let Some(versions) = self.versions.get() else { return Ok(()) };
+        let is_kept = versions.is_spilled(table, key)?;
+        *self.spilled.borrow_mut() = Some(SpilledKey { table, key: key.into(), is_kept });
+        Ok(())
+    }
+
+    /// Makes room for before-images, if there is little left.
+    pub(super) fn spill_if_needed(&self) -> Result<()> {
+        match self.versions.get() {
+            Some(versions) if self.engine().versions.must_spill(versions) => {
+                self.engine().versions.spill(versions)
+            }
+            _ => Ok(()),
         }
     }
 

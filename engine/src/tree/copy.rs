@@ -1,5 +1,7 @@
 //! Private copies of leaves, for scans: no latch is held while they are read.
 
+use std::sync::Arc;
+
 use hamal_pager::{PageNo, SharedPage, header};
 
 use super::Tree;
@@ -7,7 +9,8 @@ use crate::Result;
 use crate::change::Row;
 use crate::ids::TxnId;
 use crate::node::{Damage, Node, Target};
-use crate::versions::{OwnedRow, Seen, Versions};
+use crate::versions::run::Run;
+use crate::versions::{Found, OwnedRow, Search, Seen, Versions};
 use crate::view::View;
 
 /// A private copy of one leaf, and a buffer that is used again. Until [`Tree::leaf_at`] fills it, it has no rows.
@@ -21,6 +24,9 @@ pub(crate) struct LeafCopy {
     /// Rows that look otherwise than in the page, by index.
     seen: Vec<(usize, Seen, OwnedRow)>,
 }
+
+/// A row that its eyes see in a file: its index, where the search has come to, and what it has found on the way.
+type SpilledRow = (usize, (Search, Vec<Arc<Run>>), OwnedRow);
 
 /// Whose view of a leaf is copied.
 #[derive(Clone, Copy, Debug)]
@@ -78,15 +84,19 @@ impl Tree {
         copy.page_no = page.page_no();
         let looked = match eyes {
             Some(eyes) if !eyes.view.sees_all(TxnId(header::max_txn(&copy.page))) => copy.look(eyes),
-            _ => Ok(()),
+            _ => Ok(Vec::new()),
         };
         drop(page);
-        let checked =
-            looked.and_then(|()| check_cells(&copy.page)).and_then(|()| expected(Node::leaf(&copy.page)?));
-        match checked {
-            Ok(true) => return Ok(()),
-            Ok(false) | Err(_) => copy.page.clear(),
-        }
+        let checked = looked.and_then(|spilled| {
+            check_cells(&copy.page)?;
+            Ok((spilled, expected(Node::leaf(&copy.page)?)?))
+        });
+        let checked = match (checked, eyes) {
+            (Ok((spilled, true)), Some(eyes)) => return copy.look_into_files(eyes, spilled),
+            (Ok((_, true)), None) => return Ok(()),
+            (checked, _) => checked,
+        };
+        copy.page.clear();
         let wrong = Damage { expected: "fences about the key that led here", found: 0 };
         Err(self.damaged(copy.page_no, checked.err().unwrap_or(wrong)))
     }
@@ -99,8 +109,9 @@ fn check_cells(page: &[u8]) -> Result<(), Damage> {
 }
 
 impl LeafCopy {
-    /// Finds the rows that these eyes see otherwise. The leaf is latched.
-    fn look(&mut self, eyes: Eyes<'_>) -> Result<(), Damage> {
+    /// Finds the rows that these eyes see otherwise; returns those that they see in files. The leaf is latched.
+    fn look(&mut self, eyes: Eyes<'_>) -> Result<Vec<SpilledRow>, Damage> {
+        let mut spilled = Vec::new();
         let node = Node::leaf(&self.page)?;
         let (mut key, mut older) = (Vec::new(), OwnedRow::default());
         for index in 0..node.len() {
@@ -110,9 +121,25 @@ impl LeafCopy {
             }
             key.clear();
             node.key(index)?.append_to(&mut key);
-            let seen = eyes.versions.resolve(eyes.view, eyes.table, &key, row, &mut older);
-            self.seen.push((index, seen, std::mem::take(&mut older)));
+            match eyes.versions.resolve(eyes.view, (eyes.table, &key), row, &mut older) {
+                Found::Seen(seen) => self.seen.push((index, seen, std::mem::take(&mut older))),
+                Found::Spilled(search, runs) => {
+                    spilled.push((index, (search, runs), std::mem::take(&mut older)))
+                }
+            }
         }
+        Ok(spilled)
+    }
+
+    /// Reads the rows that the eyes see in files. The leaf is no longer latched.
+    fn look_into_files(&mut self, eyes: Eyes<'_>, spilled: Vec<SpilledRow>) -> Result<()> {
+        for (index, search, mut older) in spilled {
+            let mut key = Vec::new();
+            self.key_into(index, &mut key);
+            let seen = eyes.versions.finish(eyes.view, (eyes.table, &key), search, &mut older)?;
+            self.seen.push((index, seen, older));
+        }
+        self.seen.sort_unstable_by_key(|(index, ..)| *index);
         Ok(())
     }
 
@@ -159,11 +186,9 @@ impl LeafCopy {
         if self.seen.is_empty() {
             return row;
         }
-        match self.seen.binary_search_by_key(&index, |seen| seen.0).map(|at| &self.seen[at]) {
-            Err(_) | Ok((_, Seen::Current, _)) => row,
-            Ok((_, Seen::Absent, _)) => NO_ROW,
-            Ok((_, Seen::Revived, _)) => Row { ghost: false, ..row },
-            Ok((_, Seen::Older, older)) => older.as_row(),
+        match self.seen.binary_search_by_key(&index, |seen| seen.0) {
+            Err(_) => row,
+            Ok(at) => self.seen[at].1.of(row, &self.seen[at].2).unwrap_or(NO_ROW),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Waiting, with threads that wait and with a simulation's single one; then many at once on the locks of a toy.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Instant;
@@ -468,7 +469,20 @@ struct Toy {
     /// Who believes to own each row: 0 is nobody.
     inside: Vec<AtomicU64>,
     next: AtomicU64,
+    /// Rows a transaction takes.
+    each: usize,
     target: u64,
+    /// A thread has failed: the others stop.
+    failed: AtomicBool,
+}
+
+/// Tells the others if its thread fails.
+struct Alarm<'t>(&'t AtomicBool);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_or(thread::panicking(), Ordering::Relaxed);
+    }
 }
 
 /// What a thread met.
@@ -512,7 +526,7 @@ impl Toy {
         let id = self.begin();
         let waiter = Waiter { id, age: age.unwrap_or(id.0) };
         let mut held = BTreeSet::new();
-        for _ in 0..4 {
+        for _ in 0..self.each {
             let row = rng.index(self.inside.len());
             let key = LockKey(row as u64 % 9); // The last row shares its key with the first.
             loop {
@@ -562,16 +576,22 @@ impl Toy {
             if rng.chance(1, 50) {
                 self.world.check();
             }
-            thread::yield_now();
+            if rng.chance(1, 2) {
+                thread::yield_now();
+            }
         }
         self.end(id, &held);
         met.commits += 1;
+        if rng.chance(1, 2) {
+            thread::yield_now();
+        }
         Ok(())
     }
 
     fn run(&self, mut rng: Rng) -> Met {
+        let _alarm = Alarm(&self.failed);
         let mut met = Met::default();
-        while self.world.waits.stats().waits < self.target {
+        while self.world.waits.stats().waits < self.target && !self.failed.load(Ordering::Relaxed) {
             let (mut age, mut attempts) = (None, 1);
             while let Err(first) = self.attempt(age, &mut rng, &mut met) {
                 age = Some(first);
@@ -584,17 +604,19 @@ impl Toy {
 }
 
 /// Lets threads take row locks until `HAMAL_LOCK_WAITS` waits, or this part of them, have begun.
-fn campaign(threads: u64, rows: usize, part: u64) {
+fn campaign(threads: u64, rows: usize, each: usize, part: u64) {
     let count = std::env::var("HAMAL_LOCK_WAITS").map_or(20_000, |count| count.parse().unwrap());
     let seed = std::env::var("HAMAL_SEED").map_or(3, |seed| seed.parse().unwrap());
     let target = count / part;
-    println!("seed {seed}, {threads} threads, {rows} rows, {target} lock waits");
+    println!("seed {seed}, {threads} threads, {rows} rows, {each} each, {target} lock waits");
     let toy = Toy {
         world: World::new(0),
         owners: Mutex::default(),
         inside: (0..rows).map(|_| AtomicU64::new(0)).collect(),
         next: AtomicU64::new(1),
+        each,
         target,
+        failed: AtomicBool::new(false),
     };
     let mut rng = Rng::new(seed);
     let start = Instant::now();
@@ -615,11 +637,11 @@ fn campaign(threads: u64, rows: usize, part: u64) {
 
 #[test]
 fn no_wake_up_is_lost_and_no_row_has_two_owners() {
-    campaign(8, 10, 1);
+    campaign(8, 10, 4, 1);
 }
 
 #[test]
 fn no_wake_up_is_lost_when_the_first_waiter_meets_the_last_end() {
-    // With two threads and one row, most ends find nobody waiting or somebody about to.
-    campaign(2, 1, 10);
+    // Two threads, one row, held for a moment: many ends find nobody, or somebody about to wait.
+    campaign(2, 1, 1, 10);
 }

@@ -1,0 +1,305 @@
+//! Random histories over a handful of keys, beside a model that remembers every committed state.
+
+use std::collections::BTreeMap;
+
+use hamal_storage::sim::SimStorage;
+use hamal_wal::Lsn;
+
+use super::*;
+use crate::active::TxnEntry;
+use crate::timeline::{Birth, Committing, LiveView, Timeline};
+use crate::validation::WriteSet;
+
+const TABLE: u32 = 7;
+const KEYS: u64 = 6;
+
+type State = BTreeMap<u64, Vec<u8>>;
+
+struct Writer {
+    entry: Arc<TxnEntry>,
+    live: LiveView,
+    images: Option<Arc<VersionTable>>,
+    /// Key and row before each write.
+    undo: Vec<(u64, Option<OwnedRow>)>,
+    /// What it sees.
+    state: State,
+}
+
+struct World {
+    random: SimStorage,
+    disk: SimStorage,
+    versions: Versions,
+    timeline: Timeline,
+    horizon: Arc<AtomicU64>,
+    rows: BTreeMap<u64, OwnedRow>,
+    committed: State,
+    writers: Vec<Writer>,
+    views: Vec<(LiveView, State)>,
+    lsn: u64,
+    spilled: u64,
+    merged: u64,
+}
+
+impl World {
+    fn new(seed: u64, budget_bytes: u64) -> World {
+        let disk = SimStorage::new(seed);
+        let horizon = Arc::new(AtomicU64::new(0));
+        World {
+            random: SimStorage::new(seed),
+            versions: Versions::new(Arc::new(disk.clone()), budget_bytes),
+            timeline: Timeline::new(TxnId(1), BTreeMap::new(), horizon.clone()),
+            disk,
+            horizon,
+            rows: BTreeMap::new(),
+            committed: State::new(),
+            writers: Vec::new(),
+            views: Vec::new(),
+            lsn: 0,
+            spilled: 0,
+            merged: 0,
+        }
+    }
+
+    fn below(&self, limit: u64) -> u64 {
+        self.random.random_u64() % limit
+    }
+
+    fn horizon(&self) -> TxnId {
+        TxnId(self.horizon.load(Ordering::Relaxed))
+    }
+
+    fn begin(&mut self) {
+        let (entry, live) = self.timeline.begin(Birth::default(), std::time::Duration::ZERO);
+        let state = self.committed.clone();
+        self.writers.push(Writer { entry, live, images: None, undo: Vec::new(), state });
+    }
+
+    /// Writes or removes a row, as a leaf's latch holder would.
+    fn write(&mut self, at: usize) {
+        let key = self.below(KEYS);
+        let horizon = self.horizon();
+        let value = self.random.random_u64().to_le_bytes()[..self.below(9) as usize].to_vec();
+        let removal = self.below(3) == 0;
+        let id = self.writers[at].entry.id;
+        let old = self.rows.get(&key).cloned();
+        if let Some(row) = &old
+            && row.stamp != id
+            && (self.writers.iter().any(|writer| writer.entry.id == row.stamp)
+                || !self.writers[at].live.view.sees(row.stamp))
+        {
+            return; // locked, or overtaken
+        }
+        if removal && old.as_ref().is_none_or(|row| row.ghost) {
+            return;
+        }
+        let write = if removal { Write::Remove } else { Write::Put };
+        let name = key.to_be_bytes();
+        let writer = &mut self.writers[at];
+        if let Some(row) = &old
+            && must_keep(id, row.as_row(), write, horizon)
+        {
+            let images = writer.images.get_or_insert_with(|| self.versions.open(id));
+            let spilled = row.stamp == id
+                && images.is_unknown(TABLE, &name)
+                && images.is_spilled(TABLE, &name).unwrap();
+            if !spilled {
+                images.keep(id, TABLE, &name, row.as_row());
+            }
+        }
+        let new = match &old {
+            Some(row) if removal => OwnedRow { stamp: id, ghost: true, ..row.clone() },
+            _ => OwnedRow { stamp: id, ghost: false, overflow: false, value: value.clone() },
+        };
+        writer.undo.push((key, old));
+        self.rows.insert(key, new);
+        if removal {
+            writer.state.remove(&key);
+        } else {
+            writer.state.insert(key, value);
+        }
+    }
+
+    /// Takes back the last writes but `keep`, as a savepoint does.
+    fn take_back(&mut self, at: usize, keep: usize) {
+        let id = self.writers[at].entry.id;
+        while self.writers[at].undo.len() > keep {
+            let Some((key, before)) = self.writers[at].undo.pop() else { return };
+            let before = before.unwrap_or(OwnedRow { ghost: true, ..OwnedRow::default() });
+            let seen = before.stamp;
+            self.rows.insert(key, before);
+            if let Some(images) = self.writers[at].images.as_ref().filter(|_| seen != id) {
+                images.undone(TABLE, &key.to_be_bytes());
+            }
+        }
+        // Its view of the keys it wrote: what is in place is its own, or was visible to it.
+        let mut state = std::mem::take(&mut self.writers[at].state);
+        state.clear();
+        for (key, row) in &self.rows {
+            let mut older = OwnedRow::default();
+            if let Some(row) = self.look(&self.writers[at].live.view, *key, row, &mut older) {
+                state.insert(*key, row);
+            }
+        }
+        self.writers[at].state = state;
+    }
+
+    fn commit(&mut self, at: usize) {
+        let Writer { entry, live, images, undo, state } = self.writers.swap_remove(at);
+        self.lsn += 8;
+        let lsn = Lsn(self.lsn);
+        let what = Committing {
+            counts: &[],
+            publish: &mut || Arc::new(WriteSet::new(64).publish(std::iter::empty())),
+            exposed: self.below(2) == 0,
+            keeps_images: images.is_some(),
+        };
+        self.timeline.commit(&entry, &live, |_| Ok(()), || Ok(lsn), what).unwrap();
+        for (key, _) in undo {
+            match state.get(&key) {
+                Some(value) => self.committed.insert(key, value.clone()),
+                None => self.committed.remove(&key),
+            };
+        }
+    }
+
+    fn roll_back(&mut self, at: usize) {
+        self.take_back(at, 0);
+        let Writer { entry, live, .. } = self.writers.swap_remove(at);
+        self.timeline.end(&entry, Some(&live));
+        self.versions.forget([entry.id]);
+    }
+
+    fn look(&self, view: &View, key: u64, row: &OwnedRow, older: &mut OwnedRow) -> Option<Vec<u8>> {
+        let name = key.to_be_bytes();
+        let seen = match self.versions.resolve(view, (TABLE, &name), row.as_row(), older) {
+            Found::Seen(seen) => seen,
+            Found::Spilled(search, runs) => {
+                self.versions.finish(view, (TABLE, &name), (search, runs), older).unwrap()
+            }
+        };
+        seen.of(row.as_row(), older).map(|row| row.value.to_vec())
+    }
+
+    fn check(&self, what: &str) {
+        let writers = self.writers.iter().map(|writer| (&writer.live.view, &writer.state));
+        for (view, state) in self.views.iter().map(|(live, state)| (&live.view, state)).chain(writers) {
+            for (key, row) in &self.rows {
+                let found = self.look(view, *key, row, &mut OwnedRow::default());
+                assert_eq!(found.as_ref(), state.get(key), "{what}: key {key}, row {row:?}, view {view:?}");
+            }
+        }
+    }
+
+    fn step(&mut self) -> &'static str {
+        let at = self.below(self.writers.len().max(1) as u64) as usize;
+        match self.below(16) {
+            0 | 1 if self.writers.len() < 4 => {
+                self.begin();
+                "begin"
+            }
+            2..=7 if !self.writers.is_empty() => {
+                self.write(at);
+                "write"
+            }
+            8 | 9 if !self.writers.is_empty() => {
+                self.commit(at);
+                "commit"
+            }
+            10 if !self.writers.is_empty() => {
+                self.roll_back(at);
+                "roll back"
+            }
+            11 if !self.writers.is_empty() => {
+                let keep = self.below(self.writers[at].undo.len() as u64 + 1) as usize;
+                self.take_back(at, keep);
+                "take back"
+            }
+            12 if self.views.len() < 4 => {
+                // All commits are exposed first, so that it sees the newest state.
+                self.timeline.expose(Lsn(u64::MAX));
+                let live = self.timeline.view(Lsn(u64::MAX), std::time::Duration::ZERO);
+                self.views.push((live, self.committed.clone()));
+                "view"
+            }
+            13 if !self.views.is_empty() => {
+                let at = self.below(self.views.len() as u64) as usize;
+                self.timeline.release(&self.views.swap_remove(at).0);
+                "release"
+            }
+            14 if !self.writers.is_empty() => {
+                if let Some(images) = &self.writers[at].images {
+                    self.versions.spill(images).unwrap();
+                    self.spilled += 1;
+                }
+                "spill"
+            }
+            15 => {
+                self.versions.forget(self.timeline.settled());
+                let groups = self.timeline.indistinguishable_writers();
+                self.merged += groups.iter().filter(|group| group.len() > 1).count() as u64;
+                self.versions.merge(&groups).unwrap();
+                "merge"
+            }
+            _ => "nothing",
+        }
+    }
+}
+
+#[test]
+fn every_view_sees_its_own_state_whatever_becomes_of_the_rows_and_their_images() {
+    let (mut spilled, mut merged) = (0, 0);
+    for seed in 0..300 {
+        let mut world = World::new(seed, if seed % 2 == 0 { 0 } else { u64::MAX });
+        for step in 0..400 {
+            let what = world.step();
+            world.check(&format!("seed {seed}, step {step}, after {what}"));
+        }
+        while !world.writers.is_empty() {
+            world.commit(0);
+        }
+        while let Some((live, _)) = world.views.pop() {
+            world.timeline.release(&live);
+        }
+        world.timeline.expose(Lsn(u64::MAX));
+        world.versions.forget(world.timeline.settled());
+        assert_eq!(
+            (world.versions.bytes(), world.versions.writers()),
+            (0, 0),
+            "seed {seed}: nobody needs them"
+        );
+        assert!(world.disk.files().is_empty(), "seed {seed}: files go with their tables");
+        spilled += world.spilled;
+        merged += world.merged;
+    }
+    assert!(spilled > 200 && merged > 200, "spilled {spilled}, merged {merged}");
+}
+
+#[test]
+fn images_of_one_row_that_is_changed_again_and_again_do_not_pile_up_behind_an_old_view() {
+    let mut world = World::new(1, 1 << 20);
+    world.begin();
+    world.rows.insert(0, OwnedRow { stamp: TxnId(1), value: vec![1; 100], ..OwnedRow::default() });
+    world.committed.insert(0, vec![1; 100]);
+    world.commit(0);
+    let live = world.timeline.view(Lsn(u64::MAX), std::time::Duration::ZERO);
+    world.views.push((live, world.committed.clone()));
+    let mut most = 0;
+    for round in 0..50_000_u64 {
+        world.begin();
+        let id = world.writers[0].entry.id;
+        let images = world.versions.open(id);
+        images.keep(id, TABLE, &0_u64.to_be_bytes(), world.rows[&0].as_row());
+        world.writers[0].images = Some(images);
+        world
+            .rows
+            .insert(0, OwnedRow { stamp: id, value: round.to_le_bytes().repeat(12), ..OwnedRow::default() });
+        world.commit(0);
+        world.timeline.expose(Lsn(u64::MAX));
+        if world.versions.may_merge() {
+            world.versions.merge(&world.timeline.indistinguishable_writers()).unwrap();
+        }
+        most = most.max(world.versions.bytes());
+    }
+    world.check("at the end");
+    assert!(most < 1 << 20, "{most} bytes");
+}
