@@ -46,6 +46,14 @@ bench area *args:
 peers *args:
     cargo run --release -p hamal-benches --bin peers -- {{args}}
 
+# Many writers: Hamal beside its peers, commits per second.
+writers *args:
+    cargo run --release -p hamal-benches --bin writers -- {{args}}
+
+# A reader beside writers: latency of a get in a snapshot.
+readers *args:
+    cargo run --release -p hamal-benches --bin readers -- {{args}}
+
 # Dependencies: licences, duplicates, sources.
 deny:
     cargo deny check bans licenses sources

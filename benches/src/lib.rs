@@ -8,3 +8,5 @@ pub mod peer;
 pub mod place;
 pub mod rows;
 pub mod spread;
+pub mod writers;
+pub mod zipf;

@@ -7,6 +7,8 @@ mod redb;
 use std::fmt;
 use std::path::Path;
 
+use serde::Serialize;
+
 use crate::rows::{KEY_BYTES, Picks, VALUE_BYTES};
 
 pub use self::hamal::{Hamal, ROWS};
@@ -17,13 +19,27 @@ pub use self::redb::Redb;
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// When a commit returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
 pub enum Commit {
     /// Once it is on the disk.
+    #[value(name = "synchronous", alias = "sync")]
+    #[serde(rename = "synchronous")]
     Durable,
     /// At once. What a crash then costs differs: Hamal and redb lose the newest commits; LMDB (`MDB_NOSYNC`) may lose the
     /// database, which its manual says.
+    #[value(name = "relaxed")]
+    #[serde(rename = "relaxed")]
     Lazy,
+}
+
+impl Commit {
+    /// Its name on the command line and in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Commit::Durable => "synchronous",
+            Commit::Lazy => "relaxed",
+        }
+    }
 }
 
 /// How an engine is opened.
