@@ -11,10 +11,12 @@
 //! | [`crash`] | random runs: lives that end at any I/O |
 //! | [`sweep`] | exhaustive runs: a crash, and every fault, at every I/O |
 //! | [`flips`] | damage: any byte of any file of a closed database |
+//! | [`checker`] | whether any order of transactions explains what clients saw |
 //! | [`targets`] | what the libFuzzer targets call |
 
 #![forbid(unsafe_code)]
 
+pub mod checker;
 pub mod choice;
 pub mod crash;
 pub mod disk;
