@@ -19,6 +19,8 @@ mod master;
 mod node;
 mod options;
 mod overflow;
+#[doc(hidden)]
+pub mod planted;
 mod raw;
 mod record;
 mod recovery;
