@@ -108,7 +108,7 @@ impl AddAssign for Summary {
 }
 
 /// Checks a history.
-pub fn check(history: &History, rules: Rules) -> Result<Summary, Box<Violation>> {
+pub fn check(history: &History, rules: Rules) -> Result<Summary, Violation> {
     history.check_shape()?;
     let history = &history.with_final_read();
     let effects = effects::all(history)?;

@@ -23,7 +23,7 @@ use std::thread;
 use hamal::{Database, Durability, OpenMode, Options};
 use hamal_storage::sim::{CrashMode, SimStorage};
 
-use crate::checker::{History, KeyKind, Level, Outcome, Rules, Summary, Transaction, check};
+use crate::checker::{History, Level, Outcome, Rules, Summary, Transaction, check};
 use crate::choice::{Choices, mix};
 use crate::flips::panic_text;
 use client::{Client, Moments};
@@ -171,12 +171,12 @@ impl<'c> Round<'c> {
             config,
             ticks: AtomicU64::new(1),
             elements: AtomicU64::new(1),
-            left: AtomicI64::new(config.transactions as i64),
+            left: AtomicI64::new(config.transactions.cast_signed()),
             failed: AtomicBool::new(false),
             progress,
             layout,
         };
-        let keys = (0..config.keys).map(|key| shared.layout.kind(key)).collect();
+        let keys = (0..config.keys).map(Layout::kind).collect();
         let history = History { keys, ..History::default() };
         Round { config, choices, shared, history, outcomes: Outcomes::default() }
     }
@@ -187,7 +187,7 @@ impl<'c> Round<'c> {
         } else {
             Place::Simulated(SimStorage::new(mix(self.config.seed)))
         };
-        let mut db = self.open(&place, OpenMode::Create)?;
+        let mut db = Self::open(&place, OpenMode::Create)?;
         self.shared.layout.fill(&db).map_err(|e| format!("filling the tables: {e}"))?;
         loop {
             self.arm(&place);
@@ -261,7 +261,7 @@ impl<'c> Round<'c> {
             }
             // Only now, so that nothing it does can reach the new disk.
             drop(old.take());
-            match self.open(place, OpenMode::Open) {
+            match Self::open(place, OpenMode::Open) {
                 Ok(db) => {
                     if let Place::Simulated(sim) = place {
                         sim.crash_at(u64::MAX);
@@ -311,7 +311,7 @@ impl<'c> Round<'c> {
         }
         self.read_all(&db)?;
         db.close().map_err(|e| format!("close: {e}"))?;
-        let db = self.open(place, OpenMode::Open)?;
+        let db = Self::open(place, OpenMode::Open)?;
         self.read_all(&db)?;
         let last = self.history.transactions.last().map_or(Vec::new(), |last| last.ops.clone());
         self.history.final_state = vec![Vec::new(); self.config.keys as usize];
@@ -332,7 +332,7 @@ impl<'c> Round<'c> {
         }
     }
 
-    fn open(&self, place: &Place, mode: OpenMode) -> Result<Database, String> {
+    fn open(place: &Place, mode: OpenMode) -> Result<Database, String> {
         let options = Options::new()
             .mode(mode)
             .page_bytes(4096)
@@ -355,11 +355,6 @@ impl Moments for Shared<'_> {
         // Sequentially consistent, as real time is: a later tick is later for everybody.
         self.ticks.fetch_add(1, Ordering::SeqCst)
     }
-}
-
-/// Three keys in five are lists, the others are registers.
-fn kind_of(key: u32) -> KeyKind {
-    if key % 5 < 3 { KeyKind::List } else { KeyKind::Register }
 }
 
 const _: () = assert!(TABLES.len() == 2, "key ranges are halved");

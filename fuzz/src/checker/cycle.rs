@@ -93,7 +93,9 @@ impl Components {
                 }
             }
         }
-        of.iter().for_each(|component| sizes[*component as usize] += 1);
+        for component in &of {
+            sizes[*component as usize] += 1;
+        }
         Components { of, sizes }
     }
 
@@ -118,7 +120,7 @@ const CLASSES: [(Anomaly, Kinds); 4] = [
 const STARTS: usize = 500;
 
 /// Names a cycle of a graph that has one.
-pub(super) fn name(history: &History, graph: &Graph, whole: &Components) -> Box<Violation> {
+pub(super) fn name(history: &History, graph: &Graph, whole: &Components) -> Violation {
     let beyonds = [
         (Beyond::Nothing, Kinds::INNER),
         (Beyond::Session, Kinds::INNER | Kinds::SESSION),

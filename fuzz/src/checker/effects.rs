@@ -23,7 +23,7 @@ pub(super) struct Effects<'h> {
 #[derive(Debug)]
 pub(super) struct Count {
     pub(super) keys: Range<Key>,
-    pub(super) count: u64,
+    pub(super) found: u64,
     /// Keys it had written or read, and whether they were there.
     pub(super) known: BTreeMap<Key, bool>,
 }
@@ -43,11 +43,11 @@ impl Local<'_> {
     }
 }
 
-pub(super) fn all(history: &History) -> Result<Vec<Effects<'_>>, Box<Violation>> {
+pub(super) fn all(history: &History) -> Result<Vec<Effects<'_>>, Violation> {
     (0..history.transactions.len() as u32).map(|index| of(history, index)).collect()
 }
 
-fn of(history: &History, index: u32) -> Result<Effects<'_>, Box<Violation>> {
+fn of(history: &History, index: u32) -> Result<Effects<'_>, Violation> {
     let mut effects = Effects::default();
     let mut keys: BTreeMap<Key, Local<'_>> = BTreeMap::new();
     let internal =
@@ -65,12 +65,12 @@ fn of(history: &History, index: u32) -> Result<Effects<'_>, Box<Violation>> {
             }
             Op::Read { key, found } => {
                 let local = keys.entry(*key).or_default();
-                let Some(base) = others_part(history.keys[*key as usize], local, found) else {
+                if !shows_own(history.keys[*key as usize], local, found) {
                     return Err(internal(format!(
                         "T{index} does not see its own writes under key {key}: {op}"
                     )));
-                };
-                match (local.base, base) {
+                }
+                match (local.base, others_part(history.keys[*key as usize], local, found)) {
                     (Some(before), Some(now)) if before != now => {
                         return Err(internal(format!("T{index} reads key {key} twice, differently: {op}")));
                     }
@@ -83,7 +83,7 @@ fn of(history: &History, index: u32) -> Result<Effects<'_>, Box<Violation>> {
             }
             Op::Len { keys: counted, count } => {
                 let known = keys.range(counted.clone()).filter_map(|(key, l)| Some((*key, l.is_there()?)));
-                effects.counts.push(Count { keys: counted.clone(), count: *count, known: known.collect() });
+                effects.counts.push(Count { keys: counted.clone(), found: *count, known: known.collect() });
             }
         }
     }
@@ -95,17 +95,22 @@ fn of(history: &History, index: u32) -> Result<Effects<'_>, Box<Violation>> {
     Ok(effects)
 }
 
-/// What of `found` is not the transaction's own; `None` inside: nothing can be said of it. `None`: its own is not there.
-fn others_part<'h>(kind: KeyKind, local: &Local<'_>, found: &'h [Element]) -> Option<Option<&'h [Element]>> {
-    let own = local.writes.iter().map(|(_, element)| element);
+/// Whether a read shows what the transaction has written itself.
+fn shows_own(kind: KeyKind, local: &Local<'_>, found: &[Element]) -> bool {
+    let mut own = local.writes.iter().map(|(_, element)| element);
     match kind {
         KeyKind::List => {
-            let (base, tail) = found.split_at_checked(found.len().checked_sub(own.len())?)?;
-            tail.iter().eq(own).then_some(Some(base))
+            let tail = found.len().checked_sub(own.len()).map(|base| &found[base..]);
+            tail.is_some_and(|tail| tail.iter().eq(own))
         }
-        KeyKind::Register => match own.last() {
-            Some(last) => (found == [*last]).then_some(None),
-            None => Some(Some(found)),
-        },
+        KeyKind::Register => own.next_back().is_none_or(|last| found == [*last]),
+    }
+}
+
+/// What of a read that shows its own is others'; `None`: that is hidden.
+fn others_part<'h>(kind: KeyKind, local: &Local<'_>, found: &'h [Element]) -> Option<&'h [Element]> {
+    match kind {
+        KeyKind::List => Some(&found[..found.len() - local.writes.len()]),
+        KeyKind::Register => local.writes.is_empty().then_some(found),
     }
 }

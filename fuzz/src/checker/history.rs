@@ -111,7 +111,7 @@ pub struct History {
 
 impl History {
     /// What every later step relies on; a violation of it is a mistake of the recorder.
-    pub(super) fn check_shape(&self) -> Result<(), Box<Violation>> {
+    pub(super) fn check_shape(&self) -> Result<(), Violation> {
         let malformed = |what: String, of: &[u32]| {
             Err(Violation::of_transactions(Anomaly::Malformed, what, self, of.iter().copied()))
         };

@@ -29,7 +29,7 @@ pub(super) fn to_the_end(
     effects: &[Effects<'_>],
     versions: &Versions,
     graph: &mut Graph,
-) -> Result<u64, Box<Violation>> {
+) -> Result<u64, Violation> {
     let places = Places::of(history, graph);
     let registers = Registers::of(history, effects, versions, graph, &places);
     let mut inferred = 0;
@@ -51,7 +51,7 @@ pub(super) fn to_the_end(
     Ok(inferred)
 }
 
-fn clocks(history: &History, graph: &Graph, places: &Places) -> Result<Clocks, Box<Violation>> {
+fn clocks(history: &History, graph: &Graph, places: &Places) -> Result<Clocks, Violation> {
     let outgoing = Outgoing::of_all(graph);
     let components = Components::of(graph, &outgoing);
     if !components.is_acyclic() {
@@ -116,7 +116,7 @@ impl<'p> Registers<'p> {
     }
 
     /// Two that read one version and wrote the next.
-    fn check_updates(&self, history: &History, graph: &Graph) -> Result<(), Box<Violation>> {
+    fn check_updates(&self, history: &History, graph: &Graph) -> Result<(), Violation> {
         let mut updates: HashMap<(Key, Option<u32>), u32> = HashMap::new();
         for read in &self.reads {
             let session = self.places.session[read.reader as usize] as usize;
@@ -225,7 +225,7 @@ fn check_counts(
     history: &History,
     effects: &[Effects<'_>],
     creators: &Creators<'_>,
-) -> Result<(), Box<Violation>> {
+) -> Result<(), Violation> {
     for (index, effects) in effects.iter().enumerate() {
         let index = index as u32;
         for count in effects.counts.iter().filter(|_| creators.graph.start[index as usize] != NOWHERE) {
@@ -236,8 +236,8 @@ fn check_counts(
                 least += u64::from(there == Some(true));
                 most += u64::from(there != Some(false));
             }
-            if !(least..=most).contains(&count.count) {
-                let what = format!("T{index} counted {}, which must be {least} to {most}", count.count);
+            if !(least..=most).contains(&count.found) {
+                let what = format!("T{index} counted {}, which must be {least} to {most}", count.found);
                 return Err(Violation::of_transactions(Anomaly::Count, what, history, [index]));
             }
         }

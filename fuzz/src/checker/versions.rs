@@ -36,7 +36,7 @@ pub(super) struct Versions {
 
 impl Versions {
     /// Checks every read of every transaction.
-    pub(super) fn of(history: &History, effects: &[Effects<'_>]) -> Result<Versions, Box<Violation>> {
+    pub(super) fn of(history: &History, effects: &[Effects<'_>]) -> Result<Versions, Violation> {
         let origins = origins(history, effects)?;
         let effective = history.transactions.iter().map(|t| t.outcome == Outcome::Committed).collect();
         let astray = vec![false; effects.len()];
@@ -56,7 +56,7 @@ impl Versions {
     }
 
     /// Settles unknown outcomes by what there is of them, and finds lost and half commits.
-    fn settle(&mut self, history: &History, effects: &[Effects<'_>]) -> Result<(), Box<Violation>> {
+    fn settle(&mut self, history: &History, effects: &[Effects<'_>]) -> Result<(), Violation> {
         let mut seen: HashSet<Element> = HashSet::new();
         for (transaction, effects) in history.transactions.iter().zip(effects) {
             // Read by somebody whose reads count: the final reader is among them.
@@ -93,7 +93,7 @@ impl Versions {
         reader: u32,
         key: Key,
         found: &[Element],
-    ) -> Result<(), Box<Violation>> {
+    ) -> Result<(), Violation> {
         let last_read = history.transactions.len() as u32 - 1;
         let full = &history.final_state[key as usize];
         let is_prefix = history.keys[key as usize] == KeyKind::List && full.starts_with(found);
@@ -123,7 +123,7 @@ impl Versions {
         reader: u32,
         key: Key,
         found: &[Element],
-    ) -> Result<(), Box<Violation>> {
+    ) -> Result<(), Violation> {
         let may_stray = {
             let reader = reader as usize;
             !self.effective[reader] && history.transactions[reader].level != Level::ReadOnly
@@ -162,7 +162,7 @@ impl Versions {
     }
 }
 
-fn origins(history: &History, effects: &[Effects<'_>]) -> Result<HashMap<Element, Origin>, Box<Violation>> {
+fn origins(history: &History, effects: &[Effects<'_>]) -> Result<HashMap<Element, Origin>, Violation> {
     let written = effects.iter().map(|e| e.writes.iter().map(|w| w.1.len()).sum::<usize>() + e.undone.len());
     let mut origins = HashMap::with_capacity(written.sum());
     for (transaction, effects) in effects.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! What a history is found guilty of, in words.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use super::history::History;
 
@@ -86,7 +86,7 @@ impl Violation {
         what: impl fmt::Display,
         history: &History,
         transactions: impl IntoIterator<Item = u32>,
-    ) -> Box<Violation> {
+    ) -> Violation {
         Violation::of_cycle(anomaly, Beyond::Nothing, what, history, transactions)
     }
 
@@ -96,7 +96,7 @@ impl Violation {
         what: impl fmt::Display,
         history: &History,
         transactions: impl IntoIterator<Item = u32>,
-    ) -> Box<Violation> {
+    ) -> Violation {
         let suffix = match beyond {
             Beyond::Nothing => "",
             Beyond::Session => ", within sessions",
@@ -107,10 +107,10 @@ impl Violation {
         for index in transactions {
             if !told.contains(&index) {
                 told.push(index);
-                text += &format!("\n  T{index} = {}", history.transactions[index as usize]);
+                let _ = write!(text, "\n  T{index} = {}", history.transactions[index as usize]);
             }
         }
-        Box::new(Violation { anomaly, in_real_time: beyond != Beyond::Nothing, text })
+        Violation { anomaly, in_real_time: beyond != Beyond::Nothing, text }
     }
 }
 

@@ -85,11 +85,10 @@ impl<'r> Client<'r> {
                 let outcomes = &mut notes.outcomes;
                 match end {
                     End::Committed => outcomes.committed += 1,
-                    End::GaveUp => outcomes.aborted += 1,
+                    End::GaveUp | End::Stopped => outcomes.aborted += 1,
                     End::Conflict => outcomes.conflicts += 1,
                     End::LogFull => outcomes.log_full += 1,
                     End::Unknown => outcomes.unknown += 1,
-                    End::Stopped => outcomes.aborted += 1,
                     End::Failed(what) => {
                         self.shared.failed.store(true, Ordering::Relaxed);
                         notes.failure = Some(format!("session {}: {what}", self.session));

@@ -119,7 +119,7 @@ impl Shuffled<'_> {
     fn write(&mut self) -> Step {
         let key = self.key();
         let coin = self.choices.once_in(2);
-        match self.layout.kind(key) {
+        match Layout::kind(key) {
             KeyKind::List => Step::Append { key, for_update: coin },
             KeyKind::Register if coin => Step::Write(key),
             KeyKind::Register => Step::Update { key, by_insert: self.choices.once_in(2) },
