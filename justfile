@@ -30,6 +30,10 @@ doc:
 simulate *args="--seeds 0..1000":
     cargo run --release -p hamal-fuzz --bin simulate -- {{args}}
 
+# Clients at once, and whether any order of their transactions explains what they saw.
+histories *args="--transactions 50000 --crash":
+    cargo run --release -p hamal-fuzz --bin histories -- {{args}}
+
 # One fuzz target: log_bytes, page_bytes or operations.
 fuzz target="operations" seconds="600":
     cargo fuzz run -s none {{target}} -- -max_total_time={{seconds}}

@@ -22,6 +22,8 @@ mod master;
 mod node;
 mod options;
 mod overflow;
+#[doc(hidden)]
+pub mod planted;
 mod raw;
 mod record;
 mod recovery;

@@ -1,6 +1,7 @@
 //! Crash simulator, fault campaigns and fuzz targets for Hamal.
 //!
-//! Everything runs on the simulated disk, on one thread per run, and is a function of a seed or of a fuzzer's bytes.
+//! Everything runs on the simulated disk, on one thread per run, and is a function of a seed or of a fuzzer's bytes; all but
+//! [`histories`], whose clients are threads of their own.
 //!
 //! | module | what it has |
 //! |---|---|
@@ -11,14 +12,17 @@
 //! | [`crash`] | random runs: lives that end at any I/O |
 //! | [`sweep`] | exhaustive runs: a crash, and every fault, at every I/O |
 //! | [`flips`] | damage: any byte of any file of a closed database |
+//! | [`histories`], [`checker`] | clients at once, and whether any order of their transactions explains what they saw |
 //! | [`targets`] | what the libFuzzer targets call |
 
 #![forbid(unsafe_code)]
 
+pub mod checker;
 pub mod choice;
 pub mod crash;
 pub mod disk;
 pub mod flips;
+pub mod histories;
 pub mod keys;
 pub mod model;
 pub mod monitor;

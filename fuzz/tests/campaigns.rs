@@ -1,6 +1,10 @@
 //! A slice of every campaign, small enough for each change. The binaries run the whole of them.
 
+use std::sync::atomic::AtomicU64;
+
+use hamal_fuzz::checker::Rules;
 use hamal_fuzz::crash::{RunOptions, run_seed};
+use hamal_fuzz::histories::{Config, Levels, Outcomes, run_round};
 use hamal_fuzz::sweep::{Script, crashes, faults};
 use hamal_fuzz::tally::Tally;
 use hamal_fuzz::targets;
@@ -83,4 +87,41 @@ fn the_fuzz_targets_take_their_own_corpora() {
     log.iter().step_by(8).for_each(|input| targets::log_bytes(input));
     page.iter().step_by(8).for_each(|input| targets::page_bytes(input));
     operations.iter().take(8).for_each(|input| targets::operations(input));
+}
+
+/// Rounds of a few hundred transactions, all of whose histories must have an order.
+fn histories(seeds: std::ops::Range<u64>, crashes: bool) -> Outcomes {
+    let mut total = Outcomes::default();
+    for seed in seeds {
+        let config = Config {
+            seed,
+            transactions: 300,
+            threads: 2 + seed as u32 % 7,
+            keys: 20,
+            crashes,
+            levels: Levels::Mixed,
+            mixed_durability: !crashes,
+            on_disk: false,
+            rules: Rules::default(),
+        };
+        let (outcomes, result) = run_round(&config, &AtomicU64::new(0));
+        if let Err(failure) = result {
+            panic!("seed {seed}, {config:?}: {}", failure.what);
+        }
+        total += outcomes;
+    }
+    total
+}
+
+#[test]
+fn some_order_explains_what_clients_saw() {
+    let outcomes = histories(0..8, false);
+    assert!(outcomes.committed > 1500 && outcomes.aborted > 30, "{outcomes:?}");
+}
+
+#[test]
+fn some_order_explains_what_clients_saw_across_crashes() {
+    let outcomes = histories(100..106, true);
+    assert!(outcomes.crashes > 8 && outcomes.crashes_in_recovery > 0, "{outcomes:?}");
+    assert!(outcomes.unknown > 0, "{outcomes:?}");
 }
