@@ -32,14 +32,12 @@ pub fn plant(bug: PlantedBug) {
 
 /// Whether to make this mistake.
 #[cfg(feature = "planted-bugs")]
-#[allow(dead_code, reason = "asked by concurrent transactions")]
 pub(crate) fn is_planted(bug: PlantedBug) -> bool {
     PLANTED.load(Ordering::Relaxed) == bug as u8
 }
 
 /// Whether to make this mistake: never.
 #[cfg(not(feature = "planted-bugs"))]
-#[allow(dead_code, reason = "asked by concurrent transactions")]
 pub(crate) const fn is_planted(_: PlantedBug) -> bool {
     false
 }

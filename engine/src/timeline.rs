@@ -26,6 +26,7 @@ use crate::Result;
 use crate::active::{TxnEntry, TxnState};
 use crate::counts::RowCounts;
 use crate::ids::TxnId;
+use crate::planted::{PlantedBug, is_planted};
 use crate::record::TxnImage;
 use crate::validation::{History, Published};
 use crate::view::View;
@@ -80,8 +81,6 @@ struct State {
     exposed: Lsn,
     /// The newest commit of all.
     newest: Lsn,
-    /// The newest that somebody was, or will be, told is durable.
-    newest_sync: Lsn,
     /// Live views: by `xmin`, by `as_of`, and those whose transactions validate, by `as_of`.
     xmins: BTreeMap<TxnId, usize>,
     views: BTreeMap<Lsn, usize>,
@@ -112,7 +111,6 @@ impl Timeline {
             hidden_ids: BTreeSet::new(),
             exposed: Lsn::NEVER,
             newest: Lsn::NEVER,
-            newest_sync: Lsn::NEVER,
             xmins: BTreeMap::new(),
             views: BTreeMap::new(),
             validating: BTreeMap::new(),
@@ -232,8 +230,6 @@ impl Timeline {
         state.hidden_ids.insert(entry.id);
         if what.exposed {
             state.expose_through(lsn);
-        } else {
-            state.newest_sync = lsn;
         }
         for (table, delta) in what.counts {
             state.counts.add(*table, *delta, lsn, &state.views, state.exposed);
@@ -330,7 +326,6 @@ impl Timeline {
         self.state.lock().counts.forget(table);
     }
 
-
     /// The id the next transaction will get.
     pub(crate) fn next_id(&self) -> TxnId {
         TxnId(self.state.lock().next)
@@ -372,9 +367,13 @@ impl State {
     /// What a transaction that begins, or moves its view, now sees: every commit so far.
     fn view_of_all(&self, own: TxnId) -> View {
         let xmax = TxnId(self.next);
-        let invisible: Box<[TxnId]> = self.active.keys().filter(|id| **id != own).copied().collect();
+        let mut invisible: Vec<TxnId> = self.active.keys().filter(|id| **id != own).copied().collect();
+        if is_planted(PlantedBug::EarlySnapshot) {
+            invisible.extend(&self.hidden_ids);
+            invisible.sort_unstable();
+        }
         let xmin = invisible.first().copied().unwrap_or(xmax).min(own);
-        View { as_of: self.newest, xmin, xmax, invisible, own }
+        View { as_of: self.newest, xmin, xmax, invisible: invisible.into(), own }
     }
 
     fn enlist(&mut self, view: View, validates: bool, now: Duration) -> LiveView {

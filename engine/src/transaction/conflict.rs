@@ -15,6 +15,7 @@ use crate::change::Row;
 use crate::engine::PartitionHandle;
 use crate::ids::TxnId;
 use crate::options::Isolation;
+use crate::planted::{PlantedBug, is_planted};
 use crate::validation::{History, Overlap, RangeId};
 use crate::versions::{Write, must_keep};
 use crate::waits::{LockKey, Waited, Waiter};
@@ -246,6 +247,10 @@ impl Transaction {
         front: Option<Bound<&[u8]>>,
         back: Option<Bound<&[u8]>>,
     ) {
+        let front = front.map(|front| match front {
+            Bound::Included(key) if is_planted(PlantedBug::ShortInterval) => Bound::Excluded(key),
+            other => other,
+        });
         self.reads.borrow_mut().narrow(range, front, back);
     }
 
