@@ -180,7 +180,7 @@ fn recover(
     Ok(engine)
 }
 
-/// Rolls the losers back. Their locks are the turn, which nobody can take before this is over.
+/// Rolls the losers back, before anybody else can begin: what they wrote is locked by their stamps.
 fn undo(engine: &Engine, analysis: &Analysis, report: &mut RecoveryReport) -> Result<()> {
     let started = engine.storage.monotonic();
     let entries: Vec<_> = analysis.losers().iter().map(|image| engine.timeline.restore(image)).collect();
