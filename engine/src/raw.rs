@@ -18,6 +18,7 @@ use crate::transaction::{Access, OpenTable, Transaction};
 use crate::tree::{Decision, Eyes, RowChange, Tree, Updated};
 use crate::validation::RangeId;
 use crate::versions::{Found, OwnedRow, Write};
+use crate::view::View;
 use crate::{Error, ErrorKind, Result, overflow};
 
 pub(crate) use range::RawRange;
@@ -47,6 +48,8 @@ struct Before {
     value: Option<Vec<u8>>,
     /// The old value's overflow reference.
     reference: Option<Vec<u8>>,
+    /// The view does not see the old row.
+    unseen: bool,
 }
 
 impl Before {
@@ -96,6 +99,7 @@ impl<'v> RowChange<'v> for RowWrite<'_, 'v> {
             return Ok(Decision::Stop(obstacle));
         }
         self.before.see(old, self.wanted);
+        self.before.unseen = old.is_some_and(|old| !self.transaction.view().sees(old.stamp));
         Ok(match self.row {
             Some(row) => Decision::Write(row),
             None if is_there => Decision::Remove(self.transaction.id()),
@@ -396,6 +400,9 @@ impl<'t> RawTable<'t> {
         wanted: bool,
     ) -> Result<Option<Vec<u8>>> {
         transaction.note_write(self.table.id, key);
+        if before.unseen {
+            self.table.overtaken.store(true, Ordering::Relaxed);
+        }
         let handle = &self.table.handle;
         let mut value = before.value;
         if let Some(reference) = &before.reference {
@@ -440,19 +447,22 @@ impl<'t> RawTable<'t> {
         })
     }
 
-    /// Exact number of rows, O(1).
+    /// Exact number of rows, O(1). `Conflict` if it has been overtaken by a commit since the view, and so has something that was read.
     pub(crate) fn len(&self) -> Result<u64> {
-        let as_of = self.with_eyes(|eyes| eyes.view.as_of);
-        let committed = self.engine().timeline.rows_as_of(self.table.id, as_of);
-        let Owner::Transaction(transaction) = self.owner else { return Ok(committed) };
+        let committed = |view: &View| self.engine().timeline.rows_as_of(self.table.id, view.as_of);
+        let transaction = match self.owner {
+            Owner::Snapshot(snapshot) => return Ok(committed(snapshot.view())),
+            Owner::Transaction(transaction) => transaction,
+        };
+        if self.table.overtaken.load(Ordering::Relaxed) {
+            transaction.advance()?;
+            self.table.overtaken.store(false, Ordering::Relaxed);
+        }
         transaction.note_count(self.table.id);
         let delta = self.table.delta.load(Ordering::Relaxed);
-        committed.checked_add_signed(delta).ok_or_else(|| {
-            // Each of its writes counts relative to the newest row, which its view may not see.
-            Error::new(
-                ErrorKind::Conflict,
-                "rows of the table have come and gone since the transaction's start",
-            )
+        let rows = committed(&transaction.view());
+        rows.checked_add_signed(delta).ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, format!("a table of {rows} rows cannot have lost {delta}"))
         })
     }
 

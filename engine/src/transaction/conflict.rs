@@ -120,7 +120,7 @@ impl Transaction {
     }
 
     /// Makes the view that of now. `Conflict` if something that was read has changed since.
-    fn advance(&self) -> Result<()> {
+    pub(crate) fn advance(&self) -> Result<()> {
         let engine = self.engine();
         let mut live = self.live.borrow_mut();
         let as_of = live.view.as_of;

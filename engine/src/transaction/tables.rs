@@ -33,6 +33,8 @@ pub(crate) struct OpenTable {
     pub(crate) writes: AtomicU64,
     /// The transaction has told others that it writes to the table.
     pub(crate) intended: AtomicBool,
+    /// It has written over a row that its view does not see: `delta` is not relative to the view.
+    pub(crate) overtaken: AtomicBool,
 }
 
 impl OpenTable {
@@ -52,6 +54,7 @@ impl OpenTable {
             delta: AtomicI64::new(0),
             writes: AtomicU64::new(0),
             intended: AtomicBool::new(false),
+            overtaken: AtomicBool::new(false),
         }
     }
 
