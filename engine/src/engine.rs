@@ -262,10 +262,11 @@ impl Engine {
     pub(crate) fn delete_partition(&self, id: PartitionId) -> Result<()> {
         // From the record on, no checkpoint may list the partition's pages: its BEGIN would lie behind the record, and
         // analysis would never know why the file is gone.
-        let _checkpoint = self.checkpoint.lock();
-        let _vacuum = self.vacuum.lock();
+        let _checkpoint = self.lock(&self.checkpoint, "a checkpoint");
+        let _vacuum = self.lock(&self.vacuum, "a vacuum");
         let lsn = self.journal.append(&Record::PartitionDeleted { partition: id })?;
         self.log.make_durable(lsn)?;
+        self.pause("between the record of a deletion and the deletion");
         self.timeline.forget_table(id.0);
         self.partitions.write().remove(&id);
         if let Err(error) = self.pager.close_partition(id, true) {

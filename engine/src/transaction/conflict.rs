@@ -84,6 +84,7 @@ impl Transaction {
         // Asked once the waiter is known, so that a cancellation either wakes it or is seen here.
         let must_wait = |id| engine.timeline.is_active(id) && !self.entry.is_cancelled();
         let waited = engine.waits.wait(waiter, holder, key, self.lock_timeout, &must_wait);
+        engine.pause("after a lock wait");
         match waited {
             Waited::Again => self.check_usable(),
             Waited::Deadlock => Err(conflict(format!("a deadlock, broken here; it waited for {}", what()))),
