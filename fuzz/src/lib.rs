@@ -24,6 +24,7 @@ pub mod model;
 pub mod monitor;
 pub mod plan;
 pub mod replay;
+pub mod scheduler;
 pub mod sweep;
 pub mod tally;
 pub mod targets;
