@@ -15,6 +15,7 @@ use super::{Transaction, Work};
 use crate::catalog::CATALOG;
 use crate::engine::Engine;
 use crate::graves::Grave;
+use crate::ids::TxnId;
 use crate::options::{Durability, Isolation};
 use crate::record::Record;
 use crate::timeline::Committing;
@@ -175,8 +176,13 @@ impl Transaction {
         let locked = mem::take(&mut self.entry.lock().locked);
         engine.row_locks.release(self.entry.id, &locked);
         for handle in &work.dropping {
-            // Whoever comes now asks whether the table is still there.
-            handle.dropper.store(0, Ordering::SeqCst);
+            // Whoever comes now asks whether the table is still there. Another may be dropping it already: that one stays.
+            let _other = handle.dropper.compare_exchange(
+                self.entry.id.0,
+                TxnId::NONE.0,
+                Ordering::SeqCst,
+                Ordering::SeqCst,
+            );
         }
         engine.waits.ended(self.entry.id);
     }
@@ -209,8 +215,8 @@ impl Transaction {
             // It stays in the timeline: what it wrote stays locked, and nobody sees it.
             Err(e) => engine.leave_unresolved(&failed(e)),
             Ok(()) => {
-                engine.pause("between a rollback and its letting go");
                 self.finish();
+                engine.pause("between a rollback and its letting go");
                 engine.versions.forget(self.entry.id);
                 let gone = work.created.iter();
                 engine.graves.dig(gone.map(|partition| Grave {
