@@ -1,6 +1,6 @@
 //! Crash simulator, fault campaigns and fuzz targets for Hamal.
 //!
-//! Everything runs on the simulated disk, on one thread per run, and is a function of a seed or of a fuzzer's bytes.
+//! Everything runs on the simulated disk, on one thread at a time per run, and is a function of a seed or of a fuzzer's bytes.
 //!
 //! | module | what it has |
 //! |---|---|
@@ -9,6 +9,7 @@
 //! | [`workload`] | transactions drawn and mirrored in the model |
 //! | [`disk`], [`monitor`] | the simulated disk under the eyes of the write-ahead monitor |
 //! | [`crash`] | random runs: lives that end at any I/O |
+//! | [`concurrent`], [`scheduler`] | random runs of several clients at once, and who of them runs when |
 //! | [`sweep`] | exhaustive runs: a crash, and every fault, at every I/O |
 //! | [`flips`] | damage: any byte of any file of a closed database |
 //! | [`targets`] | what the libFuzzer targets call |
@@ -16,10 +17,12 @@
 #![forbid(unsafe_code)]
 
 pub mod choice;
+pub mod concurrent;
 pub mod crash;
 pub mod disk;
 pub mod flips;
 pub mod keys;
+mod machine;
 pub mod model;
 pub mod monitor;
 pub mod plan;
