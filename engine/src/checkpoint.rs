@@ -56,7 +56,7 @@ pub(crate) fn standing_promise(options: &crate::Options, page_bytes: usize) -> u
 impl Engine {
     /// Takes a checkpoint.
     pub(crate) fn take_checkpoint(&self, effort: Effort) -> Result<CheckpointReport> {
-        let mut state = self.checkpoint.lock();
+        let mut state = self.lock(&self.checkpoint, "a checkpoint");
         self.check_poison()?;
         let below = match effort {
             Effort::Fuzzy => state.last_begin,
@@ -66,6 +66,7 @@ impl Engine {
         loop {
             let written = self.write_back(below, WRITE_BACK_PAGES)?;
             report.pages_written += written as u64;
+            self.pause("between batches of a checkpoint");
             if written == 0 {
                 break;
             }
@@ -73,8 +74,11 @@ impl Engine {
 
         let database_id = state.master.current().database_id;
         let begin = self.journal.append(&Record::BeginCheckpoint { database_id })?;
+        self.pause("after BEGIN of a checkpoint");
         let transactions = self.timeline.images();
+        self.pause("after the transaction table of a checkpoint");
         let dirty = self.pager.dirty_pages();
+        self.pause("after the dirty page table of a checkpoint");
         let (counts, counts_as_of) = self.timeline.newest_counts(|| self.log.tail());
 
         let redo_lsn = dirty.iter().map(|d| d.rec_lsn).fold(begin, Lsn::min);
@@ -108,6 +112,7 @@ impl Engine {
         })?;
         let tail = self.log.tail();
         report.end_lsn = end.0;
+        self.pause("after END of a checkpoint");
         self.log.make_durable(end)?;
 
         // A batch that failed since has put its pages back, but what the disk holds of them is unknown (F7).
@@ -123,6 +128,7 @@ impl Engine {
         state.last_begin = begin;
         state.last_end = tail;
         state.last_at = self.storage.monotonic();
+        self.pause("before the log is cut");
         self.log.truncate(oldest)?;
         report.log_freed_bytes = used.saturating_sub(self.log.used_bytes());
         self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);

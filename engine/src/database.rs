@@ -144,7 +144,13 @@ impl Database {
         let engine = &self.handle.engine;
         engine.check_resolved()?;
         let timeout = engine.options.lock_timeout;
-        let _quiet = engine.gate.try_write_for(timeout).ok_or_else(|| {
+        let quiet = engine.take_within(
+            timeout,
+            "transactions to end",
+            || engine.gate.try_write(),
+            || engine.gate.try_write_for(timeout),
+        );
+        let _quiet = quiet.ok_or_else(|| {
             Error::new(ErrorKind::Conflict, format!("waited {timeout:?} for read-write transactions to end"))
         })?;
         verify::run(engine, progress)

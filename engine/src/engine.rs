@@ -273,10 +273,11 @@ impl Engine {
     pub(crate) fn delete_partition(&self, id: PartitionId) -> Result<()> {
         // From the record on, no checkpoint may list the partition's pages: its BEGIN would lie behind the record, and
         // analysis would never know why the file is gone.
-        let _checkpoint = self.checkpoint.lock();
-        let _vacuum = self.vacuum.lock();
+        let _checkpoint = self.lock(&self.checkpoint, "a checkpoint");
+        let _vacuum = self.lock(&self.vacuum, "a vacuum");
         let lsn = self.journal.append(&Record::PartitionDeleted { partition: id })?;
         self.log.make_durable(lsn)?;
+        self.pause("between the record of a deletion and the deletion");
         self.timeline.forget_table(id.0);
         self.partitions.write().remove(&id);
         if let Err(error) = self.pager.close_partition(id, true) {
@@ -302,12 +303,19 @@ impl Engine {
     /// Poisoned, with a transaction left half undone: from here on nothing may be read either.
     pub(crate) fn leave_unresolved(&self, cause: &Error) {
         self.unresolved.store(true, Ordering::Release);
+        // Whoever is about to wait for it has passed the timeline before this, and is woken, or passes it later, and sees the store.
+        let _passed = self.timeline.active();
         self.poison(cause);
+    }
+
+    /// Whether a transaction has been left half undone: it never ends.
+    pub(crate) fn is_unresolved(&self) -> bool {
+        self.unresolved.load(Ordering::Acquire)
     }
 
     /// Whether what is committed can be told from what is not.
     pub(crate) fn check_resolved(&self) -> Result<()> {
-        if self.unresolved.load(Ordering::Acquire) { self.check_poison() } else { Ok(()) }
+        if self.is_unresolved() { self.check_poison() } else { Ok(()) }
     }
 
     /// `Poisoned` if an earlier failure, of the log or of pages, has left the disk's content unknown.

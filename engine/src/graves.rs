@@ -71,6 +71,7 @@ impl Engine {
     /// Lets go of what nobody needs any more, after a transaction. A failure poisons: what is left of files is removed by the next
     /// recovery.
     pub(crate) fn tidy(&self) {
+        self.pause("before tidying");
         if let Err(error) = self.drop_settled_versions() {
             // They stay in memory.
             tracing::warn!(%error, "before-images could not be moved to a file");

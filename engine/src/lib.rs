@@ -36,6 +36,7 @@ mod table;
 mod timeline;
 mod transaction;
 mod tree;
+mod turns;
 mod validation;
 mod verify;
 mod versions;

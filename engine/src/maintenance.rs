@@ -41,9 +41,11 @@ impl Engine {
         self.durable_moved();
         self.drop_settled_versions()?;
         done |= self.bury()?;
-        let _vacuum = self.vacuum.lock();
+        let _vacuum = self.lock(&self.vacuum, "a vacuum");
         for handle in self.open_partitions() {
+            self.pause("between partitions of a vacuum");
             done |= self.free_pending(&handle)?;
+            self.pause("between freeing and a vacuum");
             done |= self.vacuum_partition(&handle)?;
         }
         Ok(done)
@@ -128,7 +130,7 @@ impl Engine {
         self.timeline.expose(self.log.durable());
         self.bury()?;
         let quiet = {
-            let state = self.checkpoint.lock();
+            let state = self.lock(&self.checkpoint, "a checkpoint");
             self.pager.oldest_rec_lsn().is_none()
                 && self.timeline.active() == 0
                 && self.log.durable() == self.log.tail()

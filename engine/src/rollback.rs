@@ -37,6 +37,7 @@ pub(crate) fn undo_chain(engine: &Engine, chain: &Chain, down_to: Lsn) -> Result
     let mut undone = 0;
     while undo_step(engine, &handle, chain, down_to, Lock::Keep)? {
         undone += 1;
+        engine.pause("between steps of an undo");
     }
     forget_what_is_undone(engine, &chain.entry);
     Ok(undone)

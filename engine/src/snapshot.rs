@@ -26,6 +26,7 @@ pub struct Snapshot {
 impl Snapshot {
     pub(crate) fn begin(handle: &Arc<Handle>) -> Result<Snapshot> {
         let engine = &handle.engine;
+        engine.pause("a snapshot");
         engine.check_resolved()?;
         let live = engine.timeline.view(engine.log.durable(), engine.storage.monotonic());
         Ok(Snapshot { handle: handle.clone(), live })

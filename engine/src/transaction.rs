@@ -14,6 +14,7 @@ mod commit;
 mod conflict;
 mod tables;
 mod ticket;
+mod witness;
 
 use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -136,10 +137,17 @@ impl Transaction {
         age: Option<u64>,
     ) -> Result<Transaction> {
         let engine = &handle.engine;
+        engine.pause("begin");
         engine.check_poison()?;
         let lock_timeout = options.lock_timeout.unwrap_or(engine.options.lock_timeout);
         // Recursive: a thread that has one transaction gets another even when verification is waiting.
-        let gate = engine.gate.try_read_arc_recursive_for(lock_timeout).ok_or_else(|| {
+        let gate = engine.take_within(
+            lock_timeout,
+            "a verification",
+            || engine.gate.try_read_arc(),
+            || engine.gate.try_read_arc_recursive_for(lock_timeout),
+        );
+        let gate = gate.ok_or_else(|| {
             Error::new(ErrorKind::Conflict, format!("waited {lock_timeout:?} for a verification to end"))
         })?;
         engine.check_poison()?;
@@ -207,6 +215,7 @@ impl Transaction {
 
     /// Runs a statement of several records; if it fails, takes back what it did (I1). `LogFull` is tried once more after a checkpoint.
     pub(crate) fn statement<T>(&self, mut run: impl FnMut() -> Result<T>) -> Result<T> {
+        self.engine().pause("a statement");
         self.check_usable()?;
         let mark = self.mark();
         let mut result = run();
@@ -232,6 +241,7 @@ impl Transaction {
         chain: &Chain,
         mut run: impl FnMut() -> Result<T>,
     ) -> Result<T> {
+        self.engine().pause("a row's statement");
         self.intend_to_write(table)?;
         self.spill_if_needed()?;
         let down_to = self.entry.lock().last_lsn(chain.partition);

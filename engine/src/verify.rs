@@ -25,7 +25,7 @@ pub(crate) fn run(
     engine: &Engine,
     progress: &mut dyn FnMut(VerifyProgress) -> ControlFlow<()>,
 ) -> Result<VerifyReport> {
-    let _still = engine.vacuum.lock();
+    let _still = engine.lock(&engine.vacuum, "a vacuum");
     let mut report = VerifyReport::default();
     // Without the catalog nothing says which partitions there should be.
     let tables = match recovery::tables(engine) {
@@ -54,6 +54,7 @@ pub(crate) fn run(
     };
     for (handle, table) in handles {
         report.partitions += 1;
+        engine.pause("between partitions of a verification");
         let rows = check_partition(&handle, &mut report, &mut tick)?;
         if let Some((name, id)) = table {
             let counted = engine.timeline.newest_rows(id);

@@ -232,7 +232,7 @@ impl Waits {
                 self.timeouts.fetch_add(1, Ordering::Relaxed);
                 graph.fail(txn, Waited::TimedOut);
             } else if let Some(scheduler) = self.storage.scheduler() {
-                MutexGuard::unlocked(graph, || scheduler.pause("lock wait"));
+                MutexGuard::unlocked(graph, || scheduler.wait("lock wait"));
             } else {
                 wake.wait_for(graph, remaining);
             }

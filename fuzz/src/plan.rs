@@ -1,5 +1,7 @@
 //! What one run is like: sizes, shapes and odds, all drawn from its seed.
 
+use std::time::Duration;
+
 use hamal::{Durability, Maintenance, OpenMode, Options};
 
 use crate::choice::Choices;
@@ -7,6 +9,9 @@ use crate::keys::{SHAPES, Shape, max_key_bytes};
 
 /// Names that tables may have. Each has a shape of keys of its own; renaming mixes them.
 pub const NAMES: [&str; 4] = ["accounts", "blobs", "paths", "z"];
+
+/// Longest wait of those who do not choose another: verifications, for transactions to end.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// How one database is laid out and worked on.
 #[derive(Clone, Debug)]
@@ -98,6 +103,7 @@ impl Plan {
             .max_log_bytes(self.max_log_bytes)
             .checkpoint_log_bytes(self.checkpoint_log_bytes)
             .durability(Durability::Sync)
+            .lock_timeout(LOCK_TIMEOUT)
             .maintenance(Maintenance::Manual)
     }
 

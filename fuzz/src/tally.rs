@@ -97,6 +97,38 @@ tally! {
     structure_changes: "structure changes",
     /// Log segments used again for a later part of the log.
     log_wraps: "log segments recycled",
+    /// Transactions of concurrent clients.
+    transactions: "concurrent transactions",
+    /// Snapshots of concurrent clients.
+    snapshots: "concurrent snapshots",
+    /// Places where another thread might have gone on.
+    pauses: "pauses",
+    /// Where it did.
+    switches: "switches of threads",
+    /// Pauses of threads that waited.
+    wait_pauses: "pauses of threads that waited",
+    /// Waits for a row or table lock.
+    lock_waits: "lock waits",
+    /// Waits that were broken because they would have lasted for ever.
+    deadlocks: "deadlocks",
+    /// Waits that took too long.
+    lock_timeouts: "lock timeouts",
+    /// Commits and writes refused because what was read had changed.
+    overtaken: "refused for what had changed",
+    /// Transactions given up because of others.
+    conflicts: "transactions given up for a conflict",
+    /// Calls that cancel a running transaction.
+    cancellations: "cancellations",
+    /// Transactions that were cancelled.
+    cancelled: "transactions cancelled",
+    /// Commits that were in the log when the machine or the log failed, and were given no answer.
+    commits_unknown: "commits with an unknown outcome",
+    /// Lives that ended with such a commit.
+    ends_in_commit: "lives that ended inside a commit",
+    /// Commits of concurrent clients that were there in the next life.
+    commits_kept: "concurrent commits there in the next life",
+    /// Unanswered commits of full durability that a crash took back.
+    sync_lost: "unanswered durable commits taken back by a crash",
     /// Page images that the write-ahead monitor checked.
     pages_monitored: "page images checked by the monitor",
 }
@@ -110,6 +142,10 @@ impl Tally {
         self.compensation_records += stats.compensation_records;
         self.checkpoints += stats.checkpoints;
         self.structure_changes += stats.structure_changes;
+        self.lock_waits += stats.lock_waits;
+        self.deadlocks += stats.deadlocks;
+        self.lock_timeouts += stats.lock_timeouts;
+        self.overtaken += stats.overtaken;
     }
 
     /// Adds what an open found.

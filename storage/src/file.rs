@@ -44,9 +44,14 @@ pub trait Storage: Debug + Send + Sync + 'static {
 /// Runs the threads of a simulation one at a time. Code that is told of one never waits by itself for another thread: it pauses until
 /// what it waits for has come.
 pub trait Scheduler: Debug + Send + Sync {
-    /// Lets other threads run; returns when this one is chosen again. The caller holds no latch, no mutex and no log permit. `place`
-    /// names the point, for traces.
+    /// Lets other threads run; returns when this one is chosen again. The caller holds no latch, no log permit, and no mutex that
+    /// anybody waits for other than by this scheduler. `place` names the point, for traces.
     fn pause(&self, place: &'static str);
+    /// As `pause`, for one that can go on only when another thread has done something or its time is over. If all threads only wait,
+    /// one of them has been forgotten.
+    fn wait(&self, place: &'static str) {
+        self.pause(place);
+    }
 }
 
 /// Holds an advisory lock until dropped.

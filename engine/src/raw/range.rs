@@ -160,6 +160,7 @@ impl<'t> RawRange<'t> {
     }
 
     fn descend_front(&mut self, writes: u64) -> Result<()> {
+        self.table.engine().pause("before a leaf of a range");
         let from = match &self.lower {
             Bound::Included(key) | Bound::Excluded(key) => Some(key.as_slice()),
             Bound::Unbounded => None,
@@ -172,6 +173,7 @@ impl<'t> RawRange<'t> {
     }
 
     fn descend_back(&mut self, writes: u64) -> Result<()> {
+        self.table.engine().pause("before a leaf of a range");
         let tree = self.table.tree();
         let (upper, leaf) = (&self.upper, &mut self.back.leaf);
         self.table.with_eyes(|eyes| match upper {

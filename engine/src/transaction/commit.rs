@@ -15,6 +15,7 @@ use super::{Transaction, Work};
 use crate::catalog::CATALOG;
 use crate::engine::Engine;
 use crate::graves::Grave;
+use crate::ids::TxnId;
 use crate::options::{Durability, Isolation};
 use crate::planted::{PlantedBug, is_planted};
 use crate::record::Record;
@@ -26,8 +27,13 @@ impl Transaction {
     /// Commits. Durable when it returns, if the durability is `Sync`. `Conflict`: a commit since the transaction's start has changed what
     /// it read. `CommitUnknown`: the record was written but the disk failed; reopening tells. Any error but `CommitUnknown`: the
     /// transaction has been rolled back.
-    pub fn commit(mut self) -> Result<()> {
-        let lsn = self.commit_reserved()?;
+    pub fn commit(self) -> Result<()> {
+        self.commit_noting(&mut |_| ())
+    }
+
+    /// Commits; tells `note` of the commit's record once it is reserved, if there is one.
+    pub(super) fn commit_noting(mut self, note: &mut dyn FnMut(Lsn)) -> Result<()> {
+        let lsn = self.commit_reserved(note)?;
         let engine = self.engine();
         if self.durability == Durability::Sync && lsn != Lsn::NEVER {
             make_commit_durable(engine, lsn)?;
@@ -38,7 +44,7 @@ impl Transaction {
 
     /// Commits, but for making it durable: that is so once the record at the LSN is, which an empty transaction has read from (hazard
     /// H10); [`Lsn::NEVER`]: there is nothing to wait for.
-    pub(super) fn commit_reserved(&mut self) -> Result<Lsn> {
+    pub(super) fn commit_reserved(&mut self, note: &mut dyn FnMut(Lsn)) -> Result<Lsn> {
         let work = mem::take(self.work.get_mut());
         self.work.get_mut().ended = true;
         let usable = match (&work.failure, self.entry.is_cancelled()) {
@@ -66,8 +72,10 @@ impl Transaction {
                 return Err(e);
             }
         };
+        note(lsn);
         let handle = self.handle.clone();
         let engine = &handle.engine;
+        engine.pause("between a commit and its letting go");
         rollback::give_back_promise(engine, &self.entry);
         engine.counters.commits.fetch_add(1, Ordering::Relaxed);
         self.let_go(&work);
@@ -111,7 +119,6 @@ impl Transaction {
         };
         let mut payload = Vec::new();
         record.encode(&mut payload);
-        let mut permit = engine.log.admit_promised(Log::framed_bytes(payload.len()))?;
         let live = self.live.get_mut();
         let validates = self.isolation == Isolation::Serializable && !is_planted(PlantedBug::NoValidation);
         let reads = self.reads.get_mut().prepare();
@@ -127,9 +134,8 @@ impl Transaction {
             later.check(&reads).map_err(refused)?;
             seen_up_to = later.seen_up_to;
         }
-        if let Some(scheduler) = engine.storage.scheduler() {
-            scheduler.pause("between validation and commit");
-        }
+        engine.pause("between validation and commit");
+        let mut permit = engine.log.admit_promised(Log::framed_bytes(payload.len()))?;
         let check = |history: &History| {
             if !validates || reads.is_empty() {
                 return Ok(());
@@ -169,8 +175,13 @@ impl Transaction {
         let locked = mem::take(&mut self.entry.lock().locked);
         engine.row_locks.release(self.entry.id, &locked);
         for handle in &work.dropping {
-            // Whoever comes now asks whether the table is still there.
-            handle.dropper.store(0, Ordering::SeqCst);
+            // Whoever comes now asks whether the table is still there. Another may be dropping it already: that one stays.
+            let _other = handle.dropper.compare_exchange(
+                self.entry.id.0,
+                TxnId::NONE.0,
+                Ordering::SeqCst,
+                Ordering::SeqCst,
+            );
         }
         engine.waits.ended(self.entry.id);
     }
@@ -186,13 +197,17 @@ impl Transaction {
     /// Undoes everything. What cannot be undone now is left to recovery: the handle is poisoned (I3).
     pub(super) fn abandon(&mut self, work: &Work) {
         let engine = &self.handle.engine;
+        let mut pausing = |_| {
+            engine.pause("between steps of a rollback");
+            Ok(())
+        };
         let undone = if self.entry.lock().chains.is_empty() {
             Ok(())
         } else {
             engine
                 .journal
                 .append(&Record::Abort { txn: self.entry.id })
-                .and_then(|_| rollback::roll_back(engine, &self.entry, &mut |_| Ok(())).map(|_| ()))
+                .and_then(|_| rollback::roll_back(engine, &self.entry, &mut pausing).map(|_| ()))
         };
         let failed = |e: Error| e.context(format!("transaction {} could not be rolled back", self.entry.id));
         match undone {
@@ -200,6 +215,7 @@ impl Transaction {
             Err(e) => engine.leave_unresolved(&failed(e)),
             Ok(()) => {
                 self.finish();
+                engine.pause("between a rollback and its letting go");
                 engine.versions.forget([self.entry.id]);
                 let gone = work.created.iter();
                 engine.graves.dig(gone.map(|partition| Grave {
@@ -216,12 +232,14 @@ impl Transaction {
 
 /// Waits until the commit at `lsn` is durable.
 pub(super) fn make_commit_durable(engine: &Engine, lsn: Lsn) -> Result<()> {
+    engine.pause("before a commit is durable");
     engine.counters.commits_waited.fetch_add(1, Ordering::Relaxed);
     let done = engine.log.make_durable(lsn).map_err(|e| {
         let e = Error::from(e);
         engine.poison(&e);
         unknown(&e)
     });
+    engine.pause("after a commit is durable");
     engine.durable_moved();
     done
 }

@@ -105,11 +105,13 @@ impl Transaction {
     fn wait_for(&self, holder: TxnId, key: LockKey, what: impl Fn() -> String) -> Result<()> {
         let engine = self.engine();
         let waiter = Waiter { id: self.entry.id, age: self.entry.age };
-        // Asked once the waiter is known, so that a cancellation either wakes it or is seen here.
-        let must_wait = |id| engine.timeline.is_active(id) && !self.entry.is_cancelled();
+        // Asked once the waiter is known, so that a cancellation, or a holder that can never end, either wakes it or is seen here.
+        let must_wait =
+            |id| engine.timeline.is_active(id) && !self.entry.is_cancelled() && !engine.is_unresolved();
         let waited = engine.waits.wait(waiter, holder, key, self.lock_timeout, &must_wait);
+        engine.pause("after a lock wait");
         match waited {
-            Waited::Again => self.check_usable(),
+            Waited::Again => self.check_usable().and_then(|()| engine.check_resolved()),
             Waited::Deadlock => Err(conflict(format!("a deadlock, broken here; it waited for {}", what()))),
             Waited::TimedOut => Err(conflict(format!("waited {:?} for {}", self.lock_timeout, what()))),
             Waited::Cancelled => Err(Error::new(
@@ -196,12 +198,14 @@ impl Transaction {
             // Said before the look, as whoever drops says so before it looks: one of the two sees the other.
             self.entry.lock().writes_to.push(id);
             let dropper = TxnId(handle.dropper.load(Ordering::SeqCst));
-            if dropper == TxnId::NONE || dropper == self.entry.id {
+            // Asked after who drops it: whoever has dropped it says so before it lets go.
+            let dropped = handle.dropped.load(Ordering::SeqCst);
+            if !dropped && (dropper == TxnId::NONE || dropper == self.entry.id) {
                 table.intended.store(true, Ordering::Relaxed);
                 return Ok(());
             }
             self.entry.lock().writes_to.retain(|partition| *partition != id);
-            if handle.dropped.load(Ordering::SeqCst) {
+            if dropped {
                 return Err(conflict("the table has been dropped since the transaction's start"));
             }
             self.wait_for(dropper, table_key(table.id), || {

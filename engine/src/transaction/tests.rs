@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use hamal_storage::sim::SimStorage;
+use hamal_storage::sim::{Fault, FaultKind, Operation, Repeat, SimStorage, When};
 
 use crate::{
     Database, Durability, ErrorKind, Isolation, Maintenance, Options, Transaction, TransactionOptions,
@@ -118,6 +118,35 @@ fn write_skew_is_possible_under_snapshot_isolation_and_impossible_when_serializa
         }
         assert_eq!(read(&db, b"y"), Some(if both { b"0" } else { b"1" }.to_vec()));
     }
+}
+
+#[test]
+fn nothing_is_written_to_a_table_that_a_commit_has_dropped() {
+    for isolation in [Isolation::Serializable, Isolation::Snapshot] {
+        let db = with_rows(&[(b"k", b"1")]);
+        let late = begin(&db, isolation);
+        db.transact(|tx| tx.drop_table("t")).unwrap();
+        let mut table = late.open_bytes_table("t").unwrap();
+        assert_eq!(table.put(b"k", b"2").unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(table.get(b"k").unwrap(), Some(b"1".to_vec()), "it still sees the table");
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_transaction_that_could_not_be_rolled_back() {
+    let disk = SimStorage::new(1);
+    let options = Options::new().page_bytes(4096).maintenance(Maintenance::Manual);
+    let db = options.open_on(Arc::new(disk.clone())).unwrap();
+    db.transact(|tx| tx.open_bytes_table("t")?.put(b"k", b"1")).unwrap();
+    let (stuck, other) = (db.begin().unwrap(), db.begin().unwrap());
+    put(&stuck, b"k", b"2");
+    db.flush().unwrap();
+    // What is to be undone has to be read.
+    let broken = Fault::new(FaultKind::Eio, When::Nth(1), Repeat::Forever);
+    disk.inject(broken.only(&[Operation::Read]));
+    assert_eq!(stuck.rollback().unwrap_err().kind(), ErrorKind::Poisoned);
+    let refused = other.open_bytes_table("t").unwrap().put(b"k", b"3").unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Poisoned, "{refused}");
 }
 
 #[test]

@@ -70,7 +70,9 @@ impl Engine {
 pub struct CommitTicket {
     handle: Arc<Handle>,
     /// [`Lsn::NEVER`]: there is nothing to wait for.
-    lsn: Lsn,
+    pub(super) lsn: Lsn,
+    /// Whether the LSN is its own commit's.
+    pub(super) wrote: bool,
     id: u64,
 }
 
@@ -122,11 +124,12 @@ impl Transaction {
     /// As [`Transaction::commit`], but returns once the commit has its place in the log: others see it, and what it locked is free. The
     /// ticket tells when it is durable. The log is flushed in the background, whether or not anybody waits.
     pub fn commit_ticket(mut self) -> Result<CommitTicket> {
-        let lsn = self.commit_reserved()?;
+        let mut wrote = false;
+        let lsn = self.commit_reserved(&mut |_| wrote = true)?;
         let handle = self.handle.clone();
         handle.engine.tidy();
         let id = handle.engine.wakers.next.fetch_add(1, Ordering::Relaxed);
-        let ticket = CommitTicket { handle, lsn, id };
+        let ticket = CommitTicket { handle, lsn, wrote, id };
         if !ticket.is_durable() {
             ticket.handle.flush_soon();
         }

@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use hamal_fuzz::crash::{Report, RunOptions, run_seed};
+use hamal_fuzz::concurrent;
+use hamal_fuzz::crash::{self, Report, RunOptions};
 use hamal_fuzz::flips::panic_text;
 use hamal_fuzz::sweep::{Script, crashes, faults};
 use hamal_fuzz::tally::Tally;
@@ -32,6 +33,12 @@ struct Arguments {
     /// Tell every operation on standard error (with --seed)
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Several clients at once, whose threads take turns as the seed has it
+    #[arg(long, conflicts_with = "sweep")]
+    concurrent: bool,
+    /// Run one seed in so many twice, and fail if it does not do the same; 0: none
+    #[arg(long, value_name = "N", default_value_t = 50, conflicts_with = "seed")]
+    twice: u64,
     /// Threads; the machine's cores by default
     #[arg(long)]
     threads: Option<NonZeroUsize>,
@@ -78,14 +85,15 @@ fn main() -> ExitCode {
 }
 
 /// Runs a seed; a panic is a failure like any other.
-fn guarded(seed: u64, options: RunOptions) -> Result<Report, String> {
-    let ran = catch_unwind(AssertUnwindSafe(|| run_seed(seed, options)));
+fn guarded(seed: u64, arguments: &Arguments, trace: bool) -> Result<Report, String> {
+    let options = RunOptions { page_bytes: arguments.page_bytes, trace };
+    let run = if arguments.concurrent { concurrent::run_seed } else { crash::run_seed };
+    let ran = catch_unwind(AssertUnwindSafe(|| run(seed, options)));
     ran.unwrap_or_else(|panic| Err(format!("panic: {}", panic_text(&*panic))))
 }
 
 fn run_one(seed: u64, arguments: &Arguments) -> bool {
-    let options = RunOptions { page_bytes: arguments.page_bytes, trace: arguments.trace };
-    match guarded(seed, options) {
+    match guarded(seed, arguments, arguments.trace) {
         Ok(report) => {
             print!("{}", report.tally);
             println!("fingerprint {:016x}", report.fingerprint);
@@ -149,20 +157,31 @@ fn campaign(arguments: &Arguments, threads: usize) -> bool {
 
 impl Campaign<'_> {
     fn work(&self) {
-        let options = RunOptions { page_bytes: self.arguments.page_bytes, trace: false };
         while !self.stop.load(Ordering::Relaxed) {
             let seed = self.next.fetch_add(1, Ordering::Relaxed);
             if self.is_over(seed) {
                 return;
             }
             lock(&self.running).insert(seed, Instant::now());
-            let result = guarded(seed, options);
+            let result = self.run(seed);
             lock(&self.running).remove(&seed);
             match result {
                 Ok(report) => *lock(&self.total) += report.tally,
                 Err(what) => self.fail(seed, what),
             }
         }
+    }
+
+    fn run(&self, seed: u64) -> Result<Report, String> {
+        let report = guarded(seed, self.arguments, false)?;
+        if self.arguments.twice > 0 && seed.is_multiple_of(self.arguments.twice) {
+            let again = guarded(seed, self.arguments, false)?;
+            if again != report {
+                let (first, second) = (report.fingerprint, again.fingerprint);
+                return Err(format!("two runs have the fingerprints {first:016x} and {second:016x}"));
+            }
+        }
+        Ok(report)
     }
 
     fn is_over(&self, seed: u64) -> bool {
@@ -174,8 +193,11 @@ impl Campaign<'_> {
 
     fn fail(&self, seed: u64, what: String) {
         let page = self.arguments.page_bytes.map_or(String::new(), |bytes| format!(" --page-bytes {bytes}"));
+        let concurrent = if self.arguments.concurrent { " --concurrent" } else { "" };
         println!("\nseed {seed} failed: {what}");
-        println!("  replay: cargo run --release -p hamal-fuzz --bin simulate -- --seed {seed} --trace{page}");
+        println!(
+            "  replay: cargo run --release -p hamal-fuzz --bin simulate -- --seed {seed} --trace{concurrent}{page}"
+        );
         let mut failures = lock(&self.failures);
         failures.insert(seed, what);
         if failures.len() >= self.arguments.failures {
