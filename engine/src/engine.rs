@@ -219,6 +219,9 @@ impl Engine {
 
     /// Drops the before-images that nobody needs any more; and puts the others together, once there are many.
     pub(crate) fn drop_settled_versions(&self) -> Result<()> {
+        if self.versions.bytes() == 0 {
+            return Ok(());
+        }
         let writers = self.timeline.settled();
         if !writers.is_empty() {
             self.versions.forget(writers);

@@ -63,6 +63,15 @@ pub(crate) struct Committing<'c> {
     pub(crate) keeps_images: bool,
 }
 
+/// What goes on beside a transaction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Company {
+    /// Other serializable transactions are active.
+    pub(crate) others: bool,
+    /// The newest commit that is in the history.
+    pub(crate) newest: Lsn,
+}
+
 /// A commit that readers must not see yet.
 #[derive(Clone, Copy, Debug)]
 struct Hidden {
@@ -265,9 +274,11 @@ impl Timeline {
         self.publish(&state);
     }
 
-    /// Whether a serializable transaction besides the view's own is active.
-    pub(crate) fn has_other_validators(&self, live: &LiveView) -> bool {
-        self.state.lock().validating.values().sum::<usize>() > usize::from(live.validates)
+    /// What goes on beside a transaction.
+    pub(crate) fn company(&self, live: &LiveView) -> Company {
+        let state = self.state.lock();
+        let others = state.validating.values().sum::<usize>() > usize::from(live.validates);
+        Company { others, newest: state.history.newest() }
     }
 
     /// Takes the committed writers with before-images that every view sees.

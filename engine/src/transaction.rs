@@ -12,6 +12,7 @@
 mod cancel;
 mod commit;
 mod conflict;
+mod sets;
 mod tables;
 mod ticket;
 mod witness;
@@ -36,7 +37,6 @@ use crate::ids::TxnId;
 use crate::journal::Chain;
 use crate::options::{Durability, Isolation};
 use crate::timeline::{Birth, LiveView};
-use crate::validation::{ReadSet, WriteSet};
 use crate::versions::VersionTable;
 use crate::view::View;
 use crate::{Error, ErrorKind, Result, TransactionOptions, rollback};
@@ -44,13 +44,11 @@ use crate::{Error, ErrorKind, Result, TransactionOptions, rollback};
 pub use cancel::Canceller;
 use conflict::SpilledKey;
 pub(crate) use conflict::{Access, Obstacle};
+use sets::Sets;
 pub use tables::TableInfo;
 pub(crate) use tables::{OpenTable, check_types, no_table, table_infos};
 pub use ticket::CommitTicket;
 pub(crate) use ticket::Wakers;
-
-/// Most memory that a transaction's read set, or write set, takes, bytes; beyond, it becomes coarser.
-const SET_BYTES: usize = 1 << 20;
 
 /// A read-write transaction: sees its own writes; rolls back when dropped uncommitted. It keeps the database open.
 ///
@@ -68,10 +66,10 @@ pub struct Transaction {
     isolation: Isolation,
     lock_timeout: Duration,
     live: RefCell<LiveView>,
-    reads: RefCell<ReadSet>,
     /// Whether anything has been read, recorded or not.
     has_read: Cell<bool>,
-    writes: RefCell<WriteSet>,
+    /// What it has read and written.
+    sets: RefCell<Sets>,
     /// Its before-images, once it has any.
     versions: OnceCell<Arc<VersionTable>>,
     /// What its files said of the key that is being written.
@@ -161,9 +159,8 @@ impl Transaction {
             isolation,
             lock_timeout,
             live: RefCell::new(live),
-            reads: RefCell::new(ReadSet::new(SET_BYTES)),
             has_read: Cell::new(false),
-            writes: RefCell::new(WriteSet::new(SET_BYTES)),
+            sets: RefCell::new(Sets::new()),
             versions: OnceCell::new(),
             spilled: RefCell::default(),
             work: RefCell::default(),
@@ -348,6 +345,7 @@ impl Drop for Transaction {
             let work = mem::take(self.work.get_mut());
             self.abandon(&work);
         }
+        self.sets.get_mut().give_back();
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use hamal_wal::{Log, Lsn};
 
 use super::conflict::overtaken;
+use super::sets::Sets;
 use super::{Transaction, Work};
 use crate::catalog::CATALOG;
 use crate::engine::Engine;
@@ -121,25 +122,33 @@ impl Transaction {
         record.encode(&mut payload);
         let live = self.live.get_mut();
         let validates = self.isolation == Isolation::Serializable && !is_planted(PlantedBug::NoValidation);
-        let reads = self.reads.get_mut().prepare();
+        // Nobody besides it, and nothing since its view: then there is nothing to check, nor anybody to be checked against it, but for
+        // who begins, and commits, between here and the section.
+        let company = engine.timeline.company(live);
+        let Sets { reads, writes } = self.sets.get_mut();
         let refused = |overlap| {
             engine.counters.overtaken.fetch_add(1, Ordering::Relaxed);
             overtaken(&overlap)
         };
         // Most of the checking is done here, where it holds up nobody.
         let mut seen_up_to = live.view.as_of;
-        if validates && !reads.is_empty() {
+        if validates && company.newest > seen_up_to {
+            let reads = reads.prepare();
             let later = engine.timeline.with_history(|history| history.after(&reads, seen_up_to));
             let later = later.map_err(refused)?;
             later.check(&reads).map_err(refused)?;
             seen_up_to = later.seen_up_to;
+        } else if validates && company.others {
+            // Sorted here rather than in the section.
+            let _prepared = reads.prepare();
         }
         engine.pause("between validation and commit");
         let mut permit = engine.log.admit_promised(Log::framed_bytes(payload.len()))?;
         let check = |history: &History| {
-            if !validates || reads.is_empty() {
+            if !validates || history.newest() <= seen_up_to {
                 return Ok(());
             }
+            let reads = reads.prepare();
             history.after(&reads, seen_up_to).and_then(|later| later.check(&reads)).map_err(refused)
         };
         let reserve = || {
@@ -149,10 +158,9 @@ impl Transaction {
             }
             Ok(lsn)
         };
-        let writes = self.writes.get_mut();
         let mut publish = || Arc::new(writes.publish(counts.iter().map(|(table, _)| *table)));
         // Outside of the section, if it is likely to be needed.
-        let mut published = engine.timeline.has_other_validators(live).then(&mut publish);
+        let mut published = company.others.then(&mut publish);
         let what = Committing {
             counts: &counts,
             publish: &mut || published.take().unwrap_or_else(&mut publish),

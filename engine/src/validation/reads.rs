@@ -126,11 +126,13 @@ impl ReadSet {
     }
 
     /// Whether nothing was read.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.open.is_empty() && self.counts.is_empty()
     }
 
     /// Bytes it uses, never above its limit.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.keys.bytes() + self.open_bytes() + self.counts.len() * size_of::<u32>()
     }

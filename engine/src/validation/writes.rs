@@ -27,11 +27,13 @@ impl WriteSet {
     }
 
     /// Whether nothing was written.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
     /// Bytes it uses, never above its limit.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.keys.bytes()
     }
