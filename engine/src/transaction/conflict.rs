@@ -145,12 +145,14 @@ impl Transaction {
             // Said before the look, as whoever drops says so before it looks: one of the two sees the other.
             self.entry.lock().writes_to.push(id);
             let dropper = TxnId(handle.dropper.load(Ordering::SeqCst));
-            if dropper == TxnId::NONE || dropper == self.entry.id {
+            // Asked second: a drop that is committed says that before it lets go of the table.
+            let dropped = handle.dropped.load(Ordering::SeqCst);
+            if !dropped && (dropper == TxnId::NONE || dropper == self.entry.id) {
                 table.intended.store(true, Ordering::Relaxed);
                 return Ok(());
             }
             self.entry.lock().writes_to.retain(|partition| *partition != id);
-            if handle.dropped.load(Ordering::SeqCst) {
+            if dropped {
                 return Err(conflict("the table has been dropped since the transaction's start"));
             }
             self.wait_for(dropper, table_key(table.id), || {
