@@ -170,8 +170,8 @@ impl Transaction {
         let locked = mem::take(&mut self.entry.lock().locked);
         engine.row_locks.release(self.entry.id, &locked);
         for handle in &work.dropping {
-            // Whoever comes now asks whether the table is still there.
-            handle.dropper.store(0, Ordering::SeqCst);
+            // Unless somebody else has locked the table since this left the timeline. Whoever comes now asks whether it is still there.
+            let _ = handle.dropper.compare_exchange(self.entry.id.0, 0, Ordering::SeqCst, Ordering::SeqCst);
         }
         engine.waits.ended(self.entry.id);
     }
