@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{OpenTable, Transaction};
+use crate::catalog::CATALOG;
 use crate::change::Row;
 use crate::engine::PartitionHandle;
 use crate::ids::TxnId;
@@ -146,6 +147,9 @@ impl Transaction {
     /// Keeps what a view may need of a row that is about to change. The key's leaf is latched exclusively.
     pub(crate) fn keep_version(&self, table: u32, key: &[u8], old: Option<Row<'_>>, write: Write) {
         let engine = self.engine();
+        if table == CATALOG.0 {
+            engine.schema.forget();
+        }
         if let Some(old) = old
             && must_keep(self.entry.id, old, write, engine.journal.horizon())
             && !self.spilled.take().is_some_and(|spilled| spilled.is_of(table, key) && spilled.is_kept)
@@ -193,7 +197,7 @@ impl Transaction {
         if table.intended.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let (id, handle) = (table.handle.partition.id(), &table.handle);
+        let (id, handle) = (table.meta.handle.partition.id(), &table.meta.handle);
         loop {
             // Said before the look, as whoever drops says so before it looks: one of the two sees the other.
             self.entry.lock().writes_to.push(id);
@@ -208,8 +212,8 @@ impl Transaction {
             if dropped {
                 return Err(conflict("the table has been dropped since the transaction's start"));
             }
-            self.wait_for(dropper, table_key(table.id), || {
-                format!("table {}, which transaction {dropper} is dropping", table.id)
+            self.wait_for(dropper, table_key(table.meta.id), || {
+                format!("table {}, which transaction {dropper} is dropping", table.meta.id)
             })?;
         }
     }
