@@ -46,14 +46,7 @@ impl RowCounts {
 
     /// A commit at `lsn`, the newest, has added `delta` rows. `views`: where views stand; `next_view`: the oldest commit that a view
     /// taken from now on can stand at.
-    pub(crate) fn add(
-        &mut self,
-        table: u32,
-        delta: i64,
-        lsn: Lsn,
-        views: &Views,
-        next_view: Lsn,
-    ) {
+    pub(crate) fn add(&mut self, table: u32, delta: i64, lsn: Lsn, views: &Views, next_view: Lsn) {
         let counts = self.tables.entry(table).or_default();
         let rows = counts.last().map_or(0, |count| count.rows).saturating_add_signed(delta);
         counts.push(Count { since: lsn, rows });

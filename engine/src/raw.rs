@@ -521,7 +521,9 @@ impl<'t> RawTable<'t> {
         let source = match found {
             None => return Ok(None),
             Some(false) => Source::Inline(io::Cursor::new(bytes)),
-            Some(true) => Source::Overflow(overflow::Reader::open(&self.table.meta.handle.partition, &bytes)?),
+            Some(true) => {
+                Source::Overflow(overflow::Reader::open(&self.table.meta.handle.partition, &bytes)?)
+            }
         };
         Ok(Some(ValueReader { source, _table: self.clone() }))
     }

@@ -95,7 +95,8 @@ impl Engine {
             state.changes
         };
         let catalog = self.partition(CATALOG)?.tree();
-        let found = catalog.get(table_key(name)?, |row| (!row.ghost).then(|| (row.stamp, TableRow::of(row))))?;
+        let found =
+            catalog.get(table_key(name)?, |row| (!row.ghost).then(|| (row.stamp, TableRow::of(row))))?;
         let Some((stamp, row)) = found.flatten() else { return Ok(()) };
         let meta = self.table_meta(row?)?;
         let mut state = self.schema.state.write();
@@ -123,8 +124,10 @@ mod tests {
     }
 
     fn make(db: &Database, names: &[&str]) {
-        db.transact(|tx| names.iter().try_for_each(|name| tx.open_bytes_table(name)?.put(b"k", name.as_bytes())))
-            .unwrap();
+        db.transact(|tx| {
+            names.iter().try_for_each(|name| tx.open_bytes_table(name)?.put(b"k", name.as_bytes()))
+        })
+        .unwrap();
     }
 
     #[test]

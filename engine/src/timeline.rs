@@ -410,7 +410,8 @@ impl State {
     /// What a transaction that begins, or moves its view, now sees: every commit so far.
     fn view_of_all(&self, own: TxnId) -> View {
         let xmax = TxnId(self.next);
-        let mut invisible: TxnIds = self.active.iter().map(|entry| entry.id).filter(|id| *id != own).collect();
+        let mut invisible: TxnIds =
+            self.active.iter().map(|entry| entry.id).filter(|id| *id != own).collect();
         if is_planted(PlantedBug::EarlySnapshot) {
             invisible.extend(self.hidden.iter().map(|hidden| hidden.txn));
             invisible.sort_unstable();

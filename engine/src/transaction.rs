@@ -27,6 +27,7 @@ use std::time::Duration;
 use hamal_pager::PartitionId;
 use hamal_wal::Lsn;
 use parking_lot::{ArcRwLockReadGuard, RawRwLock};
+use smallvec::SmallVec;
 
 use crate::active::TxnEntry;
 use crate::catalog::CATALOG;
@@ -84,9 +85,9 @@ pub struct Transaction {
 #[derive(Debug, Default)]
 struct Work {
     /// By table id; entries stay (I4).
-    tables: Vec<Arc<OpenTable>>,
+    tables: SmallVec<[Arc<OpenTable>; 2]>,
     /// What the catalog is known to say: by name, ids of tables that are open.
-    names: Vec<(Arc<str>, u32)>,
+    names: SmallVec<[(Arc<str>, u32); 2]>,
     created: Vec<PartitionId>,
     /// Those whose creation was taken back.
     unmade: BTreeSet<PartitionId>,
@@ -201,7 +202,7 @@ impl Transaction {
             lock_timeout,
             live: RefCell::new(live),
             has_read: Cell::new(false),
-            sets: RefCell::new(Sets::new()),
+            sets: RefCell::default(),
             versions: OnceCell::new(),
             spilled: RefCell::default(),
             work: RefCell::default(),
@@ -386,7 +387,6 @@ impl Drop for Transaction {
             let work = mem::take(self.work.get_mut());
             self.abandon(&work);
         }
-        self.sets.get_mut().give_back();
     }
 }
 

@@ -55,7 +55,10 @@ impl Views {
         self.next += 1;
         let taken = Taken { number, xmin: view.xmin, as_of: view.as_of, at: now };
         let of_kind = &mut self.taken[kind as usize];
-        debug_assert!(of_kind.back().is_none_or(|last| last.xmin <= taken.xmin && last.as_of <= taken.as_of), "I1");
+        debug_assert!(
+            of_kind.back().is_none_or(|last| last.xmin <= taken.xmin && last.as_of <= taken.as_of),
+            "I1"
+        );
         of_kind.push_back(taken);
         number
     }

@@ -12,7 +12,7 @@ use hamal_wal::{Log, Lsn};
 use smallvec::SmallVec;
 
 use super::conflict::overtaken;
-use super::sets::Sets;
+use super::sets::Pair;
 use super::{Transaction, Work};
 use crate::catalog::CATALOG;
 use crate::engine::Engine;
@@ -67,13 +67,14 @@ impl Transaction {
             return Ok(self.end_empty(&work));
         }
         // No commit once pages could not be written, though the log still could (F7).
-        let Committed { lsn, is_settled } = match self.engine().check_poison().and_then(|()| self.append_commit(&work)) {
-            Ok(committed) => committed,
-            Err(e) => {
-                self.abandon(&work);
-                return Err(e);
-            }
-        };
+        let Committed { lsn, is_settled } =
+            match self.engine().check_poison().and_then(|()| self.append_commit(&work)) {
+                Ok(committed) => committed,
+                Err(e) => {
+                    self.abandon(&work);
+                    return Err(e);
+                }
+            };
         note(lsn);
         let handle = self.handle.clone();
         let engine = &handle.engine;
@@ -124,7 +125,7 @@ impl Transaction {
         // Nobody besides it, and nothing since its view: then there is nothing to check, nor anybody to be checked against it, but for
         // who begins, and commits, between here and the section.
         let company = engine.timeline.company(live);
-        let Sets { reads, writes } = self.sets.get_mut();
+        let Pair { reads, writes } = self.sets.get_mut().get();
         let refused = |overlap| {
             engine.counters.overtaken.fetch_add(1, Ordering::Relaxed);
             overtaken(&overlap)

@@ -128,7 +128,7 @@ impl Transaction {
         let mut live = self.live.borrow_mut();
         let as_of = live.view.as_of;
         let mut sets = self.sets.borrow_mut();
-        let reads = sets.reads.prepare();
+        let reads = sets.get().reads.prepare();
         let check = |history: &History| match self.isolation {
             Isolation::Serializable => {
                 history.after(&reads, as_of).and_then(|later| later.check(&reads)).map_err(|o| overtaken(&o))
@@ -237,7 +237,7 @@ impl Transaction {
     pub(crate) fn note_point(&self, table: u32, key: &[u8]) {
         self.has_read.set(true);
         if self.isolation == Isolation::Serializable {
-            self.sets.borrow_mut().reads.point(table, key);
+            self.sets.borrow_mut().get().reads.point(table, key);
         }
     }
 
@@ -245,7 +245,7 @@ impl Transaction {
     pub(crate) fn note_range(&self, table: u32, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Option<RangeId> {
         self.has_read.set(true);
         (self.isolation == Isolation::Serializable)
-            .then(|| self.sets.borrow_mut().reads.range(table, lower, upper))
+            .then(|| self.sets.borrow_mut().get().reads.range(table, lower, upper))
     }
 
     /// A range has been read this far from either end.
@@ -259,20 +259,20 @@ impl Transaction {
             Bound::Included(key) if is_planted(PlantedBug::ShortInterval) => Bound::Excluded(key),
             other => other,
         });
-        self.sets.borrow_mut().reads.narrow(range, front, back);
+        self.sets.borrow_mut().get().reads.narrow(range, front, back);
     }
 
     /// The table's row count is read.
     pub(crate) fn note_count(&self, table: u32) {
         self.has_read.set(true);
         if self.isolation == Isolation::Serializable {
-            self.sets.borrow_mut().reads.count(table);
+            self.sets.borrow_mut().get().reads.count(table);
         }
     }
 
     /// The key is written.
     pub(crate) fn note_write(&self, table: u32, key: &[u8]) {
-        self.sets.borrow_mut().writes.add(table, key);
+        self.sets.borrow_mut().get().writes.add(table, key);
     }
 }
 
