@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hamal_pager::PartitionId;
 use hamal_wal::Lsn;
 use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
 
 use crate::ids::TxnId;
 use crate::locks::LockedKey;
@@ -28,7 +29,7 @@ pub(crate) struct ChainState {
 #[derive(Debug, Default)]
 pub(crate) struct TxnState {
     /// One per partition it has written to, in order of first write.
-    pub(crate) chains: Vec<ChainState>,
+    pub(crate) chains: SmallVec<[ChainState; 2]>,
     /// Its oldest record: the log must keep it while the transaction may roll back.
     pub(crate) first_lsn: Lsn,
     /// Log promised for its compensation, bytes.
@@ -36,7 +37,7 @@ pub(crate) struct TxnState {
     /// Its commit record, or its last end record, is reserved: a checkpoint no longer lists it.
     pub(crate) ended: bool,
     /// Partitions whose rows it writes, or is about to: nobody may drop them.
-    pub(crate) writes_to: Vec<PartitionId>,
+    pub(crate) writes_to: SmallVec<[PartitionId; 2]>,
     /// Its row locks that no row shows.
     pub(crate) locked: Vec<LockedKey>,
 }

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use hamal_wal::Lsn;
 
+use crate::views::Views;
+
 /// Counts kept of one table before the needless ones are looked for.
 const KEPT: usize = 16;
 
@@ -44,14 +46,7 @@ impl RowCounts {
 
     /// A commit at `lsn`, the newest, has added `delta` rows. `views`: where views stand; `next_view`: the oldest commit that a view
     /// taken from now on can stand at.
-    pub(crate) fn add(
-        &mut self,
-        table: u32,
-        delta: i64,
-        lsn: Lsn,
-        views: &BTreeMap<Lsn, usize>,
-        next_view: Lsn,
-    ) {
+    pub(crate) fn add(&mut self, table: u32, delta: i64, lsn: Lsn, views: &Views, next_view: Lsn) {
         let counts = self.tables.entry(table).or_default();
         let rows = counts.last().map_or(0, |count| count.rows).saturating_add_signed(delta);
         counts.push(Count { since: lsn, rows });
@@ -63,7 +58,7 @@ impl RowCounts {
                 let end = until.get(at).copied();
                 at += 1;
                 // The newest, and those that a view stands in, now or later.
-                end.is_none_or(|end| next_view < end || views.range(count.since..end).next().is_some())
+                end.is_none_or(|end| next_view < end || views.stand_in(&(count.since..end)))
             });
         }
     }
@@ -76,12 +71,23 @@ impl RowCounts {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::ids::TxnId;
+    use crate::view::View;
+    use crate::views::ViewKind;
 
     #[test]
     fn a_count_is_that_of_the_commit_a_view_stands_at() {
         let mut counts = RowCounts::new(BTreeMap::from([(7, 100)]));
-        let views = BTreeMap::from([(Lsn(0), 1), (Lsn(25), 1)]);
+        let mut views = Views::default();
+        for as_of in [0, 25] {
+            let invisible = [].into_iter().collect();
+            let (xmin, xmax) = (TxnId(1), TxnId(1));
+            let view = View { as_of: Lsn(as_of), xmin, xmax, invisible, own: TxnId::NONE };
+            views.add(ViewKind::ReadOnly, &view, Duration::ZERO);
+        }
         for step in 1..=1000 {
             counts.add(7, 1, Lsn(step * 10), &views, Lsn(step * 10 - 10));
         }

@@ -1,11 +1,11 @@
 //! The open engine: what every transaction, checkpoint and recovery pass shares.
 //!
 //! Lock order, outermost first: the gate (transactions), `checkpoint`, `vacuum`, log room, page latches, the timeline, a transaction's
-//! section ([`crate::active`]). `partitions`, `poison`, the row locks and the before-images are leaves: nothing is taken under them.
+//! section ([`crate::active`]). `partitions`, the schema, the row locks and the before-images are leaves: nothing is taken under them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hamal_pager::{PageNo, Pager, PagerOptions, Partition, PartitionId, WriteAhead, WrittenPage};
@@ -19,6 +19,7 @@ use crate::ids::TxnId;
 use crate::journal::Journal;
 use crate::locks::RowLocks;
 use crate::record::Record;
+use crate::schema::Schema;
 use crate::space::Space;
 use crate::timeline::Timeline;
 use crate::transaction::Wakers;
@@ -48,6 +49,7 @@ pub(crate) struct Engine {
     pub(crate) pager: Arc<Pager>,
     pub(crate) journal: Journal,
     pub(crate) timeline: Timeline,
+    pub(crate) schema: Schema,
     pub(crate) versions: Versions,
     /// Held by whoever merges before-images.
     merging: Mutex<()>,
@@ -66,10 +68,10 @@ pub(crate) struct Engine {
     pub(crate) flush_by: Mutex<Option<Duration>>,
     pub(crate) pager_log: Arc<PagerLog>,
     partitions: RwLock<HashMap<PartitionId, Arc<PartitionHandle>>>,
-    poison: Mutex<Option<String>>,
+    poison: OnceLock<String>,
     /// A transaction could not be rolled back: its changes are still in the pages, and nobody may read them.
     unresolved: AtomicBool,
-    pub(crate) report: std::sync::OnceLock<RecoveryReport>,
+    pub(crate) report: OnceLock<RecoveryReport>,
     _lock: Box<dyn Lock>,
 }
 
@@ -197,6 +199,7 @@ impl Engine {
             pager,
             journal,
             timeline: Timeline::new(parts.next_txn, parts.counts, horizon),
+            schema: Schema::default(),
             versions,
             merging: Mutex::new(()),
             row_locks: RowLocks::default(),
@@ -210,9 +213,9 @@ impl Engine {
             flush_by: Mutex::new(None),
             pager_log,
             partitions: RwLock::default(),
-            poison: Mutex::new(None),
+            poison: OnceLock::new(),
             unresolved: AtomicBool::new(false),
-            report: std::sync::OnceLock::new(),
+            report: OnceLock::new(),
             _lock: parts.lock,
         })
     }
@@ -300,7 +303,7 @@ impl Engine {
     /// After a failure that leaves the disk's content unknown: no more transactions in this handle.
     pub(crate) fn poison(&self, cause: &Error) {
         tracing::error!(%cause, "database poisoned");
-        self.poison.lock().get_or_insert_with(|| cause.to_string());
+        self.poison.get_or_init(|| cause.to_string());
     }
 
     /// Poisoned, with a transaction left half undone: from here on nothing may be read either.
@@ -323,7 +326,7 @@ impl Engine {
 
     /// `Poisoned` if an earlier failure, of the log or of pages, has left the disk's content unknown.
     pub(crate) fn check_poison(&self) -> Result<()> {
-        let cause = self.poison.lock().clone().or_else(|| self.log.poison()).or_else(|| self.pager.poison());
+        let cause = self.poison.get().cloned().or_else(|| self.log.poison()).or_else(|| self.pager.poison());
         match cause {
             None => Ok(()),
             Some(cause) => Err(Error::new(

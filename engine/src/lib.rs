@@ -30,6 +30,7 @@ mod recovery;
 mod report;
 mod retry;
 mod rollback;
+mod schema;
 mod snapshot;
 mod space;
 mod table;
@@ -41,6 +42,7 @@ mod validation;
 mod verify;
 mod versions;
 mod view;
+mod views;
 mod waits;
 
 pub use database::Database;

@@ -152,7 +152,7 @@ impl<'t> RawTable<'t> {
     }
 
     pub(crate) fn tree(&self) -> &Tree {
-        &self.table.tree
+        &self.table.meta.tree
     }
 
     /// Changes of this transaction so far: a range that finds another number descends again.
@@ -188,8 +188,8 @@ impl<'t> RawTable<'t> {
     fn with_eyes<R>(&self, look: impl FnOnce(Eyes<'_>) -> R) -> R {
         let versions = &self.engine().versions;
         match self.owner {
-            Owner::Transaction(t) => look(Eyes { view: &t.view(), versions, table: self.table.id }),
-            Owner::Snapshot(s) => look(Eyes { view: s.view(), versions, table: self.table.id }),
+            Owner::Transaction(t) => look(Eyes { view: &t.view(), versions, table: self.table.meta.id }),
+            Owner::Snapshot(s) => look(Eyes { view: s.view(), versions, table: self.table.meta.id }),
         }
     }
 
@@ -200,7 +200,7 @@ impl<'t> RawTable<'t> {
         let mut answer = |row: Row<'_>| read.take().map(|read| read(row));
         let found = self.with_eyes(|eyes| {
             let mut spilled = None;
-            let found = self.table.tree.get(key, |row| {
+            let found = self.table.meta.tree.get(key, |row| {
                 own = row.stamp == eyes.view.own;
                 if eyes.view.sees(row.stamp) {
                     return if row.ghost { None } else { answer(row) };
@@ -224,7 +224,7 @@ impl<'t> RawTable<'t> {
         if let Owner::Transaction(t) = self.owner
             && !own
         {
-            t.note_point(self.table.id, key);
+            t.note_point(self.table.meta.id, key);
         }
         Ok(found)
     }
@@ -232,7 +232,7 @@ impl<'t> RawTable<'t> {
     /// Notes that a range has been begun.
     fn note_range(&self, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Option<RangeId> {
         match self.owner {
-            Owner::Transaction(t) => t.note_range(self.table.id, lower, upper),
+            Owner::Transaction(t) => t.note_range(self.table.meta.id, lower, upper),
             Owner::Snapshot(_) => None,
         }
     }
@@ -275,7 +275,7 @@ impl<'t> RawTable<'t> {
         let (transaction, chain) = self.writer()?;
         self.check_key(key)?;
         transaction.intend_to_write(&self.table)?;
-        let mut look = RowLock { transaction, table: self.table.id, key, out, found: None };
+        let mut look = RowLock { transaction, table: self.table.meta.id, key, out, found: None };
         self.change_row(transaction, chain, key, 0, &mut look)?;
         let found = look.found;
         self.finish_value(found, out)
@@ -283,7 +283,7 @@ impl<'t> RawTable<'t> {
 
     /// Fills `out` with the value that an overflow reference stands for.
     pub(crate) fn resolve(&self, reference: &[u8], out: &mut Vec<u8>) -> Result<()> {
-        let mut reader = overflow::Reader::open(&self.table.handle.partition, reference)?;
+        let mut reader = overflow::Reader::open(&self.table.meta.handle.partition, reference)?;
         reader.read_to_end(out)
     }
 
@@ -333,7 +333,7 @@ impl<'t> RawTable<'t> {
     }
 
     fn overflow_writer<'w>(&'w self, chain: &'w Chain) -> overflow::Writer<'w> {
-        overflow::Writer::new(&self.engine().journal, chain, &self.table.handle.space)
+        overflow::Writer::new(&self.engine().journal, chain, &self.table.meta.handle.space)
     }
 
     /// Writes the row, and lists the extents of the value it replaces for freeing.
@@ -346,7 +346,7 @@ impl<'t> RawTable<'t> {
         wanted: bool,
     ) -> Result<Option<Vec<u8>>> {
         let row = Row { stamp: chain.txn(), ghost: false, overflow, value };
-        let mut write = RowWrite::new(transaction, self.table.id, key, Some(row), wanted);
+        let mut write = RowWrite::new(transaction, self.table.meta.id, key, Some(row), wanted);
         self.change_row(transaction, chain, key, value.len(), &mut write)?;
         let before = write.before;
         self.after_write(transaction, chain, key, before, true, wanted)
@@ -360,11 +360,11 @@ impl<'t> RawTable<'t> {
         key: &[u8],
         wanted: bool,
     ) -> Result<Option<Vec<u8>>> {
-        let mut removal = RowWrite::new(transaction, self.table.id, key, None, wanted);
+        let mut removal = RowWrite::new(transaction, self.table.meta.id, key, None, wanted);
         if self.change_row(transaction, chain, key, 0, &mut removal)? == Updated::Kept {
             // That there was nothing to remove is a read; nothing is locked.
-            transaction.gave_up(self.table.id, key);
-            transaction.note_point(self.table.id, key);
+            transaction.gave_up(self.table.meta.id, key);
+            transaction.note_point(self.table.meta.id, key);
             return Ok(None);
         }
         let before = removal.before;
@@ -382,12 +382,12 @@ impl<'t> RawTable<'t> {
     ) -> Result<Updated> {
         let author = Author::Transaction(chain);
         let mut attempt = || loop {
-            match self.table.tree.update(&self.engine().journal, author, key, max_value_bytes, change)? {
-                Updated::Stopped(obstacle) => transaction.overcome(obstacle, self.table.id, key)?,
+            match self.table.meta.tree.update(&self.engine().journal, author, key, max_value_bytes, change)? {
+                Updated::Stopped(obstacle) => transaction.overcome(obstacle, self.table.meta.id, key)?,
                 updated => return Ok(updated),
             }
         };
-        attempt().inspect_err(|_| transaction.gave_up(self.table.id, key))
+        attempt().inspect_err(|_| transaction.gave_up(self.table.meta.id, key))
     }
 
     fn after_write(
@@ -399,11 +399,11 @@ impl<'t> RawTable<'t> {
         exists: bool,
         wanted: bool,
     ) -> Result<Option<Vec<u8>>> {
-        transaction.note_write(self.table.id, key);
+        transaction.note_write(self.table.meta.id, key);
         if before.unseen {
             self.table.overtaken.store(true, Ordering::Relaxed);
         }
-        let handle = &self.table.handle;
+        let handle = &self.table.meta.handle;
         let mut value = before.value;
         if let Some(reference) = &before.reference {
             if wanted {
@@ -449,7 +449,7 @@ impl<'t> RawTable<'t> {
 
     /// Exact number of rows, O(1). `Conflict` if it has been overtaken by a commit since the view, and so has something that was read.
     pub(crate) fn len(&self) -> Result<u64> {
-        let committed = |view: &View| self.engine().timeline.rows_as_of(self.table.id, view.as_of);
+        let committed = |view: &View| self.engine().timeline.rows_as_of(self.table.meta.id, view.as_of);
         let transaction = match self.owner {
             Owner::Snapshot(snapshot) => return Ok(committed(snapshot.view())),
             Owner::Transaction(transaction) => transaction,
@@ -458,7 +458,7 @@ impl<'t> RawTable<'t> {
             transaction.advance()?;
             self.table.overtaken.store(false, Ordering::Relaxed);
         }
-        transaction.note_count(self.table.id);
+        transaction.note_count(self.table.meta.id);
         let delta = self.table.delta.load(Ordering::Relaxed);
         let rows = committed(&transaction.view());
         rows.checked_add_signed(delta).ok_or_else(|| {
@@ -521,7 +521,9 @@ impl<'t> RawTable<'t> {
         let source = match found {
             None => return Ok(None),
             Some(false) => Source::Inline(io::Cursor::new(bytes)),
-            Some(true) => Source::Overflow(overflow::Reader::open(&self.table.handle.partition, &bytes)?),
+            Some(true) => {
+                Source::Overflow(overflow::Reader::open(&self.table.meta.handle.partition, &bytes)?)
+            }
         };
         Ok(Some(ValueReader { source, _table: self.clone() }))
     }

@@ -145,6 +145,17 @@ pub(crate) fn put_update_head(out: &mut Vec<u8>, txn: TxnId, prev_lsn: Lsn, part
     put_parts_head(out, parts);
 }
 
+/// Appends a commit record.
+pub(crate) fn put_commit(out: &mut Vec<u8>, txn: TxnId, micros: u64, counts: &[(u32, i64)]) {
+    out.push(kind::COMMIT);
+    put_u64(out, txn.0);
+    put_u64(out, micros);
+    put_list(out, counts, |out, (table, delta)| {
+        put_u32(out, *table);
+        put_i64(out, *delta);
+    });
+}
+
 /// Appends the head of a compensation; its parts follow.
 pub(crate) fn put_compensation_head(
     out: &mut Vec<u8>,
@@ -232,13 +243,7 @@ impl Record<'_> {
                 put_parts(out, parts);
             }
             Record::Commit { txn, micros, counts } => {
-                out.push(kind::COMMIT);
-                put_u64(out, txn.0);
-                put_u64(out, *micros);
-                put_list(out, counts, |out, (table, delta)| {
-                    put_u32(out, *table);
-                    put_i64(out, *delta);
-                });
+                put_commit(out, *txn, *micros, counts);
             }
             Record::Abort { txn } => {
                 out.push(kind::ABORT);

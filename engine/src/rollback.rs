@@ -64,6 +64,9 @@ pub(crate) fn undo_step(
 ) -> Result<bool> {
     // Under the leaf's latch: the row has got this stamp back.
     let restored = |root, key: &[u8], stamp| {
+        if chain.partition == CATALOG {
+            engine.schema.forget();
+        }
         if root == ROOT && stamp != chain.entry.id {
             give_up_row(engine, &chain.entry, handle.table(), key, lock);
         }

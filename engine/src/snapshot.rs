@@ -41,17 +41,28 @@ impl Snapshot {
     }
 
     fn catalog(&self) -> Result<Catalog<'_>> {
-        let table = OpenTable::catalog(self.engine(), None)?;
+        let table = OpenTable::new(self.engine().catalog_meta()?, None);
         Ok(Catalog::new(RawTable::new(Owner::Snapshot(self), Arc::new(table))))
     }
 
     /// Opens a table by name; `types` as for transactions. `NotFound` if it is missing.
-    pub(crate) fn open_raw(&self, name: &str, types: Option<(&str, &str)>) -> Result<RawTable<'_>> {
-        let row = self.catalog()?.find(name)?.ok_or_else(|| no_table(name))?;
-        let handle = self.engine().partition(row.partition)?;
-        let table = OpenTable::new(row, handle, None);
-        check_types(name, &table, types)?;
-        Ok(RawTable::new(Owner::Snapshot(self), Arc::new(table)))
+    pub(crate) fn open_raw(
+        &self,
+        name: &str,
+        types: Option<(&str, &str)>,
+    ) -> Result<(Arc<str>, RawTable<'_>)> {
+        let engine = self.engine();
+        let (name, meta) = match engine.schema.find(name, self.view()) {
+            Some(found) => found,
+            None => {
+                let row = self.catalog()?.find(name)?.ok_or_else(|| no_table(name))?;
+                let name = Arc::from(name);
+                engine.remember_table(&name)?;
+                (name, engine.table_meta(row)?)
+            }
+        };
+        check_types(&name, &meta, types)?;
+        Ok((name, RawTable::new(Owner::Snapshot(self), Arc::new(OpenTable::new(meta, None)))))
     }
 
     /// Whether there is a table of this name.

@@ -112,16 +112,16 @@ impl Transaction {
     /// ```
     pub fn open_table<K: Key, V: Value>(&self, table: TableDef<'_, K, V>) -> Result<Table<'_, K, V>> {
         let name = table.checked_name()?;
-        let raw = self.open_raw(name, Some((&K::type_name(), &V::type_name())), true)?;
-        Ok(Table::new(ReadTable::new(name, raw)))
+        let opened = self.open_raw(name, Some((&K::type_name(), &V::type_name())), true)?;
+        Ok(Table::new(ReadTable::new(opened)))
     }
 
     /// Opens a table of any types as bytes, for tools that know no types; makes one of byte strings if it is missing. What is
     /// written must be what the table's types encode to; nobody checks that.
     pub fn open_bytes_table(&self, name: &str) -> Result<Table<'_, &'static [u8], &'static [u8]>> {
         check_name(name)?;
-        let raw = self.open_raw(name, None, true)?;
-        Ok(Table::new(ReadTable::new(name, raw)))
+        let opened = self.open_raw(name, None, true)?;
+        Ok(Table::new(ReadTable::new(opened)))
     }
 }
 
@@ -148,14 +148,14 @@ impl Snapshot {
     /// ```
     pub fn open_table<K: Key, V: Value>(&self, table: TableDef<'_, K, V>) -> Result<ReadTable<'_, K, V>> {
         let name = table.checked_name()?;
-        let raw = self.open_raw(name, Some((&K::type_name(), &V::type_name())))?;
-        Ok(ReadTable::new(name, raw))
+        let opened = self.open_raw(name, Some((&K::type_name(), &V::type_name())))?;
+        Ok(ReadTable::new(opened))
     }
 
     /// Opens a table of any types as bytes, for tools that know no types. `NotFound` if there is none.
     pub fn open_bytes_table(&self, name: &str) -> Result<ReadTable<'_, &'static [u8], &'static [u8]>> {
         check_name(name)?;
-        let raw = self.open_raw(name, None)?;
-        Ok(ReadTable::new(name, raw))
+        let opened = self.open_raw(name, None)?;
+        Ok(ReadTable::new(opened))
     }
 }

@@ -14,9 +14,9 @@
 //!
 //! Lock order: page latches, then this, then a transaction's section.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hamal_wal::Lsn;
@@ -29,7 +29,8 @@ use crate::ids::TxnId;
 use crate::planted::{PlantedBug, is_planted};
 use crate::record::TxnImage;
 use crate::validation::{History, Published};
-use crate::view::View;
+use crate::view::{TxnIds, View};
+use crate::views::{ViewKind, Views};
 
 /// Most memory that the history of commits takes, bytes.
 const HISTORY_BYTES: usize = 16 << 20;
@@ -47,8 +48,8 @@ pub(crate) struct Birth {
 #[derive(Debug)]
 pub(crate) struct LiveView {
     pub(crate) view: View,
-    validates: bool,
-    taken_at: Duration,
+    kind: ViewKind,
+    number: u64,
 }
 
 /// What a commit changes besides rows.
@@ -66,10 +67,18 @@ pub(crate) struct Committing<'c> {
 /// What goes on beside a transaction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Company {
-    /// Other serializable transactions are active.
+    /// Other transactions are active that will validate.
     pub(crate) others: bool,
     /// The newest commit that is in the history.
     pub(crate) newest: Lsn,
+}
+
+/// What has become of a commit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Committed {
+    pub(crate) lsn: Lsn,
+    /// Every view sees it, now and later: its before-images are of no use.
+    pub(crate) is_settled: bool,
 }
 
 /// A commit that readers must not see yet.
@@ -77,29 +86,26 @@ pub(crate) struct Company {
 struct Hidden {
     lsn: Lsn,
     txn: TxnId,
+    /// The oldest transaction that was active beside it, or itself: no hidden commit from this one on is of an older one.
+    floor: TxnId,
 }
 
 #[derive(Debug)]
 struct State {
     next: u64,
-    active: BTreeMap<TxnId, Arc<TxnEntry>>,
+    /// By id.
+    active: VecDeque<Arc<TxnEntry>>,
     /// Committed, not exposed, in order of commit.
     hidden: VecDeque<Hidden>,
-    hidden_ids: BTreeSet<TxnId>,
     /// The newest commit that readers may see.
     exposed: Lsn,
     /// The newest commit of all.
     newest: Lsn,
-    /// Live views: by `xmin`, by `as_of`, and those whose transactions validate, by `as_of`.
-    xmins: BTreeMap<TxnId, usize>,
-    views: BTreeMap<Lsn, usize>,
-    validating: BTreeMap<Lsn, usize>,
-    /// When each live view was taken, the oldest first.
-    ages: BTreeMap<Duration, usize>,
+    views: Views,
     counts: RowCounts,
     history: History,
-    /// Writers that have committed and kept before-images, and their commits.
-    retired: BTreeMap<TxnId, Lsn>,
+    /// Writers that have kept before-images and that some view may not see, in order of commit.
+    retired: VecDeque<(Lsn, TxnId)>,
 }
 
 /// The timeline of one database.
@@ -107,6 +113,10 @@ struct State {
 pub(crate) struct Timeline {
     state: Mutex<State>,
     horizon: Arc<AtomicU64>,
+    /// What [`Timeline::company`] tells without the mutex; written under it.
+    validating: AtomicUsize,
+    newest_in_history: AtomicU64,
+    has_retired: AtomicBool,
 }
 
 impl Timeline {
@@ -115,20 +125,22 @@ impl Timeline {
         horizon.store(next.0, Ordering::Release);
         let state = State {
             next: next.0,
-            active: BTreeMap::new(),
+            active: VecDeque::new(),
             hidden: VecDeque::new(),
-            hidden_ids: BTreeSet::new(),
             exposed: Lsn::NEVER,
             newest: Lsn::NEVER,
-            xmins: BTreeMap::new(),
-            views: BTreeMap::new(),
-            validating: BTreeMap::new(),
-            ages: BTreeMap::new(),
+            views: Views::default(),
             counts: RowCounts::new(counts),
             history: History::new(HISTORY_BYTES),
-            retired: BTreeMap::new(),
+            retired: VecDeque::new(),
         };
-        Timeline { state: Mutex::new(state), horizon }
+        Timeline {
+            state: Mutex::new(state),
+            horizon,
+            validating: AtomicUsize::new(0),
+            newest_in_history: AtomicU64::new(Lsn::NEVER.0),
+            has_retired: AtomicBool::new(false),
+        }
     }
 
     /// Registers a new transaction; it sees every commit so far.
@@ -138,8 +150,9 @@ impl Timeline {
         state.next += 1;
         let entry = Arc::new(TxnEntry::new(id, birth.age));
         let view = state.view_of_all(id);
-        state.active.insert(id, entry.clone());
-        let live = state.enlist(view, birth.validates, now);
+        state.active.push_back(entry.clone());
+        let kind = if birth.validates { ViewKind::Validated } else { ViewKind::Unvalidated };
+        let live = state.enlist(view, kind, now);
         self.publish(&state);
         (entry, live)
     }
@@ -156,7 +169,8 @@ impl Timeline {
     pub(crate) fn restore(&self, image: &TxnImage) -> Arc<TxnEntry> {
         let entry = Arc::new(TxnEntry::restored(image));
         let mut state = self.state.lock();
-        state.active.insert(image.txn, entry.clone());
+        let at = state.active.partition_point(|other| other.id < image.txn);
+        state.active.insert(at, entry.clone());
         // The only time that it falls: nobody has asked for it yet.
         self.horizon.fetch_min(image.txn.0, Ordering::AcqRel);
         entry
@@ -166,17 +180,15 @@ impl Timeline {
     pub(crate) fn view(&self, durable: Lsn, now: Duration) -> LiveView {
         let mut state = self.state.lock();
         state.expose(durable);
-        let mut invisible: Vec<TxnId> = state.active.keys().chain(&state.hidden_ids).copied().collect();
-        invisible.sort_unstable();
+        let mut invisible: TxnIds = state.active.iter().map(|entry| entry.id).collect();
+        if !state.hidden.is_empty() {
+            invisible.extend(state.hidden.iter().map(|hidden| hidden.txn));
+            invisible.sort_unstable();
+        }
         let xmax = TxnId(state.next);
-        let view = View {
-            as_of: state.exposed,
-            xmin: invisible.first().copied().unwrap_or(xmax),
-            xmax,
-            invisible: invisible.into(),
-            own: TxnId::NONE,
-        };
-        let live = state.enlist(view, false, now);
+        let xmin = invisible.first().copied().unwrap_or(xmax);
+        let view = View { as_of: state.exposed, xmin, xmax, invisible, own: TxnId::NONE };
+        let live = state.enlist(view, ViewKind::ReadOnly, now);
         self.publish(&state);
         live
     }
@@ -191,9 +203,9 @@ impl Timeline {
         let mut state = self.state.lock();
         check(&state.history)?;
         let view = state.view_of_all(live.view.own);
-        let validates = live.validates;
+        let kind = live.kind;
         state.dismiss(live);
-        *live = state.enlist(view, validates, now);
+        *live = state.enlist(view, kind, now);
         self.publish(&state);
         Ok(())
     }
@@ -207,7 +219,7 @@ impl Timeline {
 
     /// Whether a transaction may still change something.
     pub(crate) fn is_active(&self, id: TxnId) -> bool {
-        self.state.lock().active.contains_key(&id)
+        self.state.lock().position(id).is_ok()
     }
 
     /// The commit section. `check` is shown the history; then `reserve` reserves the commit record in the transaction's own section; then
@@ -219,7 +231,7 @@ impl Timeline {
         check: impl FnOnce(&History) -> Result<()>,
         reserve: impl FnOnce() -> Result<Lsn>,
         what: Committing<'_>,
-    ) -> Result<Lsn> {
+    ) -> Result<Committed> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         check(&state.history)?;
@@ -229,31 +241,34 @@ impl Timeline {
             section.ended = true;
             lsn
         };
-        state.active.remove(&entry.id);
+        let floor = state.active.front().map_or(entry.id, |oldest| oldest.id);
+        state.forget(entry.id);
         state.dismiss(live);
         state.newest = lsn;
-        if what.keeps_images {
-            state.retired.insert(entry.id, lsn);
-        }
-        state.hidden.push_back(Hidden { lsn, txn: entry.id });
-        state.hidden_ids.insert(entry.id);
         if what.exposed {
-            state.expose_through(lsn);
+            state.hidden.clear();
+            state.exposed = lsn;
+        } else {
+            state.hidden.push_back(Hidden { lsn, txn: entry.id, floor });
         }
         for (table, delta) in what.counts {
             state.counts.add(*table, *delta, lsn, &state.views, state.exposed);
         }
-        if !state.validating.is_empty() {
+        if state.views.validated() > 0 {
             state.history.push(lsn, (what.publish)());
         }
-        self.publish(state);
-        Ok(lsn)
+        let is_settled = entry.id < self.publish(state);
+        if what.keeps_images && !is_settled {
+            state.retired.push_back((lsn, entry.id));
+            self.has_retired.store(true, Ordering::Relaxed);
+        }
+        Ok(Committed { lsn, is_settled })
     }
 
     /// A transaction is over without a commit: it changed nothing, or all is undone.
     pub(crate) fn end(&self, entry: &TxnEntry, live: Option<&LiveView>) {
         let mut state = self.state.lock();
-        state.active.remove(&entry.id);
+        state.forget(entry.id);
         if let Some(live) = live {
             state.dismiss(live);
         }
@@ -274,36 +289,36 @@ impl Timeline {
         self.publish(&state);
     }
 
-    /// What goes on beside a transaction.
+    /// What goes on beside a transaction: a moment ago.
     pub(crate) fn company(&self, live: &LiveView) -> Company {
-        let state = self.state.lock();
-        let others = state.validating.values().sum::<usize>() > usize::from(live.validates);
-        Company { others, newest: state.history.newest() }
+        // Relaxed: hints, which the commit section does not rely on.
+        let others = self.validating.load(Ordering::Relaxed) > usize::from(live.kind == ViewKind::Validated);
+        Company { others, newest: Lsn(self.newest_in_history.load(Ordering::Relaxed)) }
     }
 
-    /// Takes the committed writers with before-images that every view sees.
+    /// Takes committed writers with before-images that every view sees: all that committed before the first that some view does not.
     pub(crate) fn settled(&self) -> Vec<TxnId> {
-        let mut state = self.state.lock();
-        let horizon = TxnId(self.horizon.load(Ordering::Relaxed));
-        if state.retired.keys().next().is_none_or(|oldest| *oldest >= horizon) {
+        // Relaxed: whoever comes later takes what is overlooked here.
+        if !self.has_retired.load(Ordering::Relaxed) {
             return Vec::new();
         }
-        let kept = state.retired.split_off(&horizon);
-        std::mem::replace(&mut state.retired, kept).into_keys().collect()
+        let mut state = self.state.lock();
+        let horizon = TxnId(self.horizon.load(Ordering::Relaxed));
+        let settled = state.retired.iter().take_while(|(_, writer)| *writer < horizon).count();
+        let settled = state.retired.drain(..settled).map(|(_, writer)| writer).collect();
+        self.has_retired.store(!state.retired.is_empty(), Ordering::Relaxed);
+        settled
     }
 
     /// The committed writers with before-images, in groups: no view stands, or can be taken, between the commits of a group, which are in
     /// their order.
     pub(crate) fn indistinguishable_writers(&self) -> Vec<Vec<TxnId>> {
         let state = self.state.lock();
-        let mut writers: Vec<(Lsn, TxnId)> = state.retired.iter().map(|(id, lsn)| (*lsn, *id)).collect();
-        writers.retain(|(lsn, _)| *lsn <= state.exposed);
-        writers.sort_unstable();
         let mut groups: Vec<Vec<TxnId>> = Vec::new();
         let mut last = None;
-        for (lsn, id) in writers {
+        for &(lsn, id) in state.retired.iter().take_while(|(lsn, _)| *lsn <= state.exposed) {
             match (groups.last_mut(), last) {
-                (Some(group), Some(last)) if state.views.range(last..lsn).next().is_none() => group.push(id),
+                (Some(group), Some(last)) if !state.views.stand_in(&(last..lsn)) => group.push(id),
                 _ => groups.push(vec![id]),
             }
             last = Some(lsn);
@@ -349,92 +364,85 @@ impl Timeline {
 
     /// The other active transactions that `is_one` is true of in their sections.
     pub(crate) fn others(&self, than: TxnId, is_one: impl Fn(&TxnState) -> bool) -> Option<TxnId> {
-        let entries: Vec<_> = self.state.lock().active.values().cloned().collect();
+        let entries: Vec<_> = self.state.lock().active.iter().cloned().collect();
         entries.iter().find(|entry| entry.id != than && is_one(&entry.lock())).map(|entry| entry.id)
     }
 
     /// The checkpoint's transaction table: every transaction that has records and has not ended. BEGIN is reserved.
     pub(crate) fn images(&self) -> Vec<TxnImage> {
-        let entries: Vec<_> = self.state.lock().active.values().cloned().collect();
+        let entries: Vec<_> = self.state.lock().active.iter().cloned().collect();
         entries.iter().filter_map(|entry| entry.image()).collect()
     }
 
     /// Number of live views, and when the oldest was taken.
     pub(crate) fn live_views(&self) -> (usize, Option<Duration>) {
         let state = self.state.lock();
-        (state.ages.values().sum(), state.ages.keys().next().copied())
+        (state.views.len(), state.views.oldest())
     }
 
-    fn publish(&self, state: &State) {
-        let next = TxnId(state.next);
-        let oldest = [state.active.keys().next(), state.hidden_ids.first(), state.xmins.keys().next()];
-        let oldest = oldest.into_iter().flatten().min().copied().unwrap_or(next);
-        let before = self.horizon.swap(oldest.0, Ordering::AcqRel);
-        debug_assert!(oldest.0 >= before, "the horizon never falls (I4)");
+    /// Tells those who ask without the mutex how things stand. Returns the horizon.
+    fn publish(&self, state: &State) -> TxnId {
+        let active = state.active.front().map(|oldest| oldest.id);
+        let hidden = state.hidden.front().map(|first| first.floor);
+        let oldest = [active, hidden, state.views.xmin()].into_iter().flatten().min();
+        let horizon = oldest.unwrap_or(TxnId(state.next));
+        debug_assert!(horizon.0 >= self.horizon.load(Ordering::Relaxed), "the horizon never falls (I4)");
+        self.horizon.store(horizon.0, Ordering::Release);
+        self.validating.store(state.views.validated(), Ordering::Relaxed);
+        self.newest_in_history.store(state.history.newest().0, Ordering::Relaxed);
+        horizon
     }
 }
 
 impl State {
+    /// Where an active transaction is.
+    fn position(&self, id: TxnId) -> std::result::Result<usize, usize> {
+        self.active.binary_search_by_key(&id, |entry| entry.id)
+    }
+
+    /// A transaction is active no more.
+    fn forget(&mut self, id: TxnId) {
+        if let Ok(at) = self.position(id) {
+            self.active.remove(at);
+        }
+    }
+
     /// What a transaction that begins, or moves its view, now sees: every commit so far.
     fn view_of_all(&self, own: TxnId) -> View {
         let xmax = TxnId(self.next);
-        let mut invisible: Vec<TxnId> = self.active.keys().filter(|id| **id != own).copied().collect();
+        let mut invisible: TxnIds =
+            self.active.iter().map(|entry| entry.id).filter(|id| *id != own).collect();
         if is_planted(PlantedBug::EarlySnapshot) {
-            invisible.extend(&self.hidden_ids);
+            invisible.extend(self.hidden.iter().map(|hidden| hidden.txn));
             invisible.sort_unstable();
         }
         let xmin = invisible.first().copied().unwrap_or(xmax).min(own);
-        View { as_of: self.newest, xmin, xmax, invisible: invisible.into(), own }
+        View { as_of: self.newest, xmin, xmax, invisible, own }
     }
 
-    fn enlist(&mut self, view: View, validates: bool, now: Duration) -> LiveView {
-        *self.xmins.entry(view.xmin).or_default() += 1;
-        *self.views.entry(view.as_of).or_default() += 1;
-        *self.ages.entry(now).or_default() += 1;
-        if validates {
-            *self.validating.entry(view.as_of).or_default() += 1;
-        }
-        LiveView { view, validates, taken_at: now }
+    fn enlist(&mut self, view: View, kind: ViewKind, now: Duration) -> LiveView {
+        let number = self.views.add(kind, &view, now);
+        LiveView { view, kind, number }
     }
 
     fn dismiss(&mut self, live: &LiveView) {
-        one_less(&mut self.xmins, live.view.xmin);
-        one_less(&mut self.views, live.view.as_of);
-        one_less(&mut self.ages, live.taken_at);
-        if live.validates {
-            one_less(&mut self.validating, live.view.as_of);
-            self.history.prune(self.validating.keys().next().copied().unwrap_or(self.newest));
+        self.views.remove(live.kind, live.number);
+        if live.kind == ViewKind::Validated {
+            self.history.prune(self.views.oldest_validated().unwrap_or(self.newest));
         }
     }
 
     fn expose(&mut self, durable: Lsn) {
-        while let Some(first) = self.hidden.front().copied()
-            && first.lsn < durable
-        {
-            self.expose_first(first);
-        }
+        self.expose_while(|lsn| lsn < durable);
     }
 
-    fn expose_through(&mut self, lsn: Lsn) {
-        while let Some(first) = self.hidden.front().copied()
-            && first.lsn <= lsn
-        {
-            self.expose_first(first);
-        }
+    fn expose_through(&mut self, last: Lsn) {
+        self.expose_while(|lsn| lsn <= last);
     }
 
-    fn expose_first(&mut self, first: Hidden) {
-        self.hidden.pop_front();
-        self.hidden_ids.remove(&first.txn);
-        self.exposed = first.lsn;
-    }
-}
-
-fn one_less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: K) {
-    if let std::collections::btree_map::Entry::Occupied(mut count) = counts.entry(key) {
-        *count.get_mut() -= 1;
-        if *count.get() == 0 {
-            count.remove();
+    fn expose_while(&mut self, is_due: impl Fn(Lsn) -> bool) {
+        while let Some(first) = self.hidden.pop_front_if(|first| is_due(first.lsn)) {
+            self.exposed = first.lsn;
         }
     }
 }

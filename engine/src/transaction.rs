@@ -27,6 +27,7 @@ use std::time::Duration;
 use hamal_pager::PartitionId;
 use hamal_wal::Lsn;
 use parking_lot::{ArcRwLockReadGuard, RawRwLock};
+use smallvec::SmallVec;
 
 use crate::active::TxnEntry;
 use crate::catalog::CATALOG;
@@ -36,6 +37,7 @@ use crate::engine::{Engine, PartitionHandle};
 use crate::ids::TxnId;
 use crate::journal::Chain;
 use crate::options::{Durability, Isolation};
+use crate::schema::TableMeta;
 use crate::timeline::{Birth, LiveView};
 use crate::versions::VersionTable;
 use crate::view::View;
@@ -83,9 +85,9 @@ pub struct Transaction {
 #[derive(Debug, Default)]
 struct Work {
     /// By table id; entries stay (I4).
-    tables: BTreeMap<u32, Arc<OpenTable>>,
-    /// What the catalog is known to say: table ids by name, of tables that are open.
-    names: BTreeMap<String, u32>,
+    tables: SmallVec<[Arc<OpenTable>; 2]>,
+    /// What the catalog is known to say: by name, ids of tables that are open.
+    names: SmallVec<[(Arc<str>, u32); 2]>,
     created: Vec<PartitionId>,
     /// Those whose creation was taken back.
     unmade: BTreeSet<PartitionId>,
@@ -117,6 +119,46 @@ pub struct Savepoint {
 }
 
 impl Work {
+    fn table_position(&self, id: u32) -> std::result::Result<usize, usize> {
+        self.tables.binary_search_by_key(&id, |table| table.meta.id)
+    }
+
+    fn name_position(&self, name: &str) -> std::result::Result<usize, usize> {
+        self.names.binary_search_by_key(&name, |(name, _)| name)
+    }
+
+    /// The table that is open under this name.
+    fn named(&self, name: &str) -> Option<(Arc<str>, Arc<OpenTable>)> {
+        let (name, id) = &self.names[self.name_position(name).ok()?];
+        let table = &self.tables[self.table_position(*id).ok()?];
+        Some((name.clone(), table.clone()))
+    }
+
+    /// The table of this id, opened if it is not.
+    fn open(&mut self, meta: Arc<TableMeta>, writer: &Arc<TxnEntry>) -> Arc<OpenTable> {
+        let at = match self.table_position(meta.id) {
+            Ok(at) => at,
+            Err(at) => {
+                self.tables.insert(at, Arc::new(OpenTable::new(meta, Some(writer))));
+                at
+            }
+        };
+        self.tables[at].clone()
+    }
+
+    /// A table has this name.
+    fn set_name(&mut self, name: Arc<str>, id: u32) {
+        match self.name_position(&name) {
+            Ok(at) => self.names[at].1 = id,
+            Err(at) => self.names.insert(at, (name, id)),
+        }
+    }
+
+    /// No table has this name any more; returns which one had.
+    fn unset_name(&mut self, name: &str) -> Option<u32> {
+        self.name_position(name).ok().map(|at| self.names.remove(at).1)
+    }
+
     fn check_usable(&self) -> Result<()> {
         match &self.failure {
             None => Ok(()),
@@ -160,7 +202,7 @@ impl Transaction {
             lock_timeout,
             live: RefCell::new(live),
             has_read: Cell::new(false),
-            sets: RefCell::new(Sets::new()),
+            sets: RefCell::default(),
             versions: OnceCell::new(),
             spilled: RefCell::default(),
             work: RefCell::default(),
@@ -200,7 +242,7 @@ impl Transaction {
     pub(crate) fn check_writable(&self, table: &OpenTable) -> Result<()> {
         self.check_usable()?;
         let work = self.work.borrow();
-        let partition = table.handle.partition.id();
+        let partition = table.meta.handle.partition.id();
         if work.unmade.contains(&partition) || work.dropped.contains(&partition) {
             return Err(Error::new(
                 ErrorKind::NotFound,
@@ -266,7 +308,7 @@ impl Transaction {
     /// Net change of row counts by table id.
     fn deltas(&self) -> BTreeMap<u32, i64> {
         let work = self.work.borrow();
-        work.tables.values().map(|t| (t.id, t.delta.load(Ordering::Relaxed))).collect()
+        work.tables.iter().map(|t| (t.meta.id, t.delta.load(Ordering::Relaxed))).collect()
     }
 
     fn mark(&self) -> Mark {
@@ -281,9 +323,9 @@ impl Transaction {
     fn roll_back_to_mark(&self, mark: &Mark) -> Result<()> {
         self.undo_to(&mark.chains).inspect_err(|e| self.fail(e))?;
         let work = &mut *self.work.borrow_mut();
-        for table in work.tables.values() {
+        for table in &work.tables {
             table.writes.fetch_add(1, Ordering::Relaxed);
-            table.delta.store(mark.deltas.get(&table.id).copied().unwrap_or(0), Ordering::Relaxed);
+            table.delta.store(mark.deltas.get(&table.meta.id).copied().unwrap_or(0), Ordering::Relaxed);
         }
         // Names may mean other tables again: they are looked up anew.
         work.names.clear();
@@ -345,7 +387,6 @@ impl Drop for Transaction {
             let work = mem::take(self.work.get_mut());
             self.abandon(&work);
         }
-        self.sets.get_mut().give_back();
     }
 }
 

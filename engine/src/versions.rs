@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hamal_storage::Storage;
 use hashbrown::{HashMap, HashSet};
 use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
 
 use self::images::{Before, Images};
 use self::run::{Run, Spilled};
@@ -282,7 +283,7 @@ impl Versions {
     /// Drops what is kept of these writers: every view sees them; or they have rolled back, and no row has their stamp.
     pub(crate) fn forget(&self, writers: impl IntoIterator<Item = TxnId>) {
         // Dropped, with their files, after the map has been let go of.
-        let mut gone = Vec::new();
+        let mut gone = SmallVec::<[_; 4]>::new();
         let mut tables = self.tables.write();
         gone.extend(writers.into_iter().filter_map(|writer| tables.remove(&writer)));
         drop(tables);

@@ -5,8 +5,12 @@
 //! I2. `xmin` is at or below the id of every writer that the view does not see (hazard H6); `invisible` lies between `xmin` and `xmax`.
 
 use hamal_wal::Lsn;
+use smallvec::SmallVec;
 
 use crate::ids::TxnId;
+
+/// Ids of transactions; few, mostly.
+pub(crate) type TxnIds = SmallVec<[TxnId; 8]>;
 
 /// A committed state, as of one commit.
 #[derive(Clone, Debug)]
@@ -18,7 +22,7 @@ pub(crate) struct View {
     /// No stamp from here on is seen.
     pub(crate) xmax: TxnId,
     /// Stamps between them that are not seen, sorted.
-    pub(crate) invisible: Box<[TxnId]>,
+    pub(crate) invisible: TxnIds,
     /// The transaction it was taken for: it sees its own rows. [`TxnId::NONE`]: nobody.
     pub(crate) own: TxnId,
 }
@@ -48,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_view_sees_what_had_committed_and_its_own() {
-        let ids = |ids: &[u64]| ids.iter().map(|id| TxnId(*id)).collect::<Box<[TxnId]>>();
+        let ids = |ids: &[u64]| ids.iter().map(|id| TxnId(*id)).collect::<TxnIds>();
         let view =
             View { as_of: Lsn(1), xmin: TxnId(5), xmax: TxnId(12), invisible: ids(&[5, 9]), own: TxnId(11) };
         let seen: Vec<u64> = (0..16).filter(|id| view.sees(TxnId(*id))).collect();

@@ -67,7 +67,8 @@ impl<const SOUND: bool> Group<SOUND> {
 
     /// The first failure, as text.
     pub(crate) fn cause(&self) -> Option<String> {
-        self.state.lock().cause.clone()
+        // Relaxed: whoever has heard of the failure has synchronized with who did.
+        if self.failed.load(Ordering::Relaxed) { self.state.lock().cause.clone() } else { None }
     }
 
     /// Returns once the frontier is at `at_least` or beyond. If nobody leads, `flush(at_least)` runs here: it must

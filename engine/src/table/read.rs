@@ -38,8 +38,8 @@ impl<K, V> fmt::Debug for ReadTable<'_, K, V> {
 }
 
 impl<'t, K: Key, V: Value> ReadTable<'t, K, V> {
-    pub(super) fn new(name: &str, raw: RawTable<'t>) -> Self {
-        ReadTable { name: name.into(), raw, types: PhantomData }
+    pub(super) fn new((name, raw): (Arc<str>, RawTable<'t>)) -> Self {
+        ReadTable { name, raw, types: PhantomData }
     }
 
     pub(super) fn raw(&self) -> &RawTable<'t> {

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hamal_wal::{Log, Lsn};
+use smallvec::SmallVec;
 
 use super::conflict::overtaken;
-use super::sets::Sets;
+use super::sets::Pair;
 use super::{Transaction, Work};
 use crate::catalog::CATALOG;
 use crate::engine::Engine;
@@ -19,8 +20,8 @@ use crate::graves::Grave;
 use crate::ids::TxnId;
 use crate::options::{Durability, Isolation};
 use crate::planted::{PlantedBug, is_planted};
-use crate::record::Record;
-use crate::timeline::Committing;
+use crate::record::{Record, put_commit};
+use crate::timeline::{Committed, Committing};
 use crate::validation::History;
 use crate::{Error, ErrorKind, Result, rollback};
 
@@ -66,19 +67,23 @@ impl Transaction {
             return Ok(self.end_empty(&work));
         }
         // No commit once pages could not be written, though the log still could (F7).
-        let lsn = match self.engine().check_poison().and_then(|()| self.append_commit(&work)) {
-            Ok(lsn) => lsn,
-            Err(e) => {
-                self.abandon(&work);
-                return Err(e);
-            }
-        };
+        let Committed { lsn, is_settled } =
+            match self.engine().check_poison().and_then(|()| self.append_commit(&work)) {
+                Ok(committed) => committed,
+                Err(e) => {
+                    self.abandon(&work);
+                    return Err(e);
+                }
+            };
         note(lsn);
         let handle = self.handle.clone();
         let engine = &handle.engine;
         engine.pause("between a commit and its letting go");
         rollback::give_back_promise(engine, &self.entry);
         engine.counters.commits.fetch_add(1, Ordering::Relaxed);
+        if is_settled && self.versions.get().is_some() {
+            engine.versions.forget([self.entry.id]);
+        }
         self.let_go(&work);
         let gone = work.dropped.iter().chain(work.created.iter().filter(|p| work.unmade.contains(p)));
         engine.graves.dig(gone.map(|partition| Grave { partition: *partition, dropper: self.entry.id, lsn }));
@@ -105,27 +110,22 @@ impl Transaction {
     }
 
     /// The commit section: everything that is decided about a commit, in one step (hazards H2, H8, H17).
-    fn append_commit(&mut self, work: &Work) -> Result<Lsn> {
+    fn append_commit(&mut self, work: &Work) -> Result<Committed> {
         let engine = &self.handle.engine;
-        let counts: Vec<(u32, i64)> = work
+        let counts: SmallVec<[(u32, i64); 4]> = work
             .tables
-            .values()
-            .map(|t| (t.id, t.delta.load(Ordering::Relaxed)))
+            .iter()
+            .map(|t| (t.meta.id, t.delta.load(Ordering::Relaxed)))
             .filter(|(table, delta)| *delta != 0 && *table != CATALOG.0)
             .collect();
-        let record = Record::Commit {
-            txn: self.entry.id,
-            micros: engine.storage.now_micros(),
-            counts: counts.clone(),
-        };
-        let mut payload = Vec::new();
-        record.encode(&mut payload);
+        let mut payload = Vec::with_capacity(64);
+        put_commit(&mut payload, self.entry.id, engine.storage.now_micros(), &counts);
         let live = self.live.get_mut();
         let validates = self.isolation == Isolation::Serializable && !is_planted(PlantedBug::NoValidation);
         // Nobody besides it, and nothing since its view: then there is nothing to check, nor anybody to be checked against it, but for
         // who begins, and commits, between here and the section.
         let company = engine.timeline.company(live);
-        let Sets { reads, writes } = self.sets.get_mut();
+        let Pair { reads, writes } = self.sets.get_mut().get();
         let refused = |overlap| {
             engine.counters.overtaken.fetch_add(1, Ordering::Relaxed);
             overtaken(&overlap)

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{OpenTable, Transaction};
+use crate::catalog::CATALOG;
 use crate::change::Row;
 use crate::engine::PartitionHandle;
 use crate::ids::TxnId;
@@ -127,7 +128,7 @@ impl Transaction {
         let mut live = self.live.borrow_mut();
         let as_of = live.view.as_of;
         let mut sets = self.sets.borrow_mut();
-        let reads = sets.reads.prepare();
+        let reads = sets.get().reads.prepare();
         let check = |history: &History| match self.isolation {
             Isolation::Serializable => {
                 history.after(&reads, as_of).and_then(|later| later.check(&reads)).map_err(|o| overtaken(&o))
@@ -146,6 +147,9 @@ impl Transaction {
     /// Keeps what a view may need of a row that is about to change. The key's leaf is latched exclusively.
     pub(crate) fn keep_version(&self, table: u32, key: &[u8], old: Option<Row<'_>>, write: Write) {
         let engine = self.engine();
+        if table == CATALOG.0 {
+            engine.schema.forget();
+        }
         if let Some(old) = old
             && must_keep(self.entry.id, old, write, engine.journal.horizon())
             && !self.spilled.take().is_some_and(|spilled| spilled.is_of(table, key) && spilled.is_kept)
@@ -193,7 +197,7 @@ impl Transaction {
         if table.intended.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let (id, handle) = (table.handle.partition.id(), &table.handle);
+        let (id, handle) = (table.meta.handle.partition.id(), &table.meta.handle);
         loop {
             // Said before the look, as whoever drops says so before it looks: one of the two sees the other.
             self.entry.lock().writes_to.push(id);
@@ -208,8 +212,8 @@ impl Transaction {
             if dropped {
                 return Err(conflict("the table has been dropped since the transaction's start"));
             }
-            self.wait_for(dropper, table_key(table.id), || {
-                format!("table {}, which transaction {dropper} is dropping", table.id)
+            self.wait_for(dropper, table_key(table.meta.id), || {
+                format!("table {}, which transaction {dropper} is dropping", table.meta.id)
             })?;
         }
     }
@@ -233,7 +237,7 @@ impl Transaction {
     pub(crate) fn note_point(&self, table: u32, key: &[u8]) {
         self.has_read.set(true);
         if self.isolation == Isolation::Serializable {
-            self.sets.borrow_mut().reads.point(table, key);
+            self.sets.borrow_mut().get().reads.point(table, key);
         }
     }
 
@@ -241,7 +245,7 @@ impl Transaction {
     pub(crate) fn note_range(&self, table: u32, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Option<RangeId> {
         self.has_read.set(true);
         (self.isolation == Isolation::Serializable)
-            .then(|| self.sets.borrow_mut().reads.range(table, lower, upper))
+            .then(|| self.sets.borrow_mut().get().reads.range(table, lower, upper))
     }
 
     /// A range has been read this far from either end.
@@ -255,20 +259,20 @@ impl Transaction {
             Bound::Included(key) if is_planted(PlantedBug::ShortInterval) => Bound::Excluded(key),
             other => other,
         });
-        self.sets.borrow_mut().reads.narrow(range, front, back);
+        self.sets.borrow_mut().get().reads.narrow(range, front, back);
     }
 
     /// The table's row count is read.
     pub(crate) fn note_count(&self, table: u32) {
         self.has_read.set(true);
         if self.isolation == Isolation::Serializable {
-            self.sets.borrow_mut().reads.count(table);
+            self.sets.borrow_mut().get().reads.count(table);
         }
     }
 
     /// The key is written.
     pub(crate) fn note_write(&self, table: u32, key: &[u8]) {
-        self.sets.borrow_mut().writes.add(table, key);
+        self.sets.borrow_mut().get().writes.add(table, key);
     }
 }
 

@@ -10,38 +10,46 @@ const SET_BYTES: usize = 1 << 20;
 const KEPT: usize = 4;
 
 thread_local! {
-    static POOL: RefCell<Vec<Sets>> = const { RefCell::new(Vec::new()) };
+    static POOL: RefCell<Vec<Box<Pair>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A read set and a write set.
 #[derive(Debug)]
-pub(super) struct Sets {
+pub(super) struct Pair {
     pub(super) reads: ReadSet,
     pub(super) writes: WriteSet,
 }
 
+impl Default for Pair {
+    fn default() -> Self {
+        Pair { reads: ReadSet::new(SET_BYTES), writes: WriteSet::new(SET_BYTES) }
+    }
+}
+
+/// A transaction's read set and write set, made when they are first needed.
+#[derive(Debug, Default)]
+pub(super) struct Sets(Option<Box<Pair>>);
+
 impl Sets {
-    /// Empty ones, without buffers.
-    fn empty() -> Sets {
-        Sets { reads: ReadSet::new(SET_BYTES), writes: WriteSet::new(SET_BYTES) }
+    /// The two sets.
+    pub(super) fn get(&mut self) -> &mut Pair {
+        self.0.get_or_insert_with(|| {
+            // No pool while the thread ends: then they are just new.
+            POOL.try_with(|pool| pool.borrow_mut().pop()).ok().flatten().unwrap_or_default()
+        })
     }
+}
 
-    /// Empty ones.
-    pub(super) fn new() -> Sets {
-        // No pool while the thread ends: then they are just new.
-        let kept = POOL.try_with(|pool| pool.borrow_mut().pop()).ok().flatten();
-        kept.unwrap_or_else(Sets::empty)
-    }
-
+impl Drop for Sets {
     /// Keeps the buffers for another transaction of this thread.
-    pub(super) fn give_back(&mut self) {
+    fn drop(&mut self) {
+        let Some(mut pair) = self.0.take() else { return };
         let _no_pool = POOL.try_with(|pool| {
             let mut pool = pool.borrow_mut();
             if pool.len() < KEPT {
-                let mut sets = std::mem::replace(self, Sets::empty());
-                sets.reads.clear();
-                sets.writes.clear();
-                pool.push(sets);
+                pair.reads.clear();
+                pair.writes.clear();
+                pool.push(pair);
             }
         });
     }

@@ -11,20 +11,17 @@ use hamal_wal::Lsn;
 use super::Transaction;
 use crate::active::TxnEntry;
 use crate::catalog::{CATALOG, Catalog, TableRow, table_key};
-use crate::engine::{Engine, PartitionHandle};
+use crate::engine::Engine;
 use crate::journal::Chain;
 use crate::raw::{Owner, RawTable};
+use crate::schema::TableMeta;
 use crate::tree::Tree;
 use crate::{Error, ErrorKind, Result};
 
 /// A table that a transaction or snapshot has opened.
 #[derive(Debug)]
 pub(crate) struct OpenTable {
-    pub(crate) id: u32,
-    pub(crate) key_type: String,
-    pub(crate) value_type: String,
-    pub(crate) handle: Arc<PartitionHandle>,
-    pub(crate) tree: Tree,
+    pub(crate) meta: Arc<TableMeta>,
     /// The transaction's chain in the table's partition; `None` in a snapshot.
     pub(crate) chain: Option<Chain>,
     /// Rows added less rows removed by this transaction.
@@ -38,31 +35,17 @@ pub(crate) struct OpenTable {
 }
 
 impl OpenTable {
-    /// A table with this row in the catalog, whose partition is open; `writer`: the transaction that opens it.
-    pub(crate) fn new(
-        row: TableRow,
-        handle: Arc<PartitionHandle>,
-        writer: Option<&Arc<TxnEntry>>,
-    ) -> OpenTable {
+    /// `writer`: the transaction that opens it.
+    pub(crate) fn new(meta: Arc<TableMeta>, writer: Option<&Arc<TxnEntry>>) -> OpenTable {
+        let partition = meta.handle.partition.id();
         OpenTable {
-            id: row.id,
-            key_type: row.key_type,
-            value_type: row.value_type,
-            tree: handle.tree(),
-            chain: writer.map(|entry| Chain { entry: entry.clone(), partition: row.partition }),
-            handle,
+            meta,
+            chain: writer.map(|entry| Chain { entry: entry.clone(), partition }),
             delta: AtomicI64::new(0),
             writes: AtomicU64::new(0),
             intended: AtomicBool::new(false),
             overtaken: AtomicBool::new(false),
         }
-    }
-
-    /// The catalog, as a table.
-    pub(crate) fn catalog(engine: &Engine, writer: Option<&Arc<TxnEntry>>) -> Result<OpenTable> {
-        let (key_type, value_type) = (String::new(), String::new());
-        let row = TableRow { id: CATALOG.0, partition: CATALOG, key_type, value_type };
-        Ok(OpenTable::new(row, engine.partition(CATALOG)?, writer))
     }
 }
 
@@ -88,16 +71,22 @@ pub struct TableInfo {
 
 impl Transaction {
     fn catalog(&self) -> Result<Catalog<'_>> {
-        let open = self.work.borrow().tables.get(&CATALOG.0).cloned();
-        let table = match open {
-            Some(table) => table,
-            None => {
-                let table = Arc::new(OpenTable::catalog(self.engine(), Some(&self.entry))?);
-                self.work.borrow_mut().tables.insert(CATALOG.0, table.clone());
-                table
-            }
-        };
+        let meta = self.engine().catalog_meta()?;
+        let table = self.work.borrow_mut().open(meta, &self.entry);
         Ok(Catalog::new(RawTable::new(Owner::Transaction(self), table)))
+    }
+
+    /// What the catalog says of a name, to this transaction: noted as read.
+    fn find_table(&self, name: &str) -> Result<Option<(Arc<str>, Arc<TableMeta>)>> {
+        let engine = self.engine();
+        if let Some(found) = engine.schema.find(name, &self.view()) {
+            self.note_point(CATALOG.0, name.as_bytes());
+            return Ok(Some(found));
+        }
+        let Some(row) = self.catalog()?.find(name)? else { return Ok(None) };
+        let name = Arc::from(name);
+        engine.remember_table(&name)?;
+        Ok(Some((name, engine.table_meta(row)?)))
     }
 
     /// Opens a table by name. `types`: the key's and value's type names, or `None` to take it as bytes whatever it is.
@@ -107,32 +96,28 @@ impl Transaction {
         name: &str,
         types: Option<(&str, &str)>,
         create: bool,
-    ) -> Result<RawTable<'_>> {
+    ) -> Result<(Arc<str>, RawTable<'_>)> {
         self.check_usable()?;
-        {
-            let work = self.work.borrow();
-            if let Some(table) = work.names.get(name).and_then(|id| work.tables.get(id)) {
-                check_types(name, table, types)?;
-                return Ok(RawTable::new(Owner::Transaction(self), table.clone()));
+        let open = self.work.borrow().named(name);
+        let (name, table) = match open {
+            Some(open) => open,
+            None => {
+                let (name, meta) = match self.find_table(name)? {
+                    Some(found) => found,
+                    None if create => {
+                        let types = types.unwrap_or(("bytes", "bytes"));
+                        let row = self.statement(|| self.create_table(name, types))?;
+                        (Arc::from(name), self.engine().table_meta(row)?)
+                    }
+                    None => return Err(no_table(name)),
+                };
+                let mut work = self.work.borrow_mut();
+                work.set_name(name.clone(), meta.id);
+                (name, work.open(meta, &self.entry))
             }
-        }
-        let found = self.catalog()?.find(name)?;
-        let row = match found {
-            Some(row) => row,
-            None if create => {
-                self.statement(|| self.create_table(name, types.unwrap_or(("bytes", "bytes"))))?
-            }
-            None => return Err(no_table(name)),
         };
-        let handle = self.engine().partition(row.partition)?;
-        let open = || Arc::new(OpenTable::new(row.clone(), handle, Some(&self.entry)));
-        let table = {
-            let mut work = self.work.borrow_mut();
-            work.names.insert(name.to_owned(), row.id);
-            work.tables.entry(row.id).or_insert_with(open).clone()
-        };
-        check_types(name, &table, types)?;
-        Ok(RawTable::new(Owner::Transaction(self), table))
+        check_types(&name, &table.meta, types)?;
+        Ok((name, RawTable::new(Owner::Transaction(self), table)))
     }
 
     fn create_table(&self, name: &str, (key_type, value_type): (&str, &str)) -> Result<TableRow> {
@@ -182,8 +167,8 @@ impl Transaction {
             catalog.write(to, Some(&row))
         })?;
         let mut work = self.work.borrow_mut();
-        if let Some(id) = work.names.remove(from) {
-            work.names.insert(to.to_owned(), id);
+        if let Some(id) = work.unset_name(from) {
+            work.set_name(Arc::from(to), id);
         }
         Ok(())
     }
@@ -200,7 +185,7 @@ impl Transaction {
             self.lock_table(row.id, &handle)
         })?;
         let mut work = self.work.borrow_mut();
-        work.names.remove(name);
+        work.unset_name(name);
         work.dropped.push(row.partition);
         Ok(())
     }
@@ -210,7 +195,7 @@ pub(crate) fn no_table(name: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no table {name:?}"))
 }
 
-pub(crate) fn check_types(name: &str, table: &OpenTable, types: Option<(&str, &str)>) -> Result<()> {
+pub(crate) fn check_types(name: &str, table: &TableMeta, types: Option<(&str, &str)>) -> Result<()> {
     match types {
         Some((key, value)) if (key, value) != (table.key_type.as_str(), table.value_type.as_str()) => {
             Err(Error::new(

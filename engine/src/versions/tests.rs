@@ -153,7 +153,9 @@ impl World {
             exposed: self.below(2) == 0,
             keeps_images: images.is_some(),
         };
-        self.timeline.commit(&entry, &live, |_| Ok(()), || Ok(lsn), what).unwrap();
+        if self.timeline.commit(&entry, &live, |_| Ok(()), || Ok(lsn), what).unwrap().is_settled {
+            self.versions.forget([entry.id]);
+        }
         for (key, _) in undo {
             match state.get(&key) {
                 Some(value) => self.committed.insert(key, value.clone()),

@@ -112,8 +112,8 @@ fn no_page_is_lost_or_shared_whenever_the_machine_stops() {
     let mut states = States::default();
     let db = open(&storage).unwrap();
     work(&db, &mut states).unwrap();
-    examine(&db, &states, "without a crash");
     let ios = storage.io_count();
+    examine(&db, &states, "without a crash");
     drop(db);
     assert!(ios > 100, "{ios} I/Os are too few to be worth it");
 

@@ -1,0 +1,187 @@
+//! Tables that have been opened, so that opening one again reads no page.
+//!
+//! I1. Who changes a row of the catalog forgets everything here, under the exclusive latch of the row's leaf. What was read of the
+//!     catalog is remembered only if nothing has been forgotten since before it was read. So a row that is remembered is the one that
+//!     the catalog has now.
+//! I2. Whether a view sees that row, its stamp tells, as of any row. If not, the catalog has to be read.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use parking_lot::RwLock;
+
+use crate::Result;
+use crate::catalog::{CATALOG, TableRow, table_key};
+use crate::engine::{Engine, PartitionHandle};
+use crate::ids::TxnId;
+use crate::tree::Tree;
+use crate::view::View;
+
+/// What all who have opened a table share.
+#[derive(Debug)]
+pub(crate) struct TableMeta {
+    pub(crate) id: u32,
+    pub(crate) key_type: String,
+    pub(crate) value_type: String,
+    pub(crate) handle: Arc<PartitionHandle>,
+    pub(crate) tree: Tree,
+}
+
+impl TableMeta {
+    /// Of the table with this row in the catalog, whose partition is open.
+    fn new(row: TableRow, handle: Arc<PartitionHandle>) -> TableMeta {
+        let tree = handle.tree();
+        TableMeta { id: row.id, key_type: row.key_type, value_type: row.value_type, handle, tree }
+    }
+}
+
+/// A table that is remembered.
+#[derive(Debug)]
+struct Remembered {
+    /// That of its row in the catalog.
+    stamp: TxnId,
+    meta: Arc<TableMeta>,
+}
+
+/// All tables that are remembered, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Schema {
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    tables: HashMap<Arc<str>, Remembered>,
+    /// How often everything was forgotten.
+    changes: u64,
+}
+
+impl Schema {
+    /// A table that the view sees under this name, if it is remembered.
+    pub(crate) fn find(&self, name: &str, view: &View) -> Option<(Arc<str>, Arc<TableMeta>)> {
+        let state = self.state.read();
+        let (name, known) = state.tables.get_key_value(name).filter(|(_, known)| view.sees(known.stamp))?;
+        Some((name.clone(), known.meta.clone()))
+    }
+
+    /// A row of the catalog changes: its leaf is latched exclusively.
+    pub(crate) fn forget(&self) {
+        let mut state = self.state.write();
+        state.tables.clear();
+        state.changes += 1;
+    }
+}
+
+impl Engine {
+    /// What the table with this row in the catalog is.
+    pub(crate) fn table_meta(&self, row: TableRow) -> Result<Arc<TableMeta>> {
+        let handle = self.partition(row.partition)?;
+        Ok(Arc::new(TableMeta::new(row, handle)))
+    }
+
+    /// What the catalog itself is, as a table.
+    pub(crate) fn catalog_meta(&self) -> Result<Arc<TableMeta>> {
+        let (key_type, value_type) = (String::new(), String::new());
+        self.table_meta(TableRow { id: CATALOG.0, partition: CATALOG, key_type, value_type })
+    }
+
+    /// Remembers what the catalog has under this name now, if there is something.
+    pub(crate) fn remember_table(&self, name: &Arc<str>) -> Result<()> {
+        let changes = {
+            let state = self.schema.state.read();
+            if state.tables.contains_key(name) {
+                return Ok(());
+            }
+            state.changes
+        };
+        let catalog = self.partition(CATALOG)?.tree();
+        let found =
+            catalog.get(table_key(name)?, |row| (!row.ghost).then(|| (row.stamp, TableRow::of(row))))?;
+        let Some((stamp, row)) = found.flatten() else { return Ok(()) };
+        let meta = self.table_meta(row?)?;
+        let mut state = self.schema.state.write();
+        if state.changes == changes {
+            state.tables.insert(name.clone(), Remembered { stamp, meta });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use hamal_storage::sim::SimStorage;
+
+    use crate::{Database, ErrorKind, Maintenance, Options, TransactionOptions};
+
+    fn open() -> Database {
+        Options::new().maintenance(Maintenance::Manual).open_on(Arc::new(SimStorage::new(1))).unwrap()
+    }
+
+    fn remembered(db: &Database) -> usize {
+        db.handle.engine.schema.state.read().tables.len()
+    }
+
+    fn make(db: &Database, names: &[&str]) {
+        db.transact(|tx| {
+            names.iter().try_for_each(|name| tx.open_bytes_table(name)?.put(b"k", name.as_bytes()))
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_table_is_remembered_until_the_catalog_changes() {
+        let db = open();
+        make(&db, &["a"]);
+        db.transact(|tx| tx.open_bytes_table("a").map(drop)).unwrap();
+        assert_eq!(remembered(&db), 1);
+        db.snapshot().unwrap().open_bytes_table("a").unwrap();
+        make(&db, &["b"]);
+        assert_eq!(remembered(&db), 0);
+        db.transact(|tx| tx.open_bytes_table("a").and(tx.open_bytes_table("b")).map(drop)).unwrap();
+        assert_eq!(remembered(&db), 2);
+        let tx = db.begin().unwrap();
+        tx.rename_table("a", "c").unwrap();
+        assert_eq!(remembered(&db), 0);
+        tx.rollback().unwrap();
+        db.transact(|tx| tx.open_bytes_table("a").map(drop)).unwrap();
+        assert_eq!(remembered(&db), 1);
+    }
+
+    #[test]
+    fn a_table_that_is_remembered_is_found_by_those_who_see_it_only() {
+        let db = open();
+        make(&db, &["a"]);
+        let before = db.snapshot().unwrap();
+        let late = db.begin_with(TransactionOptions::new()).unwrap();
+        db.transact(|tx| tx.rename_table("a", "b")).unwrap();
+        make(&db, &["a"]);
+        // Both names are remembered as they are now.
+        db.transact(|tx| tx.open_bytes_table("a").and(tx.open_bytes_table("b")).map(drop)).unwrap();
+        assert_eq!(remembered(&db), 2);
+        let now = db.snapshot().unwrap();
+        let value = |name: &str, new: bool| {
+            let snapshot = if new { &now } else { &before };
+            snapshot.open_bytes_table(name).and_then(|table| table.get(b"k")).map(Option::unwrap)
+        };
+        assert_eq!(value("a", false).unwrap(), b"a");
+        assert_eq!(value("b", false).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(value("b", true).unwrap(), b"a");
+        assert_eq!(value("a", true).unwrap(), b"a");
+        assert_eq!(late.open_bytes_table("a").unwrap().get(b"k").unwrap().unwrap(), b"a");
+        assert!(!late.has_table("b").unwrap());
+    }
+
+    #[test]
+    fn a_table_that_a_transaction_makes_is_nobody_elses() {
+        let db = open();
+        let tx = db.begin().unwrap();
+        let savepoint = tx.savepoint().unwrap();
+        tx.open_bytes_table("a").unwrap().put(b"k", b"v").unwrap();
+        assert_eq!(db.snapshot().unwrap().open_bytes_table("a").unwrap_err().kind(), ErrorKind::NotFound);
+        tx.rollback_to(savepoint).unwrap();
+        assert_eq!(remembered(&db), 0);
+        assert!(!tx.has_table("a").unwrap());
+    }
+}
