@@ -57,6 +57,7 @@ impl Engine {
     /// Takes a checkpoint.
     pub(crate) fn take_checkpoint(&self, effort: Effort) -> Result<CheckpointReport> {
         let mut state = self.lock(&self.checkpoint, "a checkpoint");
+        let _span = tracing::debug_span!("checkpoint", ?effort).entered();
         self.check_poison()?;
         let below = match effort {
             Effort::Fuzzy => state.last_begin,

@@ -95,6 +95,9 @@ impl Engine {
                 return if e.kind() == ErrorKind::LogFull { Ok(false) } else { Err(e) };
             }
         };
+        if freed.runs > 0 {
+            tracing::debug!(partition = handle.partition.id().0, runs = freed.runs, "overflow runs freed");
+        }
         handle.pending.fetch_or(freed.is_more, Ordering::Relaxed);
         handle.garbage.fetch_add(freed.runs as u64, Ordering::Relaxed);
         Ok(freed.runs > 0)
@@ -108,12 +111,14 @@ impl Engine {
         if at.is_none() {
             handle.garbage.store(0, Ordering::Relaxed);
         }
+        let _span = tracing::debug_span!("vacuum", partition = handle.partition.id().0).entered();
         let work = || -> Result<Option<Vec<u8>>> {
             handle.system_tree().vacuum(&self.journal, None, VACUUM_LEAVES)?;
             handle.tree().vacuum(&self.journal, at.as_deref(), VACUUM_LEAVES)
         };
         match work() {
             Ok(next) => {
+                tracing::debug!(to_the_end = next.is_none(), "vacuumed");
                 *at = next;
                 Ok(true)
             }

@@ -51,7 +51,7 @@ struct Arguments {
     /// Keep the first snapshot until the end: the second transaction finds the budget taken by what the first has left.
     #[arg(long)]
     keep_old_snapshot: bool,
-    /// What may be taken beyond cache, twice the before-images' budget and the log's buffer, MiB.
+    /// What may be taken beyond cache, twice the before-images' budget, the log's buffer and a hundredth of the rows, MiB.
     #[arg(long, default_value_t = 12)]
     allowance_mib: u64,
     /// Where to keep the database.
@@ -77,9 +77,10 @@ impl Arguments {
     }
 
     /// The most heap that passes, bytes. Before-images twice: their buffers double as they grow, which is counted once it has happened,
-    /// and they are sorted before they go to a file.
+    /// and they are sorted before they go to a file. A hundredth of the rows: what is known of each block of such a file, and of each page.
     fn heap_bound(&self) -> u64 {
-        2 * self.version_bytes() + LOG_BUFFER_BYTES + (self.allowance_mib << 20)
+        let rows_bytes = self.rows() * ROW_BYTES as u64;
+        2 * self.version_bytes() + rows_bytes / 100 + LOG_BUFFER_BYTES + (self.allowance_mib << 20)
     }
 }
 
