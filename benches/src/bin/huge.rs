@@ -52,7 +52,7 @@ struct Arguments {
     #[arg(long)]
     keep_old_snapshot: bool,
     /// What may be taken beyond cache, twice the before-images' budget, the log's buffer and a hundredth of the rows, MiB.
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 16)]
     allowance_mib: u64,
     /// Where to keep the database.
     #[arg(long)]
