@@ -126,6 +126,7 @@ impl Engine {
         };
         state.master.write(next).inspect_err(|e| self.poison(e))?;
         state.last_begin = begin;
+        self.checkpointed_to.store(begin.0, Ordering::Relaxed);
         state.last_end = tail;
         state.last_at = self.storage.monotonic();
         self.pause("before the log is cut");

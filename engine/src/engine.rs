@@ -1,6 +1,6 @@
 //! The open engine: what every transaction, checkpoint and recovery pass shares.
 //!
-//! Lock order, outermost first: the gate (transactions), `checkpoint`, `vacuum`, log room, page latches, the timeline, a transaction's
+//! Lock order, outermost first: `checkpoint`, `vacuum`, log room, page latches, the timeline, a transaction's
 //! section ([`crate::active`]). `partitions`, the schema, the row locks and the before-images are leaves: nothing is taken under them.
 
 use std::collections::{BTreeMap, HashMap};
@@ -31,7 +31,6 @@ use crate::{Error, ErrorKind, Options, RecoveryReport, Result};
 /// Counters that no other part keeps.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) commits: AtomicU64,
     pub(crate) commits_waited: AtomicU64,
     pub(crate) rollbacks: AtomicU64,
     /// Transactions that could not be serialized: what they read, or were to write, had been changed.
@@ -57,15 +56,15 @@ pub(crate) struct Engine {
     pub(crate) waits: Waits,
     pub(crate) graves: Graves,
     pub(crate) wakers: Wakers,
-    /// Read-write transactions share it; verification, which needs the pages still, takes it alone.
-    pub(crate) gate: Arc<RwLock<()>>,
     pub(crate) checkpoint: Mutex<CheckpointState>,
     /// Held by whoever purges, merges or frees in the background; verification holds it to keep the trees still.
     pub(crate) vacuum: Mutex<()>,
     pub(crate) next_id: AtomicU32,
     pub(crate) counters: Counters,
-    /// By when (monotonic) the log must be flushed for a `Periodic` commit; `None`: nothing is due.
-    pub(crate) flush_by: Mutex<Option<Duration>>,
+    /// By when (monotonic, nanoseconds) the log must be flushed for a `Periodic` commit; [`u64::MAX`]: nothing is due.
+    pub(crate) flush_by: AtomicU64,
+    /// The newest checkpoint's beginning: a copy of what `checkpoint` has.
+    pub(crate) checkpointed_to: AtomicU64,
     pub(crate) pager_log: Arc<PagerLog>,
     partitions: RwLock<HashMap<PartitionId, Arc<PartitionHandle>>>,
     poison: OnceLock<String>,
@@ -205,12 +204,12 @@ impl Engine {
             row_locks: RowLocks::default(),
             graves: Graves::default(),
             wakers: Wakers::default(),
-            gate: Arc::default(),
+            checkpointed_to: AtomicU64::new(parts.checkpoint.last_begin.0),
             checkpoint: Mutex::new(parts.checkpoint),
             vacuum: Mutex::new(()),
             next_id: AtomicU32::new(parts.next_id),
             counters: Counters::default(),
-            flush_by: Mutex::new(None),
+            flush_by: AtomicU64::new(u64::MAX),
             pager_log,
             partitions: RwLock::default(),
             poison: OnceLock::new(),
@@ -222,27 +221,26 @@ impl Engine {
 
     /// Drops the before-images that nobody needs any more; and puts the others together, once there are many.
     pub(crate) fn drop_settled_versions(&self) -> Result<()> {
-        if self.versions.bytes() == 0 {
-            return Ok(());
-        }
-        let writers = self.timeline.settled();
-        if !writers.is_empty() {
-            self.versions.forget(writers);
-        }
+        self.versions.drop_settled(self.journal.horizon());
+        self.merge_versions()
+    }
+
+    /// Puts before-images together that no view tells apart, once there are many.
+    pub(crate) fn merge_versions(&self) -> Result<()> {
         // Somebody else's merge is as good as one's own.
         if self.versions.may_merge()
             && let Some(_merging) = self.merging.try_lock()
         {
-            self.versions.merge(&self.timeline.indistinguishable_writers())?;
+            self.versions.merge(&self.timeline.indistinguishable(&self.versions.retired()))?;
         }
         Ok(())
     }
 
-    /// The log must be durable up to now within this interval.
-    pub(crate) fn flush_within(&self, interval: Duration) {
-        let by = self.storage.monotonic() + interval;
-        let mut due = self.flush_by.lock();
-        *due = Some(due.map_or(by, |d| d.min(by)));
+    /// The log must be durable up to now within this interval. Whether it need not have been before.
+    pub(crate) fn flush_within(&self, interval: Duration) -> bool {
+        let by = self.storage.monotonic().saturating_add(interval);
+        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        self.flush_by.fetch_min(by, Ordering::Release) > by
     }
 
     /// A partition, opened if it is not yet. `Corrupt` if its file is missing.

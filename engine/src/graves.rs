@@ -13,6 +13,9 @@ use crate::Result;
 use crate::engine::Engine;
 use crate::ids::TxnId;
 
+/// Before-images that are worth a look at each view that goes, bytes.
+const FEW_BYTES: u64 = 64 << 10;
+
 /// A partition that is to go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grave {
@@ -68,14 +71,21 @@ impl Engine {
         Ok(!due.is_empty())
     }
 
-    /// Lets go of what nobody needs any more, after a transaction. A failure poisons: what is left of files is removed by the next
-    /// recovery.
+    /// Lets go of what nobody needs any more, after a view has gone.
     pub(crate) fn tidy(&self) {
         self.pause("before tidying");
-        if let Err(error) = self.drop_settled_versions() {
+        // Less can wait for the next commit, or round of maintenance.
+        if self.versions.bytes() > FEW_BYTES
+            && let Err(error) = self.drop_settled_versions()
+        {
             // They stay in memory.
             tracing::warn!(%error, "before-images could not be moved to a file");
         }
+        self.bury_due();
+    }
+
+    /// Deletes the partitions that nobody can read any more. A failure poisons: what is left of files is removed by the next recovery.
+    pub(crate) fn bury_due(&self) {
         if let Err(error) = self.bury() {
             self.poison(&error);
         }

@@ -53,18 +53,17 @@ impl Engine {
 
     /// How long until a `Periodic` commit must be durable.
     fn until_flush(&self) -> Option<Duration> {
-        self.flush_by.lock().map(|by| by.saturating_sub(self.storage.monotonic()))
+        let by = self.flush_by.load(Ordering::Relaxed);
+        (by != u64::MAX).then(|| Duration::from_nanos(by).saturating_sub(self.storage.monotonic()))
     }
 
     /// Flushes the log if a `Periodic` commit has waited long enough.
     fn flush_if_due(&self) -> Result<bool> {
-        {
-            let mut by = self.flush_by.lock();
-            if by.is_none_or(|by| by > self.storage.monotonic()) {
-                return Ok(false);
-            }
-            *by = None;
+        if self.until_flush().is_none_or(|left| !left.is_zero()) {
+            return Ok(false);
         }
+        // A commit has its record before it says by when (pairs with the release): what is taken here, this flush makes durable.
+        self.flush_by.swap(u64::MAX, Ordering::AcqRel);
         let flushed = self.log.flush();
         self.durable_moved();
         flushed?;
@@ -73,11 +72,27 @@ impl Engine {
 
     fn checkpoint_due(&self) -> bool {
         let Some(state) = self.checkpoint.try_lock() else { return false };
-        let log_bytes = self.log.tail().0 - state.last_begin.0;
         let age = self.storage.monotonic().saturating_sub(state.last_at);
         // A checkpoint's own records are not worth another one.
+        self.has_log_for_checkpoint()
+            || (age >= self.options.checkpoint_interval && self.new_log_bytes() > 4096)
+    }
+
+    /// Whether so much of the log's buffer waits to be written that whoever appends would soon wait too.
+    fn buffer_is_half_full(&self) -> bool {
+        let waiting_bytes = self.log.tail().0.saturating_sub(self.log.durable().0);
+        waiting_bytes > self.options.log_buffer_bytes as u64 / 2
+    }
+
+    /// Log since the newest checkpoint's beginning, bytes.
+    fn new_log_bytes(&self) -> u64 {
+        self.log.tail().0.saturating_sub(self.checkpointed_to.load(Ordering::Relaxed))
+    }
+
+    /// Whether there is so much log that a checkpoint is due.
+    fn has_log_for_checkpoint(&self) -> bool {
+        let log_bytes = self.new_log_bytes();
         log_bytes >= self.options.checkpoint_log_bytes
-            || (age >= self.options.checkpoint_interval && log_bytes > 4096)
             || self.log.used_bytes() > self.options.max_log_bytes / 2
                 && log_bytes > self.options.max_log_bytes / 8
     }
@@ -196,10 +211,12 @@ impl Threads {
 
     /// Wakes the maintenance thread if the log has grown enough for a checkpoint.
     pub(crate) fn notify_if_due(&self, engine: &Engine) {
-        if engine.until_flush().is_some_and(|left| left < LONGEST_SLEEP) {
+        if engine.until_flush().is_some_and(|left| left < LONGEST_SLEEP)
+            || (engine.buffer_is_half_full() && engine.flush_within(Duration::ZERO))
+        {
             self.notify_flush();
         }
-        if engine.checkpoint_due() {
+        if engine.has_log_for_checkpoint() {
             let mut state = self.signal.state.lock();
             if !state.due {
                 state.due = true;

@@ -26,7 +26,6 @@ use std::time::Duration;
 
 use hamal_pager::PartitionId;
 use hamal_wal::Lsn;
-use parking_lot::{ArcRwLockReadGuard, RawRwLock};
 use smallvec::SmallVec;
 
 use crate::active::TxnEntry;
@@ -36,12 +35,12 @@ use crate::database::Handle;
 use crate::engine::{Engine, PartitionHandle};
 use crate::ids::TxnId;
 use crate::journal::Chain;
-use crate::options::{Durability, Isolation};
+use crate::options::{Durability, Isolation, Maintenance};
 use crate::schema::TableMeta;
 use crate::timeline::{Birth, LiveView};
 use crate::versions::VersionTable;
 use crate::view::View;
-use crate::{Error, ErrorKind, Result, TransactionOptions, rollback};
+use crate::{Error, ErrorKind, Result, TransactionOptions, rollback, shard};
 
 pub use cancel::Canceller;
 use conflict::SpilledKey;
@@ -77,8 +76,6 @@ pub struct Transaction {
     /// What its files said of the key that is being written.
     spilled: RefCell<Option<SpilledKey>>,
     work: RefCell<Work>,
-    /// Verification keeps transactions out.
-    _gate: ArcRwLockReadGuard<RawRwLock, ()>,
 }
 
 /// What a transaction remembers besides its chains.
@@ -180,20 +177,23 @@ impl Transaction {
         engine.pause("begin");
         engine.check_poison()?;
         let lock_timeout = options.lock_timeout.unwrap_or(engine.options.lock_timeout);
-        // Recursive: a thread that has one transaction gets another even when verification is waiting.
-        let gate = engine.take_within(
+        let isolation = options.isolation.unwrap_or(engine.options.isolation);
+        // Whoever does the maintenance may want the same ids every time.
+        let shard = match engine.options.maintenance {
+            Maintenance::Background => shard::of_this_thread(),
+            Maintenance::Manual => 0,
+        };
+        let birth = Birth { age, validates: isolation == Isolation::Serializable, shard };
+        let begin = |patience| engine.timeline.begin(birth, engine.storage.monotonic(), patience);
+        let begun = engine.take_within(
             lock_timeout,
             "a verification",
-            || engine.gate.try_read_arc(),
-            || engine.gate.try_read_arc_recursive_for(lock_timeout),
+            || begin(Duration::ZERO),
+            || begin(lock_timeout),
         );
-        let gate = gate.ok_or_else(|| {
+        let (entry, live) = begun.ok_or_else(|| {
             Error::new(ErrorKind::Conflict, format!("waited {lock_timeout:?} for a verification to end"))
         })?;
-        engine.check_poison()?;
-        let isolation = options.isolation.unwrap_or(engine.options.isolation);
-        let birth = Birth { age, validates: isolation == Isolation::Serializable };
-        let (entry, live) = engine.timeline.begin(birth, engine.storage.monotonic());
         Ok(Transaction {
             handle: handle.clone(),
             entry,
@@ -206,7 +206,6 @@ impl Transaction {
             versions: OnceCell::new(),
             spilled: RefCell::default(),
             work: RefCell::default(),
-            _gate: gate,
         })
     }
 

@@ -130,9 +130,7 @@ impl Transaction {
         let mut sets = self.sets.borrow_mut();
         let reads = sets.get().reads.prepare();
         let check = |history: &History| match self.isolation {
-            Isolation::Serializable => {
-                history.after(&reads, as_of).and_then(|later| later.check(&reads)).map_err(|o| overtaken(&o))
-            }
+            Isolation::Serializable => history.check(&reads, as_of).map_err(|overlap| overtaken(&overlap)),
             // Reads are not recorded.
             Isolation::Snapshot if self.has_read.get() => {
                 Err(conflict("a row to be written was changed by a commit since the transaction's start"))

@@ -84,9 +84,8 @@ impl Transaction {
             return Ok(Some(found));
         }
         let Some(row) = self.catalog()?.find(name)? else { return Ok(None) };
-        let name = Arc::from(name);
-        engine.remember_table(&name)?;
-        Ok(Some((name, engine.table_meta(row)?)))
+        engine.remember_table(name)?;
+        Ok(Some((Arc::from(name), engine.table_meta(row)?)))
     }
 
     /// Opens a table by name. `types`: the key's and value's type names, or `None` to take it as bytes whatever it is.

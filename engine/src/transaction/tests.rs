@@ -96,6 +96,7 @@ fn a_view_sees_what_was_committed_before_it_and_nothing_later() {
     }
     assert!(db.stats().version_bytes > 0);
     drop((before, beside));
+    db.maintain().unwrap();
     assert_eq!(read(&db, b"updated"), Some(vec![2]));
     assert_eq!(db.stats().version_bytes, 0, "nobody needs them any more");
     assert_eq!(db.stats().views, 0);

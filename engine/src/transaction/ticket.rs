@@ -87,7 +87,7 @@ impl CommitTicket {
         if self.lsn != Lsn::NEVER {
             make_commit_durable(&self.handle.engine, self.lsn)?;
         }
-        self.handle.engine.tidy();
+        self.handle.engine.bury_due();
         Ok(())
     }
 }
@@ -126,8 +126,8 @@ impl Transaction {
     pub fn commit_ticket(mut self) -> Result<CommitTicket> {
         let mut wrote = false;
         let lsn = self.commit_reserved(&mut |_| wrote = true)?;
+        self.tidy();
         let handle = self.handle.clone();
-        handle.engine.tidy();
         let id = handle.engine.wakers.next.fetch_add(1, Ordering::Relaxed);
         let ticket = CommitTicket { handle, lsn, wrote, id };
         if !ticket.is_durable() {
