@@ -328,7 +328,7 @@ impl<'t> RawTable<'t> {
                 let reference = writer.finish(inline)?;
                 self.write_row(transaction, chain, key, (&reference, true), wanted)?
             };
-            old.map(&mut decode).transpose()
+            old.map(|old| transaction.call_out(|| decode(old))).transpose()
         })
     }
 
@@ -443,7 +443,8 @@ impl<'t> RawTable<'t> {
             return Ok(None);
         }
         transaction.row_statement(&self.table, chain, || {
-            self.remove_row(transaction, chain, key, wanted)?.map(&mut decode).transpose()
+            let old = self.remove_row(transaction, chain, key, wanted)?;
+            old.map(|old| transaction.call_out(|| decode(old))).transpose()
         })
     }
 
@@ -478,7 +479,7 @@ impl<'t> RawTable<'t> {
         self.check_key(key)?;
         let inline = Tree::max_inline_bytes(self.engine().page_bytes, key.len());
         let mut head = Vec::new();
-        read_up_to(source, &mut head, inline + 1)?;
+        transaction.call_out(|| read_up_to(source, &mut head, inline + 1))?;
         if head.len() <= inline {
             self.put(key, &head)?;
             return Ok(head.len() as u64);
@@ -495,7 +496,7 @@ impl<'t> RawTable<'t> {
             let mut chunk = Vec::with_capacity(STREAM_BYTES);
             loop {
                 chunk.clear();
-                read_up_to(&mut *source, &mut chunk, STREAM_BYTES)?;
+                transaction.call_out(|| read_up_to(&mut *source, &mut chunk, STREAM_BYTES))?;
                 if chunk.is_empty() {
                     break;
                 }

@@ -1,6 +1,7 @@
 //! Transactions beside each other: what each sees, what is refused, and that nothing is lost.
 
 mod hermitage;
+mod reentry;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
