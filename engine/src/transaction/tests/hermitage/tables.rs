@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::stage::{LEVELS, Layout, Stage, patience};
-use super::steps::{Step, commit, kept, numbers, put, roll_back, taken_back, work};
+use super::steps::{Step, commit, delete, kept, numbers, put, roll_back, scan, taken_back, work};
 use crate::ErrorKind;
 use crate::Isolation::{Serializable, Snapshot};
 
@@ -137,6 +137,22 @@ fn a_list_of_tables_reads_the_row_counts() {
             stage.close();
         });
     }
+}
+
+#[test]
+fn a_list_of_tables_counts_rows_that_were_written_over_unseen() {
+    let mut stage = Stage::new(Serializable, Layout::OneTable);
+    stage.begin([1, 2]);
+    stage.go(2, put(3, 30)).done();
+    stage.go(2, delete(1)).done();
+    stage.go(2, put(4, 40)).done();
+    stage.go(2, commit()).done();
+    // Blind, over a row that T1 does not see.
+    stage.go(1, put(3, 31)).done();
+    stage.go(1, list()).saw(&[3]);
+    stage.go(1, scan(|_| true)).saw(&[20, 31, 40]);
+    stage.go(1, commit()).done();
+    ends_with_tables(&mut stage, &[("all", 3)]);
 }
 
 #[test]
