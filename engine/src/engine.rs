@@ -18,6 +18,7 @@ use crate::graves::Graves;
 use crate::ids::TxnId;
 use crate::journal::Journal;
 use crate::locks::RowLocks;
+use crate::maintenance::VacuumState;
 use crate::record::Record;
 use crate::schema::Schema;
 use crate::space::Space;
@@ -80,12 +81,11 @@ pub(crate) struct Engine {
 pub(crate) struct PartitionHandle {
     pub(crate) partition: Arc<Partition>,
     pub(crate) space: Arc<Space>,
-    /// Ghosts and unlinked extents made since the last vacuum pass began: an estimate.
+    /// Ghosts and unlinked extents made, or settled, since the last vacuum pass began: an estimate.
     pub(crate) garbage: AtomicU64,
     /// There may be overflow runs to free. True at open: what was let go of before a restart is due (hazard H9).
     pub(crate) pending: AtomicBool,
-    /// Where the vacuum goes on; `None`: at the start.
-    pub(crate) vacuum_at: Mutex<Option<Vec<u8>>>,
+    pub(crate) vacuum: Mutex<VacuumState>,
     /// Id of the transaction that has locked the table to drop it; 0: nobody.
     pub(crate) dropper: AtomicU64,
     /// A commit has dropped the table.
@@ -263,6 +263,7 @@ impl Engine {
         let handle = new_handle(self.pager.create_partition(id)?);
         // No list of pending runs to look at before it has been formatted.
         handle.pending.store(false, Ordering::Relaxed);
+        handle.vacuum.lock().has_passed = true;
         self.partitions.write().insert(id, handle.clone());
         Ok(handle)
     }
@@ -344,7 +345,7 @@ fn new_handle(partition: Arc<Partition>) -> Arc<PartitionHandle> {
         space,
         garbage: AtomicU64::new(0),
         pending: AtomicBool::new(true),
-        vacuum_at: Mutex::new(None),
+        vacuum: Mutex::new(VacuumState::default()),
         dropper: AtomicU64::new(0),
         dropped: AtomicBool::new(false),
     })
