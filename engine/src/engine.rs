@@ -301,10 +301,12 @@ impl Engine {
             .map_err(|_| Error::new(ErrorKind::Limit, "all table ids have been used"))
     }
 
-    /// After a failure that leaves the disk's content unknown: no more transactions in this handle.
+    /// After a failure that leaves the disk's content unknown: no more transactions in this handle. The caller holds nothing.
     pub(crate) fn poison(&self, cause: &Error) {
         tracing::error!(%cause, "database poisoned");
         self.poison.get_or_init(|| cause.to_string());
+        // Nothing more will be durable: no ticket may sleep on.
+        self.durable_moved();
     }
 
     /// Poisoned, with a transaction left half undone: from here on nothing may be read either.

@@ -65,6 +65,9 @@ impl Engine {
             }
             self.delete_partition(grave.partition)?;
         }
+        if !due.is_empty() {
+            self.durable_moved();
+        }
         Ok(!due.is_empty())
     }
 

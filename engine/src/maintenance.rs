@@ -57,6 +57,13 @@ pub(crate) struct VacuumState {
 impl Engine {
     /// One round: a checkpoint if one is due, else some write-back; some vacuum. Returns whether anything was done.
     pub(crate) fn maintain(&self) -> Result<bool> {
+        let done = self.maintain_round();
+        // Write-back moves the durable frontier too, and whatever failed may have poisoned the handle.
+        self.durable_moved();
+        done
+    }
+
+    fn maintain_round(&self) -> Result<bool> {
         self.check_poison()?;
         let mut done = self.flush_if_due()?;
         self.log.prepare_ahead();

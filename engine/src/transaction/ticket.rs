@@ -3,6 +3,9 @@
 //! I1. Whoever asks leaves a waker first and looks at the log's durable frontier second; whoever moves the frontier, or poisons the
 //!     handle, wakes afterwards. So no waker sleeps through it.
 
+#[cfg(test)]
+mod tests;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
