@@ -198,6 +198,7 @@ impl Transaction {
             return Ok(());
         }
         let (id, handle) = (table.meta.handle.partition.id(), &table.meta.handle);
+        let pass_on = || self.engine().waits.gave_up(self.entry.id, table_key(table.meta.id));
         loop {
             // Said before the look, as whoever drops says so before it looks: one of the two sees the other.
             self.entry.lock().writes_to.push(id);
@@ -206,15 +207,19 @@ impl Transaction {
             let dropped = handle.dropped.load(Ordering::SeqCst);
             if !dropped && (dropper == TxnId::NONE || dropper == self.entry.id) {
                 table.intended.store(true, Ordering::Relaxed);
+                // Writers do not exclude each other: those who have queued behind this one may write too.
+                pass_on();
                 return Ok(());
             }
             self.entry.lock().writes_to.retain(|partition| *partition != id);
+            pass_on();
             if dropped {
                 return Err(conflict("the table has been dropped since the transaction's start"));
             }
-            self.wait_for(dropper, table_key(table.meta.id), || {
+            let waited = self.wait_for(dropper, table_key(table.meta.id), || {
                 format!("table {}, which transaction {dropper} is dropping", table.meta.id)
-            })?;
+            });
+            waited.inspect_err(|_| pass_on())?;
         }
     }
 

@@ -203,6 +203,30 @@ fn a_drop_that_is_rolled_back_lets_the_writers_go_on() {
 }
 
 #[test]
+fn those_who_have_waited_for_a_drop_do_not_wait_for_each_other() {
+    for end in [roll_back, commit] {
+        at_both_levels(|stage| {
+            stage.begin([1, 2, 3, 4]);
+            stage.go(1, drop_table("all")).done();
+            for number in [2, 3, 4] {
+                stage.go(number, kept(put_in("all", number.into(), 0))).waits();
+            }
+            stage.go(1, end()).done();
+            let is_there = stage.snapshot().has_table("all").unwrap();
+            // All of them at once, though none has ended.
+            for number in [2, 3, 4] {
+                let went = stage.after_wait(number);
+                if is_there { went.done() } else { went.conflicts() }
+            }
+            for number in [4, 3, 2] {
+                stage.go(number, roll_back()).done();
+            }
+            ends_with_tables(stage, if is_there { &[("all", 2)] } else { &[] });
+        });
+    }
+}
+
+#[test]
 fn of_two_that_drop_a_table_the_second_waits_and_conflicts() {
     at_both_levels(|stage| {
         stage.begin([1, 2]);
