@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{OpenTable, Transaction};
+use crate::active::TxnState;
 use crate::catalog::CATALOG;
 use crate::change::Row;
 use crate::engine::PartitionHandle;
@@ -104,11 +105,21 @@ impl Transaction {
     }
 
     fn wait_for(&self, holder: TxnId, key: LockKey, what: impl Fn() -> String) -> Result<()> {
+        self.wait_while(|holder| self.engine().timeline.is_active(holder), holder, key, what)
+    }
+
+    /// Waits, if `holds` is true of the holder once this transaction is known as waiting.
+    fn wait_while(
+        &self,
+        holds: impl Fn(TxnId) -> bool,
+        holder: TxnId,
+        key: LockKey,
+        what: impl Fn() -> String,
+    ) -> Result<()> {
         let engine = self.engine();
         let waiter = Waiter { id: self.entry.id, age: self.entry.age };
         // Asked once the waiter is known, so that a cancellation, or a holder that can never end, either wakes it or is seen here.
-        let must_wait =
-            |id| engine.timeline.is_active(id) && !self.entry.is_cancelled() && !engine.is_unresolved();
+        let must_wait = |id| holds(id) && !self.entry.is_cancelled() && !engine.is_unresolved();
         let waited = engine.waits.wait(waiter, holder, key, self.lock_timeout, &must_wait);
         engine.pause("after a lock wait");
         match waited {
@@ -212,6 +223,7 @@ impl Transaction {
                 return Ok(());
             }
             self.entry.lock().writes_to.retain(|partition| *partition != id);
+            // Whoever drops the table may wait for this one because of the claim: it looks again.
             pass_on();
             if dropped {
                 return Err(conflict("the table has been dropped since the transaction's start"));
@@ -228,10 +240,12 @@ impl Transaction {
         handle.dropper.store(self.entry.id.0, Ordering::SeqCst);
         self.work.borrow_mut().dropping.push(handle.clone());
         let id = handle.partition.id();
-        while let Some(writer) =
-            self.engine().timeline.others(self.entry.id, |section| section.writes_to.contains(&id))
-        {
-            self.wait_for(writer, table_key(table), || {
+        let writes = |section: &TxnState| section.writes_to.contains(&id);
+        let timeline = &self.engine().timeline;
+        while let Some(writer) = timeline.others(self.entry.id, writes) {
+            // Asked again once it is known that this one waits: a writer that takes its claim back wakes only who waits.
+            let still_writes = |writer| timeline.others(self.entry.id, writes) == Some(writer);
+            self.wait_while(still_writes, writer, table_key(table), || {
                 format!("table {table}, which transaction {writer} writes")
             })?;
         }

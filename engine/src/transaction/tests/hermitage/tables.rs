@@ -203,6 +203,28 @@ fn a_drop_that_is_rolled_back_lets_the_writers_go_on() {
 }
 
 #[test]
+fn a_writer_that_takes_its_claim_back_for_a_drop_is_no_deadlock() {
+    at_both_levels(|stage| {
+        let id = hamal_pager::PartitionId(stage.db.tables().unwrap()[0].partition);
+        stage.begin([1, 2]);
+        // As between a first write's claim and its look at who drops the table.
+        let claim = work(move |tx, _| {
+            tx.entry.lock().writes_to.push(id);
+            Ok(vec![])
+        });
+        stage.go(2, claim).done();
+        stage.go(1, drop_table("all")).waits();
+        stage.go(2, put_in("all", 3, 30)).waits();
+        stage.after_wait(1).done();
+        stage.go(1, roll_back()).done();
+        stage.after_wait(2).done();
+        stage.go(2, commit()).done();
+        assert_eq!(stage.db.stats().deadlocks, 0);
+        ends_with_tables(stage, &[("all", 3)]);
+    });
+}
+
+#[test]
 fn those_who_have_waited_for_a_drop_do_not_wait_for_each_other() {
     for end in [roll_back, commit] {
         at_both_levels(|stage| {
