@@ -103,6 +103,20 @@ fn a_view_sees_what_was_committed_before_it_and_nothing_later() {
 }
 
 #[test]
+fn a_commit_of_writes_that_were_all_taken_back_keeps_no_before_images() {
+    let db = with_rows(&[(b"k", b"1")]);
+    let snapshot = db.snapshot().unwrap();
+    let tx = begin(&db, Isolation::Serializable);
+    let savepoint = tx.savepoint().unwrap();
+    put(&tx, b"k", b"2");
+    assert_eq!(db.stats().version_writers, 1);
+    tx.rollback_to(savepoint).unwrap();
+    tx.commit().unwrap();
+    assert_eq!(db.stats().version_writers, 0);
+    assert_eq!(snapshot.open_bytes_table("t").unwrap().get(b"k").unwrap(), Some(b"1".to_vec()));
+}
+
+#[test]
 fn write_skew_is_possible_under_snapshot_isolation_and_impossible_when_serializable() {
     for (isolation, both) in [(Isolation::Snapshot, true), (Isolation::Serializable, false)] {
         let db = with_rows(&[(b"x", b"1"), (b"y", b"1")]);
