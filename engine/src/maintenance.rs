@@ -77,7 +77,10 @@ impl Engine {
             done |= self.write_back(hamal_wal::Lsn(below), WRITE_BACK_PAGES)? > 0;
         }
         self.durable_moved();
-        self.drop_settled_versions()?;
+        if let Err(error) = self.drop_settled_versions() {
+            // They stay in memory; what follows does not need them gone, and frees space.
+            tracing::warn!(%error, "before-images could not be moved to a file");
+        }
         done |= self.bury()?;
         let _vacuum = self.lock(&self.vacuum, "a vacuum");
         let mut looks = LOOK_LEAVES;

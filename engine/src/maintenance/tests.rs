@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use hamal_storage::sim::{CrashMode, SimStorage};
+use hamal_storage::sim::{CrashMode, Fault, FaultKind, Operation, Repeat, SimStorage, When};
 
 use super::*;
 use crate::{Database, Durability, Maintenance, Options};
@@ -121,4 +121,23 @@ fn a_pass_that_meets_damage_says_so_once() {
     let db = open(&disk);
     let refused = (0..50).filter(|_| db.maintain().is_err()).count();
     assert_eq!(refused, 1);
+}
+
+#[test]
+fn a_round_goes_on_where_before_images_cannot_be_moved_to_a_file() {
+    let disk = SimStorage::new(1);
+    let options = Options::new().page_bytes(4096).durability(Durability::Relaxed).version_bytes(1);
+    let db = options.maintenance(Maintenance::Manual).open_on(Arc::new(disk.clone())).unwrap();
+    put_rows(&db, 1000, b"v");
+    clear(&db);
+    db.transact(|tx| tx.open_bytes_table("u")?.put(b"k", b"1")).unwrap();
+    let broken = Fault::new(FaultKind::Eio, When::Nth(1), Repeat::Forever);
+    disk.inject(broken.only(&[Operation::Create]));
+    let snapshot = db.snapshot().unwrap();
+    db.transact(|tx| tx.open_bytes_table("u")?.put(b"k", b"2")).unwrap();
+    assert!(db.stats().version_bytes > 0);
+    maintain_all(&db);
+    assert!(!disk.fired().is_empty());
+    assert_eq!(ghosts(&db), 0);
+    drop(snapshot);
 }
