@@ -240,7 +240,7 @@ impl Engine {
 
     /// The log must be durable up to now within this interval.
     pub(crate) fn flush_within(&self, interval: Duration) {
-        let by = self.storage.monotonic() + interval;
+        let by = self.storage.monotonic().saturating_add(interval);
         let mut due = self.flush_by.lock();
         *due = Some(due.map_or(by, |d| d.min(by)));
     }

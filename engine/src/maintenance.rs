@@ -331,7 +331,9 @@ fn flush_until_stopped(engine: &Engine, signal: &Signal) {
         {
             let mut state = signal.state.lock();
             if !state.stop {
-                signal.flush.wait_for(&mut state, engine.until_flush().unwrap_or(LONGEST_SLEEP));
+                // Nobody wakes it for a flush that is due later than that.
+                let sleep = engine.until_flush().map_or(LONGEST_SLEEP, |left| left.min(LONGEST_SLEEP));
+                signal.flush.wait_for(&mut state, sleep);
             }
             if state.stop {
                 return;

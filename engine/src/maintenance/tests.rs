@@ -141,3 +141,18 @@ fn a_round_goes_on_where_before_images_cannot_be_moved_to_a_file() {
     assert_eq!(ghosts(&db), 0);
     drop(snapshot);
 }
+
+#[test]
+fn no_interval_or_timeout_is_too_long() {
+    let db = open(&SimStorage::new(1));
+    let never = crate::TransactionOptions::new().durability(Durability::Periodic(Duration::MAX));
+    let tx = db.begin_with(never.lock_timeout(Duration::MAX)).unwrap();
+    tx.open_bytes_table("t").unwrap().put(b"k", b"v").unwrap();
+    tx.commit().unwrap();
+    assert!(db.handle.engine.until_flush().is_some_and(|left| left > LONGEST_SLEEP));
+    let soon = crate::TransactionOptions::new().durability(Durability::Periodic(Duration::from_secs(5)));
+    let tx = db.begin_with(soon).unwrap();
+    tx.open_bytes_table("t").unwrap().put(b"k", b"w").unwrap();
+    tx.commit().unwrap();
+    assert!(db.handle.engine.until_flush().is_some_and(|left| left <= Duration::from_secs(5)));
+}
