@@ -274,6 +274,7 @@ impl<'t> RawTable<'t> {
     pub(crate) fn get_locked(&self, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
         let (transaction, chain) = self.writer()?;
         self.check_key(key)?;
+        transaction.begin_waits();
         transaction.intend_to_write(&self.table)?;
         let mut look = RowLock { transaction, table: self.table.meta.id, key, out, found: None };
         self.change_row(transaction, chain, key, 0, &mut look)?;

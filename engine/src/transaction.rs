@@ -79,6 +79,10 @@ pub struct Transaction {
     /// What its files said of the key that is being written.
     spilled: RefCell<Option<SpilledKey>>,
     work: RefCell<Work>,
+    /// A statement of several records is under way, of which others are part.
+    is_compound: Cell<bool>,
+    /// When the statement's waits must end, monotonic, once it has waited.
+    waits_until: Cell<Option<Duration>>,
     /// Code of the caller runs inside a statement (I6).
     is_calling_out: Cell<bool>,
     /// Verification keeps transactions out.
@@ -220,6 +224,8 @@ impl Transaction {
             versions: OnceCell::new(),
             spilled: RefCell::default(),
             work: RefCell::default(),
+            is_compound: Cell::new(false),
+            waits_until: Cell::new(None),
             is_calling_out: Cell::new(false),
             _gate: gate,
         })
@@ -295,8 +301,11 @@ impl Transaction {
         self.engine().pause("a statement");
         self.check_usable()?;
         self.check_between_statements()?;
+        self.begin_waits();
         let unfinished = Unfinished(self);
+        self.is_compound.set(true);
         let result = self.run_statement(&mut run);
+        self.is_compound.set(false);
         mem::forget(unfinished);
         result
     }
@@ -327,6 +336,7 @@ impl Transaction {
         mut run: impl FnMut() -> Result<T>,
     ) -> Result<T> {
         self.engine().pause("a row's statement");
+        self.begin_waits();
         self.intend_to_write(table)?;
         self.spill_if_needed()?;
         let down_to = self.entry.lock().last_lsn(chain.partition);

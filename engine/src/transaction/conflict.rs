@@ -9,6 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::{OpenTable, Transaction};
 use crate::active::TxnState;
@@ -104,6 +105,21 @@ impl Transaction {
         self.engine().waits.gave_up(self.entry.id, lock_key(table, key));
     }
 
+    /// A statement begins: its waits may take the lock timeout, all together.
+    pub(crate) fn begin_waits(&self) {
+        if !self.is_compound.get() {
+            self.waits_until.set(None);
+        }
+    }
+
+    /// What is left of the statement's lock timeout.
+    fn patience(&self) -> Duration {
+        let now = self.engine().storage.monotonic();
+        let until = self.waits_until.get().unwrap_or_else(|| now.saturating_add(self.lock_timeout));
+        self.waits_until.set(Some(until));
+        until.saturating_sub(now)
+    }
+
     fn wait_for(&self, holder: TxnId, key: LockKey, what: impl Fn() -> String) -> Result<()> {
         self.wait_while(|holder| self.engine().timeline.is_active(holder), holder, key, what)
     }
@@ -120,7 +136,7 @@ impl Transaction {
         let waiter = Waiter { id: self.entry.id, age: self.entry.age };
         // Asked once the waiter is known, so that a cancellation, or a holder that can never end, either wakes it or is seen here.
         let must_wait = |id| holds(id) && !self.entry.is_cancelled() && !engine.is_unresolved();
-        let waited = engine.waits.wait(waiter, holder, key, self.lock_timeout, &must_wait);
+        let waited = engine.waits.wait(waiter, holder, key, self.patience(), &must_wait);
         engine.pause("after a lock wait");
         match waited {
             Waited::Again => self.check_usable().and_then(|()| engine.check_resolved()),

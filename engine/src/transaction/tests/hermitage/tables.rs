@@ -348,6 +348,28 @@ fn a_drop_that_has_waited_too_long_keeps_its_locks_until_the_end() {
 }
 
 #[test]
+fn the_waits_of_one_statement_have_one_timeout() {
+    const PATIENCE: Duration = Duration::from_secs(1000);
+    at_both_levels(|stage| {
+        stage.begin([1, 2]);
+        stage.begin_with(3, patience(PATIENCE));
+        stage.go(1, put_in("all", 3, 30)).done();
+        stage.go(2, put_in("all", 4, 40)).done();
+        stage.go(3, kept(drop_table("all"))).waits();
+        stage.disk.advance(PATIENCE);
+        stage.go(1, commit()).done();
+        // It had to wait for T1 and has no time left to wait for T2.
+        stage.after_wait(3).conflicts();
+        // The next statement has its own.
+        stage.go(3, drop_table("all")).waits();
+        stage.go(2, roll_back()).done();
+        stage.after_wait(3).done();
+        stage.go(3, commit()).done();
+        ends_with_tables(stage, &[]);
+    });
+}
+
+#[test]
 fn a_table_is_renamed_beside_those_who_write_to_it() {
     at_both_levels(|stage| {
         stage.begin([1, 2, 3]);
