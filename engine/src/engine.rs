@@ -11,7 +11,7 @@ use std::time::Duration;
 use hamal_pager::{PageNo, Pager, PagerOptions, Partition, PartitionId, WriteAhead, WrittenPage};
 use hamal_storage::{Lock, Storage};
 use hamal_wal::{Log, Lsn};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::checkpoint::{CheckpointState, standing_promise};
 use crate::graves::Graves;
@@ -149,6 +149,12 @@ impl WriteAhead for PagerLog {
     }
 }
 
+/// No checkpoint and no vacuum runs.
+pub(crate) struct FilesLocked<'e> {
+    _checkpoint: MutexGuard<'e, CheckpointState>,
+    _vacuum: MutexGuard<'e, ()>,
+}
+
 /// What stands on an open log.
 pub(crate) struct Layers {
     pub(crate) log: Arc<Log>,
@@ -275,13 +281,22 @@ impl Engine {
         handles
     }
 
+    /// What keeps partitions from being deleted. From the record of a deletion on, no checkpoint may list the partition's pages: its
+    /// BEGIN would lie behind the record, and analysis would never know why the file is gone.
+    pub(crate) fn lock_files(&self) -> FilesLocked<'_> {
+        let checkpoint = self.lock(&self.checkpoint, "a checkpoint");
+        FilesLocked { _checkpoint: checkpoint, _vacuum: self.lock(&self.vacuum, "a vacuum") }
+    }
+
+    /// As [`Engine::lock_files`], without waiting.
+    pub(crate) fn try_lock_files(&self) -> Option<FilesLocked<'_>> {
+        let checkpoint = self.checkpoint.try_lock()?;
+        Some(FilesLocked { _checkpoint: checkpoint, _vacuum: self.vacuum.try_lock()? })
+    }
+
     /// Removes a partition that no committed catalog row names any more (hazard H11): first a durable record that says so, then
     /// the file. Nobody uses the partition.
-    pub(crate) fn delete_partition(&self, id: PartitionId) -> Result<()> {
-        // From the record on, no checkpoint may list the partition's pages: its BEGIN would lie behind the record, and
-        // analysis would never know why the file is gone.
-        let _checkpoint = self.lock(&self.checkpoint, "a checkpoint");
-        let _vacuum = self.lock(&self.vacuum, "a vacuum");
+    pub(crate) fn delete_partition(&self, _locked: &FilesLocked<'_>, id: PartitionId) -> Result<()> {
         let lsn = self.journal.append(&Record::PartitionDeleted { partition: id })?;
         self.log.make_durable(lsn)?;
         self.pause("between the record of a deletion and the deletion");

@@ -117,6 +117,23 @@ fn a_commit_of_writes_that_were_all_taken_back_keeps_no_before_images() {
 }
 
 #[test]
+fn a_snapshot_may_be_dropped_while_a_verification_tells_how_far_it_is() {
+    let db = with_rows(&[(b"k", b"1")]);
+    let mut snapshot = db.snapshot().ok();
+    db.transact(|tx| tx.drop_table("t")).unwrap();
+    assert_eq!(db.stats().partitions, 2, "the snapshot sees the table");
+    let verified = db.verify(&mut |_| {
+        snapshot = None;
+        // Or dropping it would have waited for this verification.
+        assert!(db.handle.engine.try_lock_files().is_none());
+        std::ops::ControlFlow::Continue(())
+    });
+    assert!(verified.unwrap().findings.is_empty());
+    db.maintain().unwrap();
+    assert_eq!(db.stats().partitions, 1, "its file goes afterwards");
+}
+
+#[test]
 fn write_skew_is_possible_under_snapshot_isolation_and_impossible_when_serializable() {
     for (isolation, both) in [(Isolation::Snapshot, true), (Isolation::Serializable, false)] {
         let db = with_rows(&[(b"x", b"1"), (b"y", b"1")]);
