@@ -100,3 +100,39 @@ fn a_handle_that_was_poisoned_unseen_wakes_at_the_next_round_of_maintenance() {
     });
     assert!(matches!(said, Poll::Ready(Err(_))), "{said:?}");
 }
+
+/// Asks, when it goes, whether wakers can be left and taken back.
+struct Looks {
+    db: Database,
+    gone: Arc<AtomicU64>,
+}
+
+impl Wake for Looks {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Looks {
+    fn drop(&mut self) {
+        assert!(self.db.handle.engine.wakers.waiting.try_lock().is_some());
+        self.gone.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn wakers_go_with_nothing_in_hand() {
+    let db = open(&SimStorage::new(1));
+    let gone = Arc::new(AtomicU64::new(0));
+    let waker = || Waker::from(Arc::new(Looks { db: db.clone(), gone: gone.clone() }));
+    let poll = |ticket: &mut CommitTicket| pin!(ticket).poll(&mut Context::from_waker(&waker()));
+    // Replaced by another, taken back, woken.
+    let mut first = ticket(&db, "t");
+    assert!(poll(&mut first).is_pending());
+    assert!(poll(&mut first).is_pending());
+    assert_eq!(gone.load(Ordering::Relaxed), 1);
+    drop(first);
+    assert_eq!(gone.load(Ordering::Relaxed), 2);
+    let mut second = ticket(&db, "t");
+    assert!(poll(&mut second).is_pending());
+    db.flush().unwrap();
+    assert_eq!(gone.load(Ordering::Relaxed), 3);
+}
