@@ -546,7 +546,8 @@ enum Source {
 }
 
 /// Streams one value: `Read + Seek`, in O(1) memory. Made by a table's `reader`. It reads the value as it was when it was
-/// opened, until the transaction or snapshot ends.
+/// opened, until the transaction or snapshot ends; but of a value that the transaction has written itself and then taken back to a
+/// savepoint, a long one is gone: the reader may fail (`Corrupt`), and never gives other bytes.
 #[derive(Debug)]
 pub struct ValueReader<'t> {
     source: Source,
