@@ -184,6 +184,15 @@ impl<'t> RawTable<'t> {
         }
     }
 
+    /// Whether its owner may still read: one that was cancelled, or has failed, shows nothing any more. What a rollback has left half
+    /// done is no state at all.
+    fn check_readable(&self) -> Result<()> {
+        match self.owner {
+            Owner::Transaction(t) => t.check_usable(),
+            Owner::Snapshot(_) => Ok(()),
+        }
+    }
+
     /// Whose rows are shown: calls `look` with the view.
     fn with_eyes<R>(&self, look: impl FnOnce(Eyes<'_>) -> R) -> R {
         let versions = &self.engine().versions;
@@ -195,6 +204,7 @@ impl<'t> RawTable<'t> {
 
     /// Calls `read` with the key's row, if the view sees one, and notes the read.
     pub(crate) fn read_row<R>(&self, key: &[u8], read: impl FnOnce(Row<'_>) -> R) -> Result<Option<R>> {
+        self.check_readable()?;
         let mut own = false;
         let mut read = Some(read);
         let mut answer = |row: Row<'_>| read.take().map(|read| read(row));
@@ -451,6 +461,7 @@ impl<'t> RawTable<'t> {
 
     /// Exact number of rows, O(1). `Conflict` if it has been overtaken by a commit since the view, and so has something that was read.
     pub(crate) fn len(&self) -> Result<u64> {
+        self.check_readable()?;
         let committed = |view: &View| self.engine().timeline.rows_as_of(self.table.meta.id, view.as_of);
         let transaction = match self.owner {
             Owner::Snapshot(snapshot) => return Ok(committed(snapshot.view())),

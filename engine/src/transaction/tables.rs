@@ -145,6 +145,7 @@ impl Transaction {
     /// All tables, by name, this transaction's changes included. `Conflict` if a row count has been overtaken by a commit since the
     /// transaction's start, and so has something that was read.
     pub fn tables(&self) -> Result<Vec<TableInfo>> {
+        self.check_usable()?;
         self.settle_counts()?;
         let rows = self.catalog()?.all()?;
         rows.iter().for_each(|(_, row)| self.note_count(row.id));

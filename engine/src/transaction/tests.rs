@@ -134,6 +134,39 @@ fn a_snapshot_may_be_dropped_while_a_verification_tells_how_far_it_is() {
 }
 
 #[test]
+fn a_transaction_that_is_cancelled_or_has_failed_reads_nothing() {
+    type Read = fn(&Transaction, &crate::Table<'_, &'static [u8], &'static [u8]>) -> crate::Result<()>;
+    let reads: [Read; 8] = [
+        |_, table| table.get(b"a").map(|_| ()),
+        |_, table| table.contains_key(b"missing").map(|_| ()),
+        |_, table| table.reader(b"a").map(|_| ()),
+        |_, table| table.first().map(|_| ()),
+        |_, table| table.last().map(|_| ()),
+        |_, table| table.len().map(|_| ()),
+        |tx, _| tx.has_table("t").map(|_| ()),
+        |tx, _| tx.tables().map(|_| ()),
+    ];
+    for expected in [ErrorKind::Cancelled, ErrorKind::TransactionEnded] {
+        let db = with_rows(&[(b"a", b"1"), (b"b", b"2")]);
+        let tx = begin(&db, Isolation::Serializable);
+        let table = tx.open_bytes_table("t").unwrap();
+        let mut rows = table.iter().unwrap();
+        assert!(rows.next().is_some());
+        if expected == ErrorKind::Cancelled {
+            tx.canceller().cancel();
+        } else {
+            tx.fail(&crate::Error::invalid("as by a rollback to a savepoint that has failed"));
+        }
+        let row = rows.next().expect("it does not end as if that were all");
+        assert_eq!(row.unwrap_err().kind(), expected);
+        for (number, read) in reads.into_iter().enumerate() {
+            assert_eq!(read(&tx, &table).unwrap_err().kind(), expected, "{number}");
+        }
+        assert_eq!(tx.open_bytes_table("t").unwrap_err().kind(), expected);
+    }
+}
+
+#[test]
 fn write_skew_is_possible_under_snapshot_isolation_and_impossible_when_serializable() {
     for (isolation, both) in [(Isolation::Snapshot, true), (Isolation::Serializable, false)] {
         let db = with_rows(&[(b"x", b"1"), (b"y", b"1")]);
