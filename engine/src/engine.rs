@@ -11,13 +11,14 @@ use std::time::Duration;
 use hamal_pager::{PageNo, Pager, PagerOptions, Partition, PartitionId, WriteAhead, WrittenPage};
 use hamal_storage::{Lock, Storage};
 use hamal_wal::{Log, Lsn};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::checkpoint::{CheckpointState, standing_promise};
 use crate::graves::Graves;
 use crate::ids::TxnId;
 use crate::journal::Journal;
 use crate::locks::RowLocks;
+use crate::maintenance::VacuumState;
 use crate::record::Record;
 use crate::schema::Schema;
 use crate::space::Space;
@@ -79,12 +80,11 @@ pub(crate) struct Engine {
 pub(crate) struct PartitionHandle {
     pub(crate) partition: Arc<Partition>,
     pub(crate) space: Arc<Space>,
-    /// Ghosts and unlinked extents made since the last vacuum pass began: an estimate.
+    /// Ghosts and unlinked extents made, or settled, since the last vacuum pass began: an estimate.
     pub(crate) garbage: AtomicU64,
     /// There may be overflow runs to free. True at open: what was let go of before a restart is due (hazard H9).
     pub(crate) pending: AtomicBool,
-    /// Where the vacuum goes on; `None`: at the start.
-    pub(crate) vacuum_at: Mutex<Option<Vec<u8>>>,
+    pub(crate) vacuum: Mutex<VacuumState>,
     /// Id of the transaction that has locked the table to drop it; 0: nobody.
     pub(crate) dropper: AtomicU64,
     /// A commit has dropped the table.
@@ -146,6 +146,12 @@ impl WriteAhead for PagerLog {
             let _unneeded = permit.append(&payload);
         }
     }
+}
+
+/// No checkpoint and no vacuum runs.
+pub(crate) struct FilesLocked<'e> {
+    _checkpoint: MutexGuard<'e, CheckpointState>,
+    _vacuum: MutexGuard<'e, ()>,
 }
 
 /// What stands on an open log.
@@ -261,6 +267,7 @@ impl Engine {
         let handle = new_handle(self.pager.create_partition(id)?);
         // No list of pending runs to look at before it has been formatted.
         handle.pending.store(false, Ordering::Relaxed);
+        handle.vacuum.lock().has_passed = true;
         self.partitions.write().insert(id, handle.clone());
         Ok(handle)
     }
@@ -272,13 +279,22 @@ impl Engine {
         handles
     }
 
+    /// What keeps partitions from being deleted. From the record of a deletion on, no checkpoint may list the partition's pages: its
+    /// BEGIN would lie behind the record, and analysis would never know why the file is gone.
+    pub(crate) fn lock_files(&self) -> FilesLocked<'_> {
+        let checkpoint = self.lock(&self.checkpoint, "a checkpoint");
+        FilesLocked { _checkpoint: checkpoint, _vacuum: self.lock(&self.vacuum, "a vacuum") }
+    }
+
+    /// As [`Engine::lock_files`], without waiting.
+    pub(crate) fn try_lock_files(&self) -> Option<FilesLocked<'_>> {
+        let checkpoint = self.checkpoint.try_lock()?;
+        Some(FilesLocked { _checkpoint: checkpoint, _vacuum: self.vacuum.try_lock()? })
+    }
+
     /// Removes a partition that no committed catalog row names any more (hazard H11): first a durable record that says so, then
     /// the file. Nobody uses the partition.
-    pub(crate) fn delete_partition(&self, id: PartitionId) -> Result<()> {
-        // From the record on, no checkpoint may list the partition's pages: its BEGIN would lie behind the record, and
-        // analysis would never know why the file is gone.
-        let _checkpoint = self.lock(&self.checkpoint, "a checkpoint");
-        let _vacuum = self.lock(&self.vacuum, "a vacuum");
+    pub(crate) fn delete_partition(&self, _locked: &FilesLocked<'_>, id: PartitionId) -> Result<()> {
         let lsn = self.journal.append(&Record::PartitionDeleted { partition: id })?;
         self.log.make_durable(lsn)?;
         self.pause("between the record of a deletion and the deletion");
@@ -298,10 +314,12 @@ impl Engine {
             .map_err(|_| Error::new(ErrorKind::Limit, "all table ids have been used"))
     }
 
-    /// After a failure that leaves the disk's content unknown: no more transactions in this handle.
+    /// After a failure that leaves the disk's content unknown: no more transactions in this handle. The caller holds nothing.
     pub(crate) fn poison(&self, cause: &Error) {
         tracing::error!(%cause, "database poisoned");
         self.poison.get_or_init(|| cause.to_string());
+        // Nothing more will be durable: no ticket may sleep on.
+        self.durable_moved();
     }
 
     /// Poisoned, with a transaction left half undone: from here on nothing may be read either.
@@ -342,7 +360,7 @@ fn new_handle(partition: Arc<Partition>) -> Arc<PartitionHandle> {
         space,
         garbage: AtomicU64::new(0),
         pending: AtomicBool::new(true),
-        vacuum_at: Mutex::new(None),
+        vacuum: Mutex::new(VacuumState::default()),
         dropper: AtomicU64::new(0),
         dropped: AtomicBool::new(false),
     })

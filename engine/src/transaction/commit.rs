@@ -105,6 +105,10 @@ impl Transaction {
             engine.timeline.acknowledge(as_of);
         }
         self.finish();
+        // It may have kept some for writes that it has taken back.
+        if self.versions.get().is_some() {
+            engine.versions.forget(self.entry.id);
+        }
         self.let_go(work);
         let gone = work.created.iter();
         engine.graves.dig(gone.map(|partition| Grave {
