@@ -58,6 +58,10 @@ writers *args:
 readers *args:
     cargo run --release -p hamal-benches --bin readers -- {{args}}
 
+# Transactions of ten times the memory: whether it stays bounded.
+huge *args:
+    cargo run --release -p hamal-benches --bin huge -- {{args}}
+
 # Dependencies: licences, duplicates, sources.
 deny:
     cargo deny check bans licenses sources

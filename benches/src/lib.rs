@@ -4,6 +4,7 @@
 //! I2. Nothing here is shipped: the crate may use what the engine may not (`std::fs`, wall clocks, C libraries).
 
 pub mod floor;
+pub mod memory;
 pub mod peer;
 pub mod place;
 pub mod rows;

@@ -70,8 +70,9 @@ impl Engine {
     /// Takes a checkpoint. The caller holds nothing.
     pub(crate) fn take_checkpoint(&self, effort: Effort) -> Result<CheckpointReport> {
         let mut state = self.lock(&self.checkpoint, "a checkpoint");
+        let span = tracing::debug_span!("checkpoint", ?effort).entered();
         let taken = self.take_checkpoint_locked(&mut state, effort);
-        drop(state);
+        drop((state, span));
         // It has made the log durable, or it has failed and perhaps poisoned: both concern tickets.
         match &taken {
             Err(Failure { error, poisons: true }) => self.poison(error),

@@ -19,6 +19,8 @@ mod journal;
 mod locks;
 mod maintenance;
 mod master;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod node;
 mod options;
 mod overflow;
@@ -36,6 +38,8 @@ mod snapshot;
 mod space;
 mod table;
 mod timeline;
+#[cfg(test)]
+mod tracing_tests;
 mod transaction;
 mod tree;
 mod turns;

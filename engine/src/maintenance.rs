@@ -152,6 +152,9 @@ impl Engine {
                 return if e.kind() == ErrorKind::LogFull { Ok(false) } else { Err(e) };
             }
         };
+        if freed.runs > 0 {
+            tracing::debug!(partition = handle.partition.id().0, runs = freed.runs, "overflow runs freed");
+        }
         handle.pending.fetch_or(freed.is_more, Ordering::Relaxed);
         handle.garbage.fetch_add(freed.runs as u64, Ordering::Relaxed);
         Ok(freed.runs > 0)
@@ -175,6 +178,7 @@ impl Engine {
         }
         let leaves = if state.in_haste { VACUUM_LEAVES } else { *looks };
         let garbage = if begins { handle.garbage.swap(0, Ordering::Relaxed) } else { 0 };
+        let _span = tracing::debug_span!("vacuum", partition = handle.partition.id().0).entered();
         let work = || {
             let list = handle.system_tree().vacuum(&self.journal, None, leaves)?;
             Ok::<_, Error>((list, handle.tree().vacuum(&self.journal, state.at.as_deref(), leaves)?))
@@ -189,6 +193,7 @@ impl Engine {
                 }
                 state.met.add(rows.unsettled);
                 state.at = rows.next;
+                tracing::debug!(to_the_end = state.at.is_none(), "vacuumed");
                 if state.at.is_none() {
                     state.has_passed = true;
                     state.left = mem::take(&mut state.met);

@@ -127,6 +127,7 @@ fn recover(
     lock: Box<dyn Lock>,
     master: &Master,
 ) -> Result<Engine> {
+    let _span = tracing::info_span!("recovery").entered();
     let page_bytes = master.page_bytes;
     let mut log_options = log_options(&options, master.log_segment_bytes);
     // A log that is longer than today's limit is still recovered; the limit holds for what comes after.
@@ -182,6 +183,7 @@ fn recover(
 
 /// Rolls the losers back, before anybody else can begin: what they wrote is locked by their stamps.
 fn undo(engine: &Engine, analysis: &Analysis, report: &mut RecoveryReport) -> Result<()> {
+    let _span = tracing::info_span!("undo", losers = report.losers).entered();
     let started = engine.storage.monotonic();
     let entries: Vec<_> = analysis.losers().iter().map(|image| engine.timeline.restore(image)).collect();
     let total = analysis.loser_records;

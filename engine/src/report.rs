@@ -24,7 +24,8 @@ pub struct Stats {
     pub pages_stolen: u64,
     /// Committed read-write transactions.
     pub commits: u64,
-    /// Of these, the ones that waited for the log: with `log_flushes`, how many shared a flush.
+    /// Of these, the ones that waited for the log. Its growth over that of `log_flushes` is the mean number of commits that shared a
+    /// flush: at least, for some flushes are not for a commit (a page to be evicted, a checkpoint, a full buffer).
     pub commits_waited: u64,
     /// Rolled back transactions, whatever the reason.
     pub rollbacks: u64,

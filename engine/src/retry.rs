@@ -150,7 +150,7 @@ impl Database {
             if retries.on_retry.as_mut().is_some_and(|hook| hook(&retry).is_break()) {
                 return Err(error.context(format_args!("given up by the caller after {attempt} attempts")));
             }
-            tracing::trace!(attempt, %error, "a transaction is tried again");
+            tracing::debug!(attempt, %error, ?pause, "a transaction is tried again");
             match storage.scheduler() {
                 Some(scheduler) => scheduler.pause("before another attempt"),
                 None => thread::sleep(pause),

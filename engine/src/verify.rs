@@ -26,6 +26,7 @@ pub(crate) fn run(
     progress: &mut dyn FnMut(VerifyProgress) -> ControlFlow<()>,
 ) -> Result<VerifyReport> {
     let _still = engine.lock(&engine.vacuum, "a vacuum");
+    let _span = tracing::info_span!("verification").entered();
     let mut report = VerifyReport::default();
     // Without the catalog nothing says which partitions there should be.
     let tables = match recovery::tables(engine) {
@@ -65,10 +66,13 @@ pub(crate) fn run(
         }
     }
     tick(pages_total)?;
+    let (pages, rows, findings) = (report.pages, report.rows, report.findings.len());
+    tracing::info!(pages, rows, findings, "verified");
     Ok(report)
 }
 
 fn note(report: &mut VerifyReport, partition: PartitionId, page: Option<u32>, what: String) {
+    tracing::error!(partition = partition.0, page, what, "damage");
     report.findings.push(Finding { file: format!("part/{partition}.dat"), page, what });
 }
 

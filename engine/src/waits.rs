@@ -140,6 +140,10 @@ impl Waits {
         drop(graph);
         let spent = self.storage.monotonic().saturating_sub(start);
         self.waited_ns.fetch_add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if waited == Waited::Deadlock {
+            tracing::info!(txn = waiter.id.0, age = waiter.age, holder = holder.0, "deadlock broken");
+        }
+        tracing::debug!(txn = waiter.id.0, holder = holder.0, outcome = ?waited, ?spent, "lock wait");
         waited
     }
 

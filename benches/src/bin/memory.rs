@@ -2,14 +2,11 @@
 //! disk's flush), reads and changes it at random, and watches the memory that the page regions really take (their resident set,
 //! as the kernel counts it).
 
-use std::env;
-use std::fs;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::time::Instant;
 
 use clap::Parser;
 use hamal::{Durability, Options};
+use hamal_benches::memory::{resident, with_one_arena};
 use hamal_benches::peer::{Hamal, Outcome, Peer};
 use hamal_benches::place::fresh_directory;
 use hamal_benches::rows::{Picks, ROW_BYTES, Seed, ascending_key, value};
@@ -53,38 +50,6 @@ impl Peak {
         self.process = self.process.max(process);
         Ok(())
     }
-}
-
-/// The smallest map a page region makes, in pages of the smallest size, bytes.
-const REGION_BYTES: u64 = 4096 * 4096;
-
-/// Resident bytes of the page regions and of the whole process, from `/proc/self/smaps`. Page regions are large and mapped without
-/// reserve (`nr`), as nothing else that holds memory here is: not with one malloc arena ([`with_one_arena`]).
-fn resident() -> Outcome<(u64, u64)> {
-    let smaps = fs::read_to_string("/proc/self/smaps")?;
-    let kib = |line: &str| line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
-    let (mut size, mut rss, mut regions, mut process) = (0, 0, 0, 0);
-    for line in smaps.lines() {
-        if line.starts_with("Size:") {
-            size = kib(line) << 10;
-        } else if line.starts_with("Rss:") {
-            rss = kib(line) << 10;
-            process += rss;
-        } else if line.starts_with("VmFlags:") && size >= REGION_BYTES && line.contains(" nr") {
-            regions += rss;
-        }
-    }
-    Ok((regions, process))
-}
-
-/// Starts the program again with glibc's malloc held to one arena: those of further threads are mapped without reserve too, and the
-/// kernel may merge one with a page region beside it.
-fn with_one_arena() -> Outcome<()> {
-    const ARENAS: &str = "MALLOC_ARENA_MAX";
-    if env::var_os(ARENAS).is_some() {
-        return Ok(());
-    }
-    Err(Command::new(env::current_exe()?).args(env::args_os().skip(1)).env(ARENAS, "1").exec().into())
 }
 
 fn main() -> Outcome<()> {

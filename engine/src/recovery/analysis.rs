@@ -67,6 +67,7 @@ pub(crate) struct Analysis {
 
 /// Runs the pass. `Corrupt` for damage, for a checkpoint that is not there or not whole, and for the log of another database.
 pub(crate) fn run(storage: &Arc<dyn Storage>, options: &Options, master: &Master) -> Result<Analysis> {
+    let _span = tracing::info_span!("analysis", from = master.checkpoint_lsn.0).entered();
     let started = storage.monotonic();
     let begin = master.checkpoint_lsn;
     let log_options = log_options(options, master.log_segment_bytes);

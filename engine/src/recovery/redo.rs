@@ -32,6 +32,8 @@ pub(super) fn run(
     analysis: &Analysis,
     report: &mut RecoveryReport,
 ) -> Result<()> {
+    let from = analysis.redo_lsn().map(|lsn| lsn.0);
+    let _span = tracing::info_span!("redo", from, end = analysis.resume.end.0).entered();
     let started = engine.storage.monotonic();
     let end = analysis.resume.end;
     if let Some(from) = analysis.redo_lsn() {
