@@ -74,9 +74,18 @@ pub(crate) struct TxnEntry {
 }
 
 impl TxnEntry {
-    /// A transaction that has done nothing yet. `age`: that of an earlier attempt.
-    pub(crate) fn new(id: TxnId, age: Option<u64>) -> Self {
-        TxnEntry { id, age: age.unwrap_or(id.0), state: Mutex::default(), cancelled: AtomicBool::new(false) }
+    /// A transaction that has done nothing yet, and has no id. `age`: that of an earlier attempt.
+    pub(crate) fn new(age: Option<u64>) -> Self {
+        let age = age.unwrap_or(0);
+        TxnEntry { id: TxnId::NONE, age, state: Mutex::default(), cancelled: AtomicBool::new(false) }
+    }
+
+    /// Gives it its id, which is its age too if it is a first attempt.
+    pub(crate) fn set_id(&mut self, id: TxnId) {
+        self.id = id;
+        if self.age == 0 {
+            self.age = id.0;
+        }
     }
 
     /// A loser that analysis found.
@@ -90,7 +99,8 @@ impl TxnEntry {
                 undo_next_lsn: c.undo_next_lsn,
             })
             .collect();
-        let entry = TxnEntry::new(image.txn, None);
+        let mut entry = TxnEntry::new(None);
+        entry.set_id(image.txn);
         *entry.state.lock() = TxnState { chains, first_lsn: image.first_lsn, ..TxnState::default() };
         entry
     }

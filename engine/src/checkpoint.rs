@@ -15,11 +15,11 @@ use std::sync::atomic::Ordering;
 use hamal_pager::{PageNo, PartitionId};
 use hamal_wal::Lsn;
 
-use crate::Result;
 use crate::engine::Engine;
 use crate::master::{Master, MasterFiles};
 use crate::record::Record;
 use crate::report::CheckpointReport;
+use crate::{Error, Result};
 
 /// Entries per record of a checkpoint's tables: keeps every record far below a log buffer.
 const CHUNK: usize = 512;
@@ -53,11 +53,39 @@ pub(crate) fn standing_promise(options: &crate::Options, page_bytes: usize) -> u
     (dirty_table + (64 << 10)).min(options.max_log_bytes / 4)
 }
 
+/// Why there is no checkpoint.
+struct Failure {
+    error: Error,
+    /// It leaves unknown what is on the disk.
+    poisons: bool,
+}
+
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure { error: error.into(), poisons: false }
+    }
+}
+
 impl Engine {
-    /// Takes a checkpoint.
+    /// Takes a checkpoint. The caller holds nothing.
     pub(crate) fn take_checkpoint(&self, effort: Effort) -> Result<CheckpointReport> {
         let mut state = self.lock(&self.checkpoint, "a checkpoint");
-        let _span = tracing::debug_span!("checkpoint", ?effort).entered();
+        let span = tracing::debug_span!("checkpoint", ?effort).entered();
+        let taken = self.take_checkpoint_locked(&mut state, effort);
+        drop((state, span));
+        // It has made the log durable, or it has failed and perhaps poisoned: both concern tickets.
+        match &taken {
+            Err(Failure { error, poisons: true }) => self.poison(error),
+            _ => self.durable_moved(),
+        }
+        taken.map_err(|failure| failure.error)
+    }
+
+    fn take_checkpoint_locked(
+        &self,
+        state: &mut CheckpointState,
+        effort: Effort,
+    ) -> std::result::Result<CheckpointReport, Failure> {
         self.check_poison()?;
         let below = match effort {
             Effort::Fuzzy => state.last_begin,
@@ -125,8 +153,9 @@ impl Engine {
             oldest_lsn: oldest,
             ..state.master.current().clone()
         };
-        state.master.write(next).inspect_err(|e| self.poison(e))?;
+        state.master.write(next).map_err(|error| Failure { error, poisons: true })?;
         state.last_begin = begin;
+        self.checkpointed_to.store(begin.0, Ordering::Relaxed);
         state.last_end = tail;
         state.last_at = self.storage.monotonic();
         self.pause("before the log is cut");

@@ -147,8 +147,8 @@ impl Database {
         let quiet = engine.take_within(
             timeout,
             "transactions to end",
-            || engine.gate.try_write(),
-            || engine.gate.try_write_for(timeout),
+            || engine.timeline.close(Duration::ZERO),
+            || engine.timeline.close(timeout),
         );
         let _quiet = quiet.ok_or_else(|| {
             Error::new(ErrorKind::Conflict, format!("waited {timeout:?} for read-write transactions to end"))
@@ -176,7 +176,7 @@ impl Database {
             dirty_pages: pager.dirty_pages,
             pages_written: pager.pages_written,
             pages_stolen: engine.pager_log.steals.load(Ordering::Relaxed),
-            commits: engine.counters.commits.load(Ordering::Relaxed),
+            commits: engine.timeline.commits(),
             commits_waited: engine.counters.commits_waited.load(Ordering::Relaxed),
             overtaken: engine.counters.overtaken.load(Ordering::Relaxed),
             deadlocks: waits.deadlocks,

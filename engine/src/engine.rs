@@ -1,6 +1,6 @@
 //! The open engine: what every transaction, checkpoint and recovery pass shares.
 //!
-//! Lock order, outermost first: the gate (transactions), `checkpoint`, `vacuum`, log room, page latches, the timeline, a transaction's
+//! Lock order, outermost first: `checkpoint`, `vacuum`, log room, page latches, the timeline, a transaction's
 //! section ([`crate::active`]). `partitions`, the schema, the row locks and the before-images are leaves: nothing is taken under them.
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,13 +11,14 @@ use std::time::Duration;
 use hamal_pager::{PageNo, Pager, PagerOptions, Partition, PartitionId, WriteAhead, WrittenPage};
 use hamal_storage::{Lock, Storage};
 use hamal_wal::{Log, Lsn};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::checkpoint::{CheckpointState, standing_promise};
 use crate::graves::Graves;
 use crate::ids::TxnId;
 use crate::journal::Journal;
 use crate::locks::RowLocks;
+use crate::maintenance::VacuumState;
 use crate::record::Record;
 use crate::schema::Schema;
 use crate::space::Space;
@@ -31,7 +32,6 @@ use crate::{Error, ErrorKind, Options, RecoveryReport, Result};
 /// Counters that no other part keeps.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) commits: AtomicU64,
     pub(crate) commits_waited: AtomicU64,
     pub(crate) rollbacks: AtomicU64,
     /// Transactions that could not be serialized: what they read, or were to write, had been changed.
@@ -57,15 +57,15 @@ pub(crate) struct Engine {
     pub(crate) waits: Waits,
     pub(crate) graves: Graves,
     pub(crate) wakers: Wakers,
-    /// Read-write transactions share it; verification, which needs the pages still, takes it alone.
-    pub(crate) gate: Arc<RwLock<()>>,
     pub(crate) checkpoint: Mutex<CheckpointState>,
     /// Held by whoever purges, merges or frees in the background; verification holds it to keep the trees still.
     pub(crate) vacuum: Mutex<()>,
     pub(crate) next_id: AtomicU32,
     pub(crate) counters: Counters,
-    /// By when (monotonic) the log must be flushed for a `Periodic` commit; `None`: nothing is due.
-    pub(crate) flush_by: Mutex<Option<Duration>>,
+    /// By when (monotonic, nanoseconds) the log must be flushed for a `Periodic` commit; [`u64::MAX`]: nothing is due.
+    pub(crate) flush_by: AtomicU64,
+    /// The newest checkpoint's beginning: a copy of what `checkpoint` has.
+    pub(crate) checkpointed_to: AtomicU64,
     pub(crate) pager_log: Arc<PagerLog>,
     partitions: RwLock<HashMap<PartitionId, Arc<PartitionHandle>>>,
     poison: OnceLock<String>,
@@ -80,12 +80,11 @@ pub(crate) struct Engine {
 pub(crate) struct PartitionHandle {
     pub(crate) partition: Arc<Partition>,
     pub(crate) space: Arc<Space>,
-    /// Ghosts and unlinked extents made since the last vacuum pass began: an estimate.
+    /// Ghosts and unlinked extents made, or settled, since the last vacuum pass began: an estimate.
     pub(crate) garbage: AtomicU64,
     /// There may be overflow runs to free. True at open: what was let go of before a restart is due (hazard H9).
     pub(crate) pending: AtomicBool,
-    /// Where the vacuum goes on; `None`: at the start.
-    pub(crate) vacuum_at: Mutex<Option<Vec<u8>>>,
+    pub(crate) vacuum: Mutex<VacuumState>,
     /// Id of the transaction that has locked the table to drop it; 0: nobody.
     pub(crate) dropper: AtomicU64,
     /// A commit has dropped the table.
@@ -149,6 +148,12 @@ impl WriteAhead for PagerLog {
     }
 }
 
+/// No checkpoint and no vacuum runs.
+pub(crate) struct FilesLocked<'e> {
+    _checkpoint: MutexGuard<'e, CheckpointState>,
+    _vacuum: MutexGuard<'e, ()>,
+}
+
 /// What stands on an open log.
 pub(crate) struct Layers {
     pub(crate) log: Arc<Log>,
@@ -205,12 +210,12 @@ impl Engine {
             row_locks: RowLocks::default(),
             graves: Graves::default(),
             wakers: Wakers::default(),
-            gate: Arc::default(),
+            checkpointed_to: AtomicU64::new(parts.checkpoint.last_begin.0),
             checkpoint: Mutex::new(parts.checkpoint),
             vacuum: Mutex::new(()),
             next_id: AtomicU32::new(parts.next_id),
             counters: Counters::default(),
-            flush_by: Mutex::new(None),
+            flush_by: AtomicU64::new(u64::MAX),
             pager_log,
             partitions: RwLock::default(),
             poison: OnceLock::new(),
@@ -222,27 +227,26 @@ impl Engine {
 
     /// Drops the before-images that nobody needs any more; and puts the others together, once there are many.
     pub(crate) fn drop_settled_versions(&self) -> Result<()> {
-        if self.versions.bytes() == 0 {
-            return Ok(());
-        }
-        let writers = self.timeline.settled();
-        if !writers.is_empty() {
-            self.versions.forget(writers);
-        }
+        self.versions.drop_settled(self.journal.horizon());
+        self.merge_versions()
+    }
+
+    /// Puts before-images together that no view tells apart, once there are many.
+    pub(crate) fn merge_versions(&self) -> Result<()> {
         // Somebody else's merge is as good as one's own.
         if self.versions.may_merge()
             && let Some(_merging) = self.merging.try_lock()
         {
-            self.versions.merge(&self.timeline.indistinguishable_writers())?;
+            self.versions.merge(&self.timeline.indistinguishable(&self.versions.retired()))?;
         }
         Ok(())
     }
 
-    /// The log must be durable up to now within this interval.
-    pub(crate) fn flush_within(&self, interval: Duration) {
-        let by = self.storage.monotonic() + interval;
-        let mut due = self.flush_by.lock();
-        *due = Some(due.map_or(by, |d| d.min(by)));
+    /// The log must be durable up to now within this interval. Whether it need not have been before.
+    pub(crate) fn flush_within(&self, interval: Duration) -> bool {
+        let by = self.storage.monotonic().saturating_add(interval);
+        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        self.flush_by.fetch_min(by, Ordering::Release) > by
     }
 
     /// A partition, opened if it is not yet. `Corrupt` if its file is missing.
@@ -263,6 +267,7 @@ impl Engine {
         let handle = new_handle(self.pager.create_partition(id)?);
         // No list of pending runs to look at before it has been formatted.
         handle.pending.store(false, Ordering::Relaxed);
+        handle.vacuum.lock().has_passed = true;
         self.partitions.write().insert(id, handle.clone());
         Ok(handle)
     }
@@ -274,13 +279,22 @@ impl Engine {
         handles
     }
 
+    /// What keeps partitions from being deleted. From the record of a deletion on, no checkpoint may list the partition's pages: its
+    /// BEGIN would lie behind the record, and analysis would never know why the file is gone.
+    pub(crate) fn lock_files(&self) -> FilesLocked<'_> {
+        let checkpoint = self.lock(&self.checkpoint, "a checkpoint");
+        FilesLocked { _checkpoint: checkpoint, _vacuum: self.lock(&self.vacuum, "a vacuum") }
+    }
+
+    /// As [`Engine::lock_files`], without waiting.
+    pub(crate) fn try_lock_files(&self) -> Option<FilesLocked<'_>> {
+        let checkpoint = self.checkpoint.try_lock()?;
+        Some(FilesLocked { _checkpoint: checkpoint, _vacuum: self.vacuum.try_lock()? })
+    }
+
     /// Removes a partition that no committed catalog row names any more (hazard H11): first a durable record that says so, then
     /// the file. Nobody uses the partition.
-    pub(crate) fn delete_partition(&self, id: PartitionId) -> Result<()> {
-        // From the record on, no checkpoint may list the partition's pages: its BEGIN would lie behind the record, and
-        // analysis would never know why the file is gone.
-        let _checkpoint = self.lock(&self.checkpoint, "a checkpoint");
-        let _vacuum = self.lock(&self.vacuum, "a vacuum");
+    pub(crate) fn delete_partition(&self, _locked: &FilesLocked<'_>, id: PartitionId) -> Result<()> {
         let lsn = self.journal.append(&Record::PartitionDeleted { partition: id })?;
         self.log.make_durable(lsn)?;
         self.pause("between the record of a deletion and the deletion");
@@ -300,10 +314,12 @@ impl Engine {
             .map_err(|_| Error::new(ErrorKind::Limit, "all table ids have been used"))
     }
 
-    /// After a failure that leaves the disk's content unknown: no more transactions in this handle.
+    /// After a failure that leaves the disk's content unknown: no more transactions in this handle. The caller holds nothing.
     pub(crate) fn poison(&self, cause: &Error) {
         tracing::error!(%cause, "database poisoned");
         self.poison.get_or_init(|| cause.to_string());
+        // Nothing more will be durable: no ticket may sleep on.
+        self.durable_moved();
     }
 
     /// Poisoned, with a transaction left half undone: from here on nothing may be read either.
@@ -344,7 +360,7 @@ fn new_handle(partition: Arc<Partition>) -> Arc<PartitionHandle> {
         space,
         garbage: AtomicU64::new(0),
         pending: AtomicBool::new(true),
-        vacuum_at: Mutex::new(None),
+        vacuum: Mutex::new(VacuumState::default()),
         dropper: AtomicU64::new(0),
         dropped: AtomicBool::new(false),
     })

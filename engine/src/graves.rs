@@ -10,8 +10,11 @@ use hamal_wal::Lsn;
 use parking_lot::Mutex;
 
 use crate::Result;
-use crate::engine::Engine;
+use crate::engine::{Engine, FilesLocked};
 use crate::ids::TxnId;
+
+/// Before-images that are worth a look at each view that goes, bytes.
+const FEW_BYTES: u64 = 64 << 10;
 
 /// A partition that is to go.
 #[derive(Clone, Copy, Debug)]
@@ -42,11 +45,13 @@ impl Graves {
         self.count.store(open.len(), Ordering::Relaxed);
     }
 
+    /// Whether there are any that nobody can read any more.
+    fn is_due(&self, horizon: TxnId) -> bool {
+        self.count.load(Ordering::Relaxed) > 0 && self.open.lock().iter().any(|grave| grave.dropper < horizon)
+    }
+
     /// Takes those that nobody can read any more.
-    fn due(&self, horizon: TxnId) -> Vec<Grave> {
-        if self.count.load(Ordering::Relaxed) == 0 {
-            return Vec::new();
-        }
+    fn take_due(&self, horizon: TxnId) -> Vec<Grave> {
         let mut open = self.open.lock();
         let (due, kept) = open.iter().partition(|grave| grave.dropper < horizon);
         *open = kept;
@@ -56,27 +61,45 @@ impl Graves {
 }
 
 impl Engine {
-    /// Deletes the partitions that nobody can read any more; whether there were any.
+    /// Deletes the partitions that nobody can read any more; whether there were any. Waits for a checkpoint and a vacuum.
     pub(crate) fn bury(&self) -> Result<bool> {
-        let due = self.graves.due(self.journal.horizon());
+        self.bury_with(|| Some(self.lock_files()))
+    }
+
+    fn bury_with<'e>(&'e self, lock: impl FnOnce() -> Option<FilesLocked<'e>>) -> Result<bool> {
+        if !self.graves.is_due(self.journal.horizon()) {
+            return Ok(false);
+        }
+        let Some(locked) = lock() else { return Ok(false) };
+        let due = self.graves.take_due(self.journal.horizon());
         for grave in &due {
             if grave.lsn != Lsn::NEVER {
                 self.log.make_durable(grave.lsn)?;
             }
-            self.delete_partition(grave.partition)?;
+            self.delete_partition(&locked, grave.partition)?;
         }
+        drop(locked);
+        self.durable_moved();
         Ok(!due.is_empty())
     }
 
-    /// Lets go of what nobody needs any more, after a transaction. A failure poisons: what is left of files is removed by the next
-    /// recovery.
+    /// Lets go of what nobody needs any more, after a view has gone.
     pub(crate) fn tidy(&self) {
         self.pause("before tidying");
-        if let Err(error) = self.drop_settled_versions() {
+        // Less can wait for the next commit, or round of maintenance.
+        if self.versions.bytes() > FEW_BYTES
+            && let Err(error) = self.drop_settled_versions()
+        {
             // They stay in memory.
             tracing::warn!(%error, "before-images could not be moved to a file");
         }
-        if let Err(error) = self.bury() {
+        self.bury_due();
+    }
+
+    /// Deletes the partitions that nobody can read any more, unless a checkpoint, a vacuum or a verification runs, which may be the caller's
+    /// own: then next time. A failure poisons: what is left of files is removed by the next recovery.
+    pub(crate) fn bury_due(&self) {
+        if let Err(error) = self.bury_with(|| self.try_lock_files()) {
             self.poison(&error);
         }
     }

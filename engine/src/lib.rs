@@ -33,6 +33,7 @@ mod report;
 mod retry;
 mod rollback;
 mod schema;
+mod shard;
 mod snapshot;
 mod space;
 mod table;

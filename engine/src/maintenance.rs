@@ -1,6 +1,19 @@
 //! Background work: checkpoints by log volume and by time, continuous write-back, vacuum, periodic log flushes. One function does
 //! a round of it; who calls that is a setting.
+//!
+//! When a partition is vacuumed:
+//!
+//! I1. A pass begins once there is garbage enough. Garbage is counted where it is made: removals, undo, freed runs.
+//! I2. A pass purges what is settled and remembers the rest, which is garbage again once all of it is settled: what a long-lived view
+//!     still needed is not forgotten, and no pass begins only to find it unsettled again.
+//! I3. How much garbage there was when the partition was last closed is written nowhere, so the first pass after an open begins for no
+//!     reason. It goes slowly, by a few leaves a round for all partitions together, and no round follows at once because of it: a clean open
+//!     costs some reads a second until all has been seen once. Where it finds work, or there is garbage enough, it goes as fast as any other.
 
+#[cfg(test)]
+mod tests;
+
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -10,10 +23,13 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::checkpoint::Effort;
 use crate::engine::{Engine, PartitionHandle};
+use crate::tree::Unsettled;
 use crate::{Error, ErrorKind, Result, overflow};
 
 /// Leaves visited per partition and round.
 const VACUUM_LEAVES: usize = 256;
+/// Leaves visited per round where nothing says that there is anything to do.
+const LOOK_LEAVES: usize = 64;
 /// Garbage, in rows, that starts a vacuum of a partition.
 const VACUUM_GARBAGE: u64 = 256;
 /// Extents freed per partition and round.
@@ -23,9 +39,31 @@ const WRITE_BACK_PAGES: usize = 256;
 /// Longest sleep of the maintenance thread: what bounds how late a vacuum notices garbage.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
+/// How far the vacuum of a partition is.
+#[derive(Debug, Default)]
+pub(crate) struct VacuumState {
+    /// Where the pass under way goes on; `None`: there is none.
+    at: Option<Vec<u8>>,
+    /// The pass under way was begun because of garbage, or has met some.
+    in_haste: bool,
+    /// A pass has ended since the partition was opened.
+    pub(crate) has_passed: bool,
+    /// What the pass under way had to leave.
+    met: Unsettled,
+    /// What the last pass had to leave, and is not garbage yet.
+    left: Unsettled,
+}
+
 impl Engine {
     /// One round: a checkpoint if one is due, else some write-back; some vacuum. Returns whether anything was done.
     pub(crate) fn maintain(&self) -> Result<bool> {
+        let done = self.maintain_round();
+        // Write-back moves the durable frontier too, and whatever failed may have poisoned the handle.
+        self.durable_moved();
+        done
+    }
+
+    fn maintain_round(&self) -> Result<bool> {
         self.check_poison()?;
         let mut done = self.flush_if_due()?;
         self.log.prepare_ahead();
@@ -39,32 +77,35 @@ impl Engine {
             done |= self.write_back(hamal_wal::Lsn(below), WRITE_BACK_PAGES)? > 0;
         }
         self.durable_moved();
-        self.drop_settled_versions()?;
+        if let Err(error) = self.drop_settled_versions() {
+            // They stay in memory; what follows does not need them gone, and frees space.
+            tracing::warn!(%error, "before-images could not be moved to a file");
+        }
         done |= self.bury()?;
         let _vacuum = self.lock(&self.vacuum, "a vacuum");
+        let mut looks = LOOK_LEAVES;
         for handle in self.open_partitions() {
             self.pause("between partitions of a vacuum");
             done |= self.free_pending(&handle)?;
             self.pause("between freeing and a vacuum");
-            done |= self.vacuum_partition(&handle)?;
+            done |= self.vacuum_partition(&handle, &mut looks)?;
         }
         Ok(done)
     }
 
     /// How long until a `Periodic` commit must be durable.
     fn until_flush(&self) -> Option<Duration> {
-        self.flush_by.lock().map(|by| by.saturating_sub(self.storage.monotonic()))
+        let by = self.flush_by.load(Ordering::Relaxed);
+        (by != u64::MAX).then(|| Duration::from_nanos(by).saturating_sub(self.storage.monotonic()))
     }
 
     /// Flushes the log if a `Periodic` commit has waited long enough.
     fn flush_if_due(&self) -> Result<bool> {
-        {
-            let mut by = self.flush_by.lock();
-            if by.is_none_or(|by| by > self.storage.monotonic()) {
-                return Ok(false);
-            }
-            *by = None;
+        if self.until_flush().is_none_or(|left| !left.is_zero()) {
+            return Ok(false);
         }
+        // A commit has its record before it says by when (pairs with the release): what is taken here, this flush makes durable.
+        self.flush_by.swap(u64::MAX, Ordering::AcqRel);
         let flushed = self.log.flush();
         self.durable_moved();
         flushed?;
@@ -73,11 +114,27 @@ impl Engine {
 
     fn checkpoint_due(&self) -> bool {
         let Some(state) = self.checkpoint.try_lock() else { return false };
-        let log_bytes = self.log.tail().0 - state.last_begin.0;
         let age = self.storage.monotonic().saturating_sub(state.last_at);
         // A checkpoint's own records are not worth another one.
+        self.has_log_for_checkpoint()
+            || (age >= self.options.checkpoint_interval && self.new_log_bytes() > 4096)
+    }
+
+    /// Whether so much of the log's buffer waits to be written that whoever appends would soon wait too.
+    fn buffer_is_half_full(&self) -> bool {
+        let waiting_bytes = self.log.tail().0.saturating_sub(self.log.durable().0);
+        waiting_bytes > self.options.log_buffer_bytes as u64 / 2
+    }
+
+    /// Log since the newest checkpoint's beginning, bytes.
+    fn new_log_bytes(&self) -> u64 {
+        self.log.tail().0.saturating_sub(self.checkpointed_to.load(Ordering::Relaxed))
+    }
+
+    /// Whether there is so much log that a checkpoint is due.
+    fn has_log_for_checkpoint(&self) -> bool {
+        let log_bytes = self.new_log_bytes();
         log_bytes >= self.options.checkpoint_log_bytes
-            || (age >= self.options.checkpoint_interval && log_bytes > 4096)
             || self.log.used_bytes() > self.options.max_log_bytes / 2
                 && log_bytes > self.options.max_log_bytes / 8
     }
@@ -103,28 +160,56 @@ impl Engine {
         Ok(freed.runs > 0)
     }
 
-    fn vacuum_partition(&self, handle: &PartitionHandle) -> Result<bool> {
-        let mut at = handle.vacuum_at.lock();
-        if at.is_none() && handle.garbage.load(Ordering::Relaxed) < VACUUM_GARBAGE {
+    /// Goes on with a pass, or begins one. Whether there may be more to do at once. `looks`: leaves that slow passes may still
+    /// visit in this round.
+    fn vacuum_partition(&self, handle: &PartitionHandle, looks: &mut usize) -> Result<bool> {
+        let state = &mut *handle.vacuum.lock();
+        if state.left.newest < self.journal.horizon() {
+            handle.garbage.fetch_add(mem::take(&mut state.left).ghosts, Ordering::Relaxed);
+        }
+        let is_due = handle.garbage.load(Ordering::Relaxed) >= VACUUM_GARBAGE;
+        let begins = state.at.is_none();
+        if begins {
+            state.in_haste = false;
+        }
+        state.in_haste |= is_due;
+        if !state.in_haste && (begins && state.has_passed || *looks == 0) {
             return Ok(false);
         }
-        if at.is_none() {
-            handle.garbage.store(0, Ordering::Relaxed);
-        }
+        let leaves = if state.in_haste { VACUUM_LEAVES } else { *looks };
+        let garbage = if begins { handle.garbage.swap(0, Ordering::Relaxed) } else { 0 };
         let _span = tracing::debug_span!("vacuum", partition = handle.partition.id().0).entered();
-        let work = || -> Result<Option<Vec<u8>>> {
-            handle.system_tree().vacuum(&self.journal, None, VACUUM_LEAVES)?;
-            handle.tree().vacuum(&self.journal, at.as_deref(), VACUUM_LEAVES)
+        let work = || {
+            let list = handle.system_tree().vacuum(&self.journal, None, leaves)?;
+            Ok::<_, Error>((list, handle.tree().vacuum(&self.journal, state.at.as_deref(), leaves)?))
         };
         match work() {
-            Ok(next) => {
-                tracing::debug!(to_the_end = next.is_none(), "vacuumed");
-                *at = next;
-                Ok(true)
+            Ok((list, rows)) => {
+                if !state.in_haste {
+                    *looks = looks.saturating_sub(rows.leaves);
+                }
+                if begins {
+                    state.met = list.unsettled;
+                }
+                state.met.add(rows.unsettled);
+                state.at = rows.next;
+                tracing::debug!(to_the_end = state.at.is_none(), "vacuumed");
+                if state.at.is_none() {
+                    state.has_passed = true;
+                    state.left = mem::take(&mut state.met);
+                }
+                Ok(state.in_haste || list.found_work || rows.found_work)
             }
             // Tidying up can wait until there is log again.
-            Err(e) if e.kind() == ErrorKind::LogFull => Ok(false),
-            Err(e) => Err(e),
+            Err(e) if e.kind() == ErrorKind::LogFull => {
+                handle.garbage.fetch_add(garbage, Ordering::Relaxed);
+                Ok(false)
+            }
+            // Damage is told once for a pass, not in every round: the other partitions have their turn too.
+            Err(e) => {
+                *state = VacuumState { has_passed: true, ..VacuumState::default() };
+                Err(e)
+            }
         }
     }
 
@@ -201,10 +286,12 @@ impl Threads {
 
     /// Wakes the maintenance thread if the log has grown enough for a checkpoint.
     pub(crate) fn notify_if_due(&self, engine: &Engine) {
-        if engine.until_flush().is_some_and(|left| left < LONGEST_SLEEP) {
+        if engine.until_flush().is_some_and(|left| left < LONGEST_SLEEP)
+            || (engine.buffer_is_half_full() && engine.flush_within(Duration::ZERO))
+        {
             self.notify_flush();
         }
-        if engine.checkpoint_due() {
+        if engine.has_log_for_checkpoint() {
             let mut state = self.signal.state.lock();
             if !state.due {
                 state.due = true;
@@ -266,7 +353,9 @@ fn flush_until_stopped(engine: &Engine, signal: &Signal) {
         {
             let mut state = signal.state.lock();
             if !state.stop {
-                signal.flush.wait_for(&mut state, engine.until_flush().unwrap_or(LONGEST_SLEEP));
+                // Nobody wakes it for a flush that is due later than that.
+                let sleep = engine.until_flush().map_or(LONGEST_SLEEP, |left| left.min(LONGEST_SLEEP));
+                signal.flush.wait_for(&mut state, sleep);
             }
             if state.stop {
                 return;

@@ -215,7 +215,7 @@ impl Options {
         self
     }
 
-    /// Longest wait for a lock before `Conflict`, of transactions that do not choose their own. Default 10 s.
+    /// Longest that one statement waits for locks before `Conflict`, of transactions that do not choose their own. Default 10 s.
     #[must_use]
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
@@ -334,7 +334,7 @@ impl TransactionOptions {
         self
     }
 
-    /// Chooses the longest wait for a lock; zero: never waits.
+    /// Chooses how long one statement waits for locks; zero: never.
     #[must_use]
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = Some(timeout);

@@ -184,6 +184,15 @@ impl<'t> RawTable<'t> {
         }
     }
 
+    /// Whether its owner may still read: one that was cancelled, or has failed, shows nothing any more. What a rollback has left half
+    /// done is no state at all.
+    fn check_readable(&self) -> Result<()> {
+        match self.owner {
+            Owner::Transaction(t) => t.check_usable(),
+            Owner::Snapshot(_) => Ok(()),
+        }
+    }
+
     /// Whose rows are shown: calls `look` with the view.
     fn with_eyes<R>(&self, look: impl FnOnce(Eyes<'_>) -> R) -> R {
         let versions = &self.engine().versions;
@@ -195,6 +204,7 @@ impl<'t> RawTable<'t> {
 
     /// Calls `read` with the key's row, if the view sees one, and notes the read.
     pub(crate) fn read_row<R>(&self, key: &[u8], read: impl FnOnce(Row<'_>) -> R) -> Result<Option<R>> {
+        self.check_readable()?;
         let mut own = false;
         let mut read = Some(read);
         let mut answer = |row: Row<'_>| read.take().map(|read| read(row));
@@ -274,6 +284,7 @@ impl<'t> RawTable<'t> {
     pub(crate) fn get_locked(&self, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
         let (transaction, chain) = self.writer()?;
         self.check_key(key)?;
+        transaction.begin_waits();
         transaction.intend_to_write(&self.table)?;
         let mut look = RowLock { transaction, table: self.table.meta.id, key, out, found: None };
         self.change_row(transaction, chain, key, 0, &mut look)?;
@@ -328,7 +339,7 @@ impl<'t> RawTable<'t> {
                 let reference = writer.finish(inline)?;
                 self.write_row(transaction, chain, key, (&reference, true), wanted)?
             };
-            old.map(&mut decode).transpose()
+            old.map(|old| transaction.call_out(|| decode(old))).transpose()
         })
     }
 
@@ -443,12 +454,14 @@ impl<'t> RawTable<'t> {
             return Ok(None);
         }
         transaction.row_statement(&self.table, chain, || {
-            self.remove_row(transaction, chain, key, wanted)?.map(&mut decode).transpose()
+            let old = self.remove_row(transaction, chain, key, wanted)?;
+            old.map(|old| transaction.call_out(|| decode(old))).transpose()
         })
     }
 
     /// Exact number of rows, O(1). `Conflict` if it has been overtaken by a commit since the view, and so has something that was read.
     pub(crate) fn len(&self) -> Result<u64> {
+        self.check_readable()?;
         let committed = |view: &View| self.engine().timeline.rows_as_of(self.table.meta.id, view.as_of);
         let transaction = match self.owner {
             Owner::Snapshot(snapshot) => return Ok(committed(snapshot.view())),
@@ -478,7 +491,7 @@ impl<'t> RawTable<'t> {
         self.check_key(key)?;
         let inline = Tree::max_inline_bytes(self.engine().page_bytes, key.len());
         let mut head = Vec::new();
-        read_up_to(source, &mut head, inline + 1)?;
+        transaction.call_out(|| read_up_to(source, &mut head, inline + 1))?;
         if head.len() <= inline {
             self.put(key, &head)?;
             return Ok(head.len() as u64);
@@ -495,7 +508,7 @@ impl<'t> RawTable<'t> {
             let mut chunk = Vec::with_capacity(STREAM_BYTES);
             loop {
                 chunk.clear();
-                read_up_to(&mut *source, &mut chunk, STREAM_BYTES)?;
+                transaction.call_out(|| read_up_to(&mut *source, &mut chunk, STREAM_BYTES))?;
                 if chunk.is_empty() {
                     break;
                 }
@@ -544,7 +557,8 @@ enum Source {
 }
 
 /// Streams one value: `Read + Seek`, in O(1) memory. Made by a table's `reader`. It reads the value as it was when it was
-/// opened, until the transaction or snapshot ends.
+/// opened, until the transaction or snapshot ends; but of a value that the transaction has written itself and then taken back to a
+/// savepoint, a long one is gone: the reader may fail (`Corrupt`), and never gives other bytes.
 #[derive(Debug)]
 pub struct ValueReader<'t> {
     source: Source,

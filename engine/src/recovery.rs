@@ -218,7 +218,7 @@ fn remove_orphans(engine: &Engine) -> Result<()> {
         }
         engine.next_id.fetch_max(id.0.saturating_add(1), std::sync::atomic::Ordering::Relaxed);
         tracing::info!(partition = id.0, "removing the file of a partition that no table has");
-        engine.delete_partition(id)?;
+        engine.delete_partition(&engine.lock_files(), id)?;
     }
     // Every table's file is looked for now: a missing one is told at open, not at the first read.
     for (_, row) in &known {

@@ -6,6 +6,7 @@
 //! I3. No step needs space in a page (hazard H5) nor more log than was promised.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use hamal_pager::PartitionId;
 use hamal_wal::{Log, Lsn};
@@ -71,6 +72,9 @@ pub(crate) fn undo_step(
             give_up_row(engine, &chain.entry, handle.table(), key, lock);
         }
     };
+    let leaves_ghost = |is_ghost: bool| {
+        handle.garbage.fetch_add(u64::from(is_ghost), Ordering::Relaxed);
+    };
     loop {
         let lsn = chain.entry.lock().undo_next_lsn(chain.partition);
         if lsn <= down_to {
@@ -89,6 +93,7 @@ pub(crate) fn undo_step(
                         let stamp = before.map_or(TxnId::NONE, |row| row.stamp);
                         let tree = handle.tree_at(root)?;
                         tree.undo_row(&engine.journal, author, key, before, || restored(root, key, stamp))?;
+                        leaves_ghost(before.is_none_or(|row| row.ghost));
                     }
                     Undo::Mark { root, stamp, ghost } => {
                         let PageChange::Mark { key, .. } = only_change(lsn, &parts)? else {
@@ -97,6 +102,7 @@ pub(crate) fn undo_step(
                         let tree = handle.tree_at(root)?;
                         let restored = || restored(root, key, stamp);
                         tree.undo_mark(&engine.journal, author, key, (stamp, ghost), restored)?;
+                        leaves_ghost(ghost);
                     }
                     Undo::Extent { first, count } => {
                         overflow::undo_extent(&engine.journal, author, &handle.space, first, count)?;
@@ -162,7 +168,7 @@ pub(crate) fn roll_back(
         }
         end_chain(engine, &chain, at + 1 == partitions.len())?;
     }
-    engine.counters.rollbacks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    engine.counters.rollbacks.fetch_add(1, Ordering::Relaxed);
     Ok(undone)
 }
 

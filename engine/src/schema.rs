@@ -14,6 +14,7 @@ use crate::Result;
 use crate::catalog::{CATALOG, TableRow, table_key};
 use crate::engine::{Engine, PartitionHandle};
 use crate::ids::TxnId;
+use crate::shard::Shards;
 use crate::tree::Tree;
 use crate::view::View;
 
@@ -43,11 +44,10 @@ struct Remembered {
     meta: Arc<TableMeta>,
 }
 
-/// All tables that are remembered, by name.
+/// All tables that are remembered, by name. Each thread asks its own shard, which has its own references to what all share: to open a
+/// table, threads do not write to one place.
 #[derive(Debug, Default)]
-pub(crate) struct Schema {
-    state: RwLock<State>,
-}
+pub(crate) struct Schema(Shards<RwLock<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -59,16 +59,18 @@ struct State {
 impl Schema {
     /// A table that the view sees under this name, if it is remembered.
     pub(crate) fn find(&self, name: &str, view: &View) -> Option<(Arc<str>, Arc<TableMeta>)> {
-        let state = self.state.read();
+        let state = self.0.mine().read();
         let (name, known) = state.tables.get_key_value(name).filter(|(_, known)| view.sees(known.stamp))?;
         Some((name.clone(), known.meta.clone()))
     }
 
     /// A row of the catalog changes: its leaf is latched exclusively.
     pub(crate) fn forget(&self) {
-        let mut state = self.state.write();
-        state.tables.clear();
-        state.changes += 1;
+        for shard in self.0.iter() {
+            let mut state = shard.write();
+            state.tables.clear();
+            state.changes += 1;
+        }
     }
 }
 
@@ -86,9 +88,10 @@ impl Engine {
     }
 
     /// Remembers what the catalog has under this name now, if there is something.
-    pub(crate) fn remember_table(&self, name: &Arc<str>) -> Result<()> {
+    pub(crate) fn remember_table(&self, name: &str) -> Result<()> {
+        let shard = self.schema.0.mine();
         let changes = {
-            let state = self.schema.state.read();
+            let state = shard.read();
             if state.tables.contains_key(name) {
                 return Ok(());
             }
@@ -99,9 +102,9 @@ impl Engine {
             catalog.get(table_key(name)?, |row| (!row.ghost).then(|| (row.stamp, TableRow::of(row))))?;
         let Some((stamp, row)) = found.flatten() else { return Ok(()) };
         let meta = self.table_meta(row?)?;
-        let mut state = self.schema.state.write();
+        let mut state = shard.write();
         if state.changes == changes {
-            state.tables.insert(name.clone(), Remembered { stamp, meta });
+            state.tables.insert(Arc::from(name), Remembered { stamp, meta });
         }
         Ok(())
     }
@@ -120,7 +123,7 @@ mod tests {
     }
 
     fn remembered(db: &Database) -> usize {
-        db.handle.engine.schema.state.read().tables.len()
+        db.handle.engine.schema.0.mine().read().tables.len()
     }
 
     fn make(db: &Database, names: &[&str]) {

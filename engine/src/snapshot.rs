@@ -56,9 +56,8 @@ impl Snapshot {
             Some(found) => found,
             None => {
                 let row = self.catalog()?.find(name)?.ok_or_else(|| no_table(name))?;
-                let name = Arc::from(name);
-                engine.remember_table(&name)?;
-                (name, engine.table_meta(row)?)
+                engine.remember_table(name)?;
+                (Arc::from(name), engine.table_meta(row)?)
             }
         };
         check_types(&name, &meta, types)?;

@@ -16,11 +16,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crossbeam::utils::CachePadded;
 use hamal_wal::Lsn;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::Result;
 use crate::active::{TxnEntry, TxnState};
@@ -28,6 +29,7 @@ use crate::counts::RowCounts;
 use crate::ids::TxnId;
 use crate::planted::{PlantedBug, is_planted};
 use crate::record::TxnImage;
+use crate::shard;
 use crate::validation::{History, Published};
 use crate::view::{TxnIds, View};
 use crate::views::{ViewKind, Views};
@@ -42,6 +44,8 @@ pub(crate) struct Birth {
     pub(crate) age: Option<u64>,
     /// Its commit will be checked against the history.
     pub(crate) validates: bool,
+    /// Its id will be one that goes with this shard: what is kept by writer is then kept by thread.
+    pub(crate) shard: u64,
 }
 
 /// A view that the timeline knows of, and must be told of when it goes.
@@ -50,6 +54,8 @@ pub(crate) struct LiveView {
     pub(crate) view: View,
     kind: ViewKind,
     number: u64,
+    /// Commits there had been.
+    commits: u64,
 }
 
 /// What a commit changes besides rows.
@@ -60,8 +66,6 @@ pub(crate) struct Committing<'c> {
     pub(crate) publish: &'c mut dyn FnMut() -> Arc<Published>,
     /// It is acknowledged at once: readers may see it, and all before it.
     pub(crate) exposed: bool,
-    /// It has kept before-images.
-    pub(crate) keeps_images: bool,
 }
 
 /// What goes on beside a transaction.
@@ -71,14 +75,6 @@ pub(crate) struct Company {
     pub(crate) others: bool,
     /// The newest commit that is in the history.
     pub(crate) newest: Lsn,
-}
-
-/// What has become of a commit.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Committed {
-    pub(crate) lsn: Lsn,
-    /// Every view sees it, now and later: its before-images are of no use.
-    pub(crate) is_settled: bool,
 }
 
 /// A commit that readers must not see yet.
@@ -104,19 +100,43 @@ struct State {
     views: Views,
     counts: RowCounts,
     history: History,
-    /// Writers that have kept before-images and that some view may not see, in order of commit.
-    retired: VecDeque<(Lsn, TxnId)>,
+    commits: u64,
+    /// No transaction may begin.
+    closed: bool,
+    /// Threads that wait to begin, or to close.
+    waiting: usize,
 }
 
 /// The timeline of one database.
 #[derive(Debug)]
 pub(crate) struct Timeline {
-    state: Mutex<State>,
+    /// Away from the lock's word, which those who wait for it keep asking for.
+    state: Mutex<CachePadded<State>>,
     horizon: Arc<AtomicU64>,
-    /// What [`Timeline::company`] tells without the mutex; written under it.
+    hints: CachePadded<Hints>,
+    /// Those wait here who wait to begin, or to close.
+    changed: Condvar,
+}
+
+/// What is told without the mutex, and written under it: true a moment ago.
+#[derive(Debug, Default)]
+struct Hints {
+    /// Transactions that will validate.
     validating: AtomicUsize,
-    newest_in_history: AtomicU64,
-    has_retired: AtomicBool,
+    /// The newest commit in the history.
+    newest: AtomicU64,
+    commits: AtomicU64,
+}
+
+/// No transaction begins while there is one.
+#[derive(Debug)]
+pub(crate) struct Closed<'t>(&'t Timeline);
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().closed = false;
+        self.0.changed.notify_all();
+    }
 }
 
 impl Timeline {
@@ -132,35 +152,74 @@ impl Timeline {
             views: Views::default(),
             counts: RowCounts::new(counts),
             history: History::new(HISTORY_BYTES),
-            retired: VecDeque::new(),
+            commits: 0,
+            closed: false,
+            waiting: 0,
         };
         Timeline {
-            state: Mutex::new(state),
+            state: Mutex::new(CachePadded::new(state)),
             horizon,
-            validating: AtomicUsize::new(0),
-            newest_in_history: AtomicU64::new(Lsn::NEVER.0),
-            has_retired: AtomicBool::new(false),
+            hints: CachePadded::default(),
+            changed: Condvar::new(),
         }
     }
 
-    /// Registers a new transaction; it sees every commit so far.
-    pub(crate) fn begin(&self, birth: Birth, now: Duration) -> (Arc<TxnEntry>, LiveView) {
+    /// Registers a new transaction; it sees every commit so far. `None` while the timeline is closed, if it stays so for `patience`.
+    pub(crate) fn begin(
+        &self,
+        birth: Birth,
+        now: Duration,
+        patience: Duration,
+    ) -> Option<(Arc<TxnEntry>, LiveView)> {
+        // Made here, for it takes a while.
+        let mut entry = Arc::new(TxnEntry::new(birth.age));
         let mut state = self.state.lock();
-        let id = TxnId(state.next);
-        state.next += 1;
-        let entry = Arc::new(TxnEntry::new(id, birth.age));
+        if state.closed && !self.wait_while(&mut state, patience, |state| state.closed) {
+            return None;
+        }
+        // The next id of the shard.
+        let id = TxnId(state.next + (birth.shard + shard::COUNT - state.next % shard::COUNT) % shard::COUNT);
+        state.next = id.0 + 1;
+        if let Some(entry) = Arc::get_mut(&mut entry) {
+            entry.set_id(id);
+        }
         let view = state.view_of_all(id);
         state.active.push_back(entry.clone());
         let kind = if birth.validates { ViewKind::Validated } else { ViewKind::Unvalidated };
         let live = state.enlist(view, kind, now);
         self.publish(&state);
-        (entry, live)
+        Some((entry, live))
+    }
+
+    /// Lets no transaction begin, once there is none. `None` if there is one all of the time that the `patience` lasts.
+    pub(crate) fn close(&self, patience: Duration) -> Option<Closed<'_>> {
+        let mut state = self.state.lock();
+        let is_busy = |state: &State| state.closed || !state.active.is_empty();
+        if is_busy(&state) && !self.wait_while(&mut state, patience, is_busy) {
+            return None;
+        }
+        state.closed = true;
+        Some(Closed(self))
+    }
+
+    /// Waits until the condition no longer holds; whether that happened in time.
+    #[cold]
+    fn wait_while(
+        &self,
+        state: &mut MutexGuard<'_, CachePadded<State>>,
+        patience: Duration,
+        condition: impl Fn(&State) -> bool,
+    ) -> bool {
+        state.waiting += 1;
+        self.changed.wait_while_for(state, |state| condition(state), patience);
+        state.waiting -= 1;
+        !condition(state)
     }
 
     /// Registers a transaction that reads nothing.
     #[cfg(test)]
     pub(crate) fn begin_unseeing(&self) -> Arc<TxnEntry> {
-        let (entry, live) = self.begin(Birth::default(), Duration::ZERO);
+        let (entry, live) = self.begin(Birth::default(), Duration::ZERO, Duration::ZERO).unwrap();
         self.release(&live);
         entry
     }
@@ -215,6 +274,9 @@ impl Timeline {
         let mut state = self.state.lock();
         state.dismiss(live);
         self.publish(&state);
+        let garbage = state.history.take_pruned();
+        drop(state);
+        drop(garbage);
     }
 
     /// Whether a transaction may still change something.
@@ -231,9 +293,9 @@ impl Timeline {
         check: impl FnOnce(&History) -> Result<()>,
         reserve: impl FnOnce() -> Result<Lsn>,
         what: Committing<'_>,
-    ) -> Result<Committed> {
+    ) -> Result<Lsn> {
         let mut guard = self.state.lock();
-        let state = &mut *guard;
+        let state = &mut **guard;
         check(&state.history)?;
         let lsn = {
             let mut section = entry.lock();
@@ -257,12 +319,12 @@ impl Timeline {
         if state.views.validated() > 0 {
             state.history.push(lsn, (what.publish)());
         }
-        let is_settled = entry.id < self.publish(state);
-        if what.keeps_images && !is_settled {
-            state.retired.push_back((lsn, entry.id));
-            self.has_retired.store(true, Ordering::Relaxed);
-        }
-        Ok(Committed { lsn, is_settled })
+        state.commits += 1;
+        self.publish(state);
+        let garbage = state.history.take_pruned();
+        drop(guard);
+        drop(garbage);
+        Ok(lsn)
     }
 
     /// A transaction is over without a commit: it changed nothing, or all is undone.
@@ -273,6 +335,9 @@ impl Timeline {
             state.dismiss(live);
         }
         self.publish(&state);
+        let garbage = state.history.take_pruned();
+        drop(state);
+        drop(garbage);
     }
 
     /// The log is durable to `durable`: readers may see more.
@@ -292,31 +357,23 @@ impl Timeline {
     /// What goes on beside a transaction: a moment ago.
     pub(crate) fn company(&self, live: &LiveView) -> Company {
         // Relaxed: hints, which the commit section does not rely on.
-        let others = self.validating.load(Ordering::Relaxed) > usize::from(live.kind == ViewKind::Validated);
-        Company { others, newest: Lsn(self.newest_in_history.load(Ordering::Relaxed)) }
+        let others =
+            self.hints.validating.load(Ordering::Relaxed) > usize::from(live.kind == ViewKind::Validated);
+        Company { others, newest: Lsn(self.hints.newest.load(Ordering::Relaxed)) }
     }
 
-    /// Takes committed writers with before-images that every view sees: all that committed before the first that some view does not.
-    pub(crate) fn settled(&self) -> Vec<TxnId> {
-        // Relaxed: whoever comes later takes what is overlooked here.
-        if !self.has_retired.load(Ordering::Relaxed) {
-            return Vec::new();
-        }
-        let mut state = self.state.lock();
-        let horizon = TxnId(self.horizon.load(Ordering::Relaxed));
-        let settled = state.retired.iter().take_while(|(_, writer)| *writer < horizon).count();
-        let settled = state.retired.drain(..settled).map(|(_, writer)| writer).collect();
-        self.has_retired.store(!state.retired.is_empty(), Ordering::Relaxed);
-        settled
+    /// Commits since the view was taken, a moment ago.
+    pub(crate) fn commits_since(&self, live: &LiveView) -> u64 {
+        self.hints.commits.load(Ordering::Relaxed).saturating_sub(live.commits)
     }
 
-    /// The committed writers with before-images, in groups: no view stands, or can be taken, between the commits of a group, which are in
-    /// their order.
-    pub(crate) fn indistinguishable_writers(&self) -> Vec<Vec<TxnId>> {
+    /// Puts commits, given in their order, into groups: no view stands, or can be taken, between those of a group. Leaves out those
+    /// behind which a view can still be taken.
+    pub(crate) fn indistinguishable(&self, commits: &[(Lsn, TxnId)]) -> Vec<Vec<TxnId>> {
         let state = self.state.lock();
         let mut groups: Vec<Vec<TxnId>> = Vec::new();
         let mut last = None;
-        for &(lsn, id) in state.retired.iter().take_while(|(lsn, _)| *lsn <= state.exposed) {
+        for &(lsn, id) in commits.iter().take_while(|(lsn, _)| *lsn <= state.exposed) {
             match (groups.last_mut(), last) {
                 (Some(group), Some(last)) if !state.views.stand_in(&(last..lsn)) => group.push(id),
                 _ => groups.push(vec![id]),
@@ -357,6 +414,11 @@ impl Timeline {
         TxnId(self.state.lock().next)
     }
 
+    /// Commits since the database was opened.
+    pub(crate) fn commits(&self) -> u64 {
+        self.hints.commits.load(Ordering::Relaxed)
+    }
+
     /// Number of active transactions.
     pub(crate) fn active(&self) -> usize {
         self.state.lock().active.len()
@@ -380,17 +442,28 @@ impl Timeline {
         (state.views.len(), state.views.oldest())
     }
 
-    /// Tells those who ask without the mutex how things stand. Returns the horizon.
-    fn publish(&self, state: &State) -> TxnId {
+    /// Tells those who ask without the mutex how things stand, and wakes who waits for that.
+    fn publish(&self, state: &State) {
         let active = state.active.front().map(|oldest| oldest.id);
         let hidden = state.hidden.front().map(|first| first.floor);
         let oldest = [active, hidden, state.views.xmin()].into_iter().flatten().min();
         let horizon = oldest.unwrap_or(TxnId(state.next));
         debug_assert!(horizon.0 >= self.horizon.load(Ordering::Relaxed), "the horizon never falls (I4)");
-        self.horizon.store(horizon.0, Ordering::Release);
-        self.validating.store(state.views.validated(), Ordering::Relaxed);
-        self.newest_in_history.store(state.history.newest().0, Ordering::Relaxed);
-        horizon
+        // What has not changed is not written: others have it in their caches.
+        if horizon.0 != self.horizon.load(Ordering::Relaxed) {
+            self.horizon.store(horizon.0, Ordering::Release);
+        }
+        let validating = state.views.validated();
+        if validating != self.hints.validating.load(Ordering::Relaxed) {
+            self.hints.validating.store(validating, Ordering::Relaxed);
+        }
+        if state.commits != self.hints.commits.load(Ordering::Relaxed) {
+            self.hints.commits.store(state.commits, Ordering::Relaxed);
+            self.hints.newest.store(state.history.newest().0, Ordering::Relaxed);
+        }
+        if state.waiting > 0 {
+            self.changed.notify_all();
+        }
     }
 }
 
@@ -422,7 +495,7 @@ impl State {
 
     fn enlist(&mut self, view: View, kind: ViewKind, now: Duration) -> LiveView {
         let number = self.views.add(kind, &view, now);
-        LiveView { view, kind, number }
+        LiveView { view, kind, number, commits: self.commits }
     }
 
     fn dismiss(&mut self, live: &LiveView) {

@@ -8,6 +8,8 @@
 //!     it is dropped meanwhile: all handles of a table share its row count, and a rollback finds every count.
 //! I5. What a serializable transaction has read, misses included, is in its read set, or was locked when it was read and had not changed
 //!     since the transaction's view.
+//! I6. Code of the caller that runs inside a statement (a value's source, a type's decoding) may read and nothing else; and a statement
+//!     that it leaves by a panic leaves the transaction good for nothing but rolling back.
 
 mod cancel;
 mod commit;
@@ -26,7 +28,6 @@ use std::time::Duration;
 
 use hamal_pager::PartitionId;
 use hamal_wal::Lsn;
-use parking_lot::{ArcRwLockReadGuard, RawRwLock};
 use smallvec::SmallVec;
 
 use crate::active::TxnEntry;
@@ -36,12 +37,12 @@ use crate::database::Handle;
 use crate::engine::{Engine, PartitionHandle};
 use crate::ids::TxnId;
 use crate::journal::Chain;
-use crate::options::{Durability, Isolation};
+use crate::options::{Durability, Isolation, Maintenance};
 use crate::schema::TableMeta;
 use crate::timeline::{Birth, LiveView};
 use crate::versions::VersionTable;
 use crate::view::View;
-use crate::{Error, ErrorKind, Result, TransactionOptions, rollback};
+use crate::{Error, ErrorKind, Result, TransactionOptions, rollback, shard};
 
 pub use cancel::Canceller;
 use conflict::SpilledKey;
@@ -77,8 +78,12 @@ pub struct Transaction {
     /// What its files said of the key that is being written.
     spilled: RefCell<Option<SpilledKey>>,
     work: RefCell<Work>,
-    /// Verification keeps transactions out.
-    _gate: ArcRwLockReadGuard<RawRwLock, ()>,
+    /// A statement of several records is under way, of which others are part.
+    is_compound: Cell<bool>,
+    /// When the statement's waits must end, monotonic, once it has waited.
+    waits_until: Cell<Option<Duration>>,
+    /// Code of the caller runs inside a statement (I6).
+    is_calling_out: Cell<bool>,
 }
 
 /// What a transaction remembers besides its chains.
@@ -109,6 +114,16 @@ struct Mark {
     deltas: BTreeMap<u32, i64>,
     created: usize,
     dropped: usize,
+}
+
+/// Fails the transaction unless it is forgotten: for what a panic leaves half done (I6).
+struct Unfinished<'t>(&'t Transaction);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let mut work = self.0.work.borrow_mut();
+        work.failure.get_or_insert_with(|| "a panic has left a statement half done".to_owned());
+    }
 }
 
 /// A point to roll back to, made by [`Transaction::savepoint`].
@@ -180,20 +195,23 @@ impl Transaction {
         engine.pause("begin");
         engine.check_poison()?;
         let lock_timeout = options.lock_timeout.unwrap_or(engine.options.lock_timeout);
-        // Recursive: a thread that has one transaction gets another even when verification is waiting.
-        let gate = engine.take_within(
+        let isolation = options.isolation.unwrap_or(engine.options.isolation);
+        // Whoever does the maintenance may want the same ids every time.
+        let shard = match engine.options.maintenance {
+            Maintenance::Background => shard::of_this_thread(),
+            Maintenance::Manual => 0,
+        };
+        let birth = Birth { age, validates: isolation == Isolation::Serializable, shard };
+        let begin = |patience| engine.timeline.begin(birth, engine.storage.monotonic(), patience);
+        let begun = engine.take_within(
             lock_timeout,
             "a verification",
-            || engine.gate.try_read_arc(),
-            || engine.gate.try_read_arc_recursive_for(lock_timeout),
+            || begin(Duration::ZERO),
+            || begin(lock_timeout),
         );
-        let gate = gate.ok_or_else(|| {
+        let (entry, live) = begun.ok_or_else(|| {
             Error::new(ErrorKind::Conflict, format!("waited {lock_timeout:?} for a verification to end"))
         })?;
-        engine.check_poison()?;
-        let isolation = options.isolation.unwrap_or(engine.options.isolation);
-        let birth = Birth { age, validates: isolation == Isolation::Serializable };
-        let (entry, live) = engine.timeline.begin(birth, engine.storage.monotonic());
         Ok(Transaction {
             handle: handle.clone(),
             entry,
@@ -206,7 +224,9 @@ impl Transaction {
             versions: OnceCell::new(),
             spilled: RefCell::default(),
             work: RefCell::default(),
-            _gate: gate,
+            is_compound: Cell::new(false),
+            waits_until: Cell::new(None),
+            is_calling_out: Cell::new(false),
         })
     }
 
@@ -238,9 +258,32 @@ impl Transaction {
         self.work.borrow().check_usable()
     }
 
+    /// Calls code of the caller inside a statement (I6).
+    pub(crate) fn call_out<T>(&self, call: impl FnOnce() -> T) -> T {
+        struct Back<'t>(&'t Cell<bool>, bool);
+        impl Drop for Back<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.1);
+            }
+        }
+        let _back = Back(&self.is_calling_out, self.is_calling_out.replace(true));
+        call()
+    }
+
+    /// `InvalidArgument` if code of the caller runs inside a statement: what it changed would be in the middle of that.
+    fn check_between_statements(&self) -> Result<()> {
+        if self.is_calling_out.get() {
+            return Err(Error::invalid(
+                "the source or the decoding of a value may read in its transaction, but not change or take back anything",
+            ));
+        }
+        Ok(())
+    }
+
     /// Whether rows of the table may be written: what went into a table that is gone would be lost without a word.
     pub(crate) fn check_writable(&self, table: &OpenTable) -> Result<()> {
         self.check_usable()?;
+        self.check_between_statements()?;
         let work = self.work.borrow();
         let partition = table.meta.handle.partition.id();
         if work.unmade.contains(&partition) || work.dropped.contains(&partition) {
@@ -256,6 +299,17 @@ impl Transaction {
     pub(crate) fn statement<T>(&self, mut run: impl FnMut() -> Result<T>) -> Result<T> {
         self.engine().pause("a statement");
         self.check_usable()?;
+        self.check_between_statements()?;
+        self.begin_waits();
+        let unfinished = Unfinished(self);
+        self.is_compound.set(true);
+        let result = self.run_statement(&mut run);
+        self.is_compound.set(false);
+        mem::forget(unfinished);
+        result
+    }
+
+    fn run_statement<T>(&self, run: &mut dyn FnMut() -> Result<T>) -> Result<T> {
         let mark = self.mark();
         let mut result = run();
         if let Err(e) = &result {
@@ -281,6 +335,7 @@ impl Transaction {
         mut run: impl FnMut() -> Result<T>,
     ) -> Result<T> {
         self.engine().pause("a row's statement");
+        self.begin_waits();
         self.intend_to_write(table)?;
         self.spill_if_needed()?;
         let down_to = self.entry.lock().last_lsn(chain.partition);
@@ -291,13 +346,15 @@ impl Transaction {
                 Err(e)
             })
         };
-        match attempt() {
+        let unfinished = Unfinished(self);
+        let result = match attempt() {
             Err(e) if e.kind() == ErrorKind::LogFull => {
-                self.engine().take_checkpoint(Effort::Full)?;
-                attempt()
+                self.engine().take_checkpoint(Effort::Full).and_then(|_| attempt())
             }
             other => other,
-        }
+        };
+        mem::forget(unfinished);
+        result
     }
 
     /// The transaction can only be rolled back from here on.
@@ -349,6 +406,7 @@ impl Transaction {
     /// Marks this point. Savepoints nest to any depth; rolling back to one forgets those made after it.
     pub fn savepoint(&self) -> Result<Savepoint> {
         self.check_usable()?;
+        self.check_between_statements()?;
         let mark = self.mark();
         let mut work = self.work.borrow_mut();
         work.next_savepoint += 1;
@@ -362,6 +420,7 @@ impl Transaction {
     /// that was created since writes no more (`NotFound`).
     pub fn rollback_to(&self, savepoint: Savepoint) -> Result<()> {
         self.check_usable()?;
+        self.check_between_statements()?;
         let mark = {
             let mut work = self.work.borrow_mut();
             let at = work

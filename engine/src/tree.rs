@@ -37,6 +37,7 @@ use crate::transaction::Obstacle;
 use crate::versions::Write;
 
 pub(crate) use copy::{Eyes, LeafCopy};
+pub(crate) use merge::Unsettled;
 pub(crate) use verify::{PageSet, TreeReport};
 
 /// Root of a partition's user rows: page 2, always an inner node (hazard H15). Its first leaf is page 3.

@@ -38,7 +38,7 @@ impl Engine {
         take: impl FnOnce() -> Option<G>,
     ) -> Option<G> {
         let Some(scheduler) = self.storage.scheduler() else { return take() };
-        let deadline = self.storage.monotonic() + timeout;
+        let deadline = self.storage.monotonic().saturating_add(timeout);
         loop {
             let taken = attempt();
             if taken.is_some() || self.storage.monotonic() >= deadline {

@@ -12,7 +12,9 @@
 //! I3. A table goes when every view, live or to come, sees its writer.
 //! I4. Writers whose commits no view stands between may share one table, with the oldest image of each key ([`Versions::merge`]): who
 //!     does not see one of them sees none.
-//! I5. Memory beyond the budget is a passing state: a writer spills its table before its next statement, a committed one's is merged
+//! I5. A writer's table is in the shard that goes with its id, which is mostly that of its thread. There it stays after the commit until
+//!     somebody finds it settled: mostly the same thread, at its next commit.
+//! I6. Memory beyond the budget is a passing state: a writer spills its table before its next statement, a committed one's is merged
 //!     and spilled by whoever commits next.
 
 mod images;
@@ -20,10 +22,13 @@ pub(crate) mod run;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crossbeam::utils::CachePadded;
 use hamal_storage::Storage;
+use hamal_wal::Lsn;
 use hashbrown::{HashMap, HashSet};
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
@@ -33,8 +38,14 @@ use self::run::{Run, Spilled};
 use crate::Result;
 use crate::change::Row;
 use crate::ids::TxnId;
+use crate::shard::Shards;
 use crate::view::View;
 
+/// A table of an active writer may be this far from what is counted of it, bytes: so short transactions, whose images go as soon as
+/// they commit, do not all write to one counter.
+const UNCOUNTED_BYTES: u64 = 8 << 10;
+/// Once in so many commits of a shard it is asked whether merging is worth it.
+const LOOK_EVERY: u64 = 64;
 /// A table below this is not worth a file, bytes.
 const SPILL_BYTES: u64 = 64 << 10;
 
@@ -132,8 +143,8 @@ impl Search {
 #[derive(Debug)]
 pub(crate) struct VersionTable {
     content: Mutex<Content>,
-    /// What all tables take together, and what is counted there of this one.
-    total_bytes: Arc<AtomicU64>,
+    /// What the tables of its shard take together, and what is counted there of this one.
+    total_bytes: Arc<CachePadded<AtomicU64>>,
     counted_bytes: AtomicU64,
 }
 
@@ -163,13 +174,40 @@ impl Drop for VersionTable {
     }
 }
 
+/// The tables of some writers.
+#[derive(Debug, Default)]
+struct Shard {
+    state: RwLock<ShardState>,
+    /// Memory that they take.
+    bytes: Arc<CachePadded<AtomicU64>>,
+}
+
+#[derive(Debug, Default)]
+struct ShardState {
+    tables: HashMap<TxnId, Arc<VersionTable>>,
+    /// Those that have committed, in the order in which that became known here.
+    retired: VecDeque<(Lsn, TxnId)>,
+    /// How many there have been.
+    retired_ever: u64,
+}
+
+impl ShardState {
+    /// Takes those that every view sees: all before the first that some view does not.
+    fn take_settled(&mut self, horizon: TxnId) -> SmallVec<[Arc<VersionTable>; 4]> {
+        let mut settled = SmallVec::new();
+        while let Some((_, writer)) = self.retired.pop_front_if(|(_, writer)| *writer < horizon) {
+            settled.extend(self.tables.remove(&writer));
+        }
+        settled
+    }
+}
+
 /// All before-images.
 #[derive(Debug)]
 pub(crate) struct Versions {
-    tables: RwLock<HashMap<TxnId, Arc<VersionTable>>>,
+    shards: Shards<Shard>,
     storage: Arc<dyn Storage>,
     budget_bytes: u64,
-    bytes: Arc<AtomicU64>,
     /// What was left by the last merge, bytes: the next one waits until there is twice as much.
     merged_bytes: AtomicU64,
     next_run: AtomicU64,
@@ -180,10 +218,9 @@ impl Versions {
     /// No images. Beyond `budget_bytes` of memory they go to files.
     pub(crate) fn new(storage: Arc<dyn Storage>, budget_bytes: u64) -> Versions {
         Versions {
-            tables: RwLock::default(),
+            shards: Shards::default(),
             storage,
             budget_bytes,
-            bytes: Arc::default(),
             merged_bytes: AtomicU64::new(0),
             next_run: AtomicU64::new(0),
             spilled_bytes: AtomicU64::new(0),
@@ -192,22 +229,15 @@ impl Versions {
 
     /// A table for a writer that is about to keep its first image.
     pub(crate) fn open(&self, writer: TxnId) -> Arc<VersionTable> {
-        let table = self.new_table(Images::default());
-        self.tables.write().insert(writer, table.clone());
+        let shard = self.shards.at(writer.0);
+        let table = Arc::new(VersionTable::new(shard, Images::default()));
+        shard.state.write().tables.insert(writer, table.clone());
         table
-    }
-
-    fn new_table(&self, images: Images) -> Arc<VersionTable> {
-        let content = Mutex::new(Content { images, ..Content::default() });
-        let table =
-            VersionTable { content, total_bytes: self.bytes.clone(), counted_bytes: AtomicU64::new(0) };
-        table.count(&table.content.lock());
-        Arc::new(table)
     }
 
     /// The table of a writer, if it has kept anything.
     pub(crate) fn of(&self, writer: TxnId) -> Option<Arc<VersionTable>> {
-        self.tables.read().get(&writer).cloned()
+        self.shards.at(writer.0).state.read().tables.get(&writer).cloned()
     }
 
     /// What a view sees of a row, which the caller has under its leaf's latch. `older` is filled where it is an older one.
@@ -280,18 +310,53 @@ impl Versions {
         }
     }
 
-    /// Drops what is kept of these writers: every view sees them; or they have rolled back, and no row has their stamp.
-    pub(crate) fn forget(&self, writers: impl IntoIterator<Item = TxnId>) {
-        // Dropped, with their files, after the map has been let go of.
-        let mut gone = SmallVec::<[_; 4]>::new();
-        let mut tables = self.tables.write();
-        gone.extend(writers.into_iter().filter_map(|writer| tables.remove(&writer)));
-        drop(tables);
+    /// Drops what is kept of a writer that has rolled back: no row has its stamp.
+    pub(crate) fn forget(&self, writer: TxnId) {
+        // Dropped, with its files, after the map has been let go of.
+        let gone = self.shards.at(writer.0).state.write().tables.remove(&writer);
+        drop(gone);
     }
 
-    /// Memory that images take, bytes.
+    /// A writer has committed. Drops what is kept of it if every view sees it, and what else its shard has of that kind. Says whether it
+    /// is time to see if merging is worth it.
+    pub(crate) fn retire(&self, writer: TxnId, lsn: Lsn, table: &VersionTable, horizon: TxnId) -> bool {
+        let is_settled = writer < horizon;
+        if !is_settled {
+            table.count_all();
+        }
+        let shard = self.shards.at(writer.0);
+        let mut state = shard.state.write();
+        let mut gone = state.take_settled(horizon);
+        if is_settled {
+            gone.extend(state.tables.remove(&writer));
+            return false;
+        }
+        state.retired.push_back((lsn, writer));
+        state.retired_ever += 1;
+        state.retired_ever.is_multiple_of(LOOK_EVERY)
+            || table.counted_bytes.load(Ordering::Relaxed) > SPILL_BYTES
+    }
+
+    /// Drops what is kept of committed writers that every view sees.
+    pub(crate) fn drop_settled(&self, horizon: TxnId) {
+        for shard in self.shards.iter() {
+            let _gone = shard.state.write().take_settled(horizon);
+        }
+    }
+
+    /// The committed writers of which something is kept, in order of commit.
+    pub(crate) fn retired(&self) -> Vec<(Lsn, TxnId)> {
+        let mut retired: Vec<(Lsn, TxnId)> = Vec::new();
+        for shard in self.shards.iter() {
+            retired.extend(&shard.state.read().retired);
+        }
+        retired.sort_unstable();
+        retired
+    }
+
+    /// Memory that images take, bytes, but for a little of each active writer's.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.shards.iter().map(|shard| shard.bytes.load(Ordering::Relaxed)).sum()
     }
 
     /// Written to files since the database was opened, bytes.
@@ -301,7 +366,7 @@ impl Versions {
 
     /// Writers whose images are kept.
     pub(crate) fn writers(&self) -> usize {
-        self.tables.read().len()
+        self.shards.iter().map(|shard| shard.state.read().tables.len()).sum()
     }
 
     /// Whether there is so much that merging may be worth it.
@@ -354,22 +419,22 @@ impl Versions {
         if tables <= 1 {
             return last.cloned();
         }
-        let merged = self.new_table(images);
-        let mut replaced = Vec::with_capacity(members.len());
-        let mut tables = self.tables.write();
-        for id in members {
+        let first = parts.first()?.0;
+        let merged = Arc::new(VersionTable::new(self.shards.at(first.0), images));
+        merged.count_all();
+        // One after the other: who does not see one of them sees none, and finds the same in the old table and in the new.
+        for (id, _) in parts {
             // One that has gone meanwhile is of no use to anybody.
-            if let Some(old) = tables.get_mut(&id) {
-                replaced.push(std::mem::replace(old, merged.clone()));
-            }
+            let mut state = self.shards.at(id.0).state.write();
+            let replaced = state.tables.get_mut(id).map(|old| std::mem::replace(old, merged.clone()));
+            drop((state, replaced));
         }
-        drop(tables);
         Some(merged)
     }
 
     /// Whether a table should be spilled before it grows further.
     pub(crate) fn must_spill(&self, table: &VersionTable) -> bool {
-        self.bytes() > self.budget_bytes && table.counted_bytes.load(Ordering::Relaxed) >= SPILL_BYTES
+        table.counted_bytes.load(Ordering::Relaxed) >= SPILL_BYTES && self.bytes() > self.budget_bytes
     }
 
     /// Moves a table's images to a file. Only its writer, while it does nothing else; or anybody, once it has committed.
@@ -450,6 +515,11 @@ pub(crate) fn must_keep(writer: TxnId, old: Row<'_>, write: Write, horizon: TxnI
 }
 
 impl VersionTable {
+    fn new(shard: &Shard, images: Images) -> VersionTable {
+        let content = Mutex::new(Content { images, ..Content::default() });
+        VersionTable { content, total_bytes: shard.bytes.clone(), counted_bytes: AtomicU64::new(0) }
+    }
+
     /// Keeps a row that `writer` is about to change, unless something is kept of the key already. The leaf is latched exclusively, and
     /// [`must_keep`] said so.
     pub(crate) fn keep(&self, writer: TxnId, table: u32, key: &[u8], old: Row<'_>) {
@@ -493,9 +563,20 @@ impl VersionTable {
         Ok(find_spilled(&runs, table, key)?.is_some())
     }
 
-    /// Accounts for what it has grown or shrunk by.
+    /// Accounts for what it has grown or shrunk by, if that is much.
     fn count(&self, content: &Content) {
         let now = content.memory_bytes();
+        if now.abs_diff(self.counted_bytes.load(Ordering::Relaxed)) > UNCOUNTED_BYTES {
+            self.set_counted(now);
+        }
+    }
+
+    /// Accounts for all of it.
+    fn count_all(&self) {
+        self.set_counted(self.content.lock().memory_bytes());
+    }
+
+    fn set_counted(&self, now: u64) {
         let before = self.counted_bytes.swap(now, Ordering::Relaxed);
         self.total_bytes.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
     }

@@ -92,6 +92,7 @@ impl<'t> RawRange<'t> {
 
     /// Moves to the next row from the front and fills `key` and, where it is wanted, `value` (cleared first); `false` at the end.
     pub(crate) fn next(&mut self, key: &mut Vec<u8>, value: Option<&mut Vec<u8>>) -> Result<bool> {
+        self.table.check_readable()?;
         self.both |= self.back.writes.is_some();
         while !self.done {
             let writes = self.table.writes();
@@ -127,6 +128,7 @@ impl<'t> RawRange<'t> {
 
     /// As `next`, from the back.
     pub(crate) fn next_back(&mut self, key: &mut Vec<u8>, value: Option<&mut Vec<u8>>) -> Result<bool> {
+        self.table.check_readable()?;
         self.both |= self.front.writes.is_some();
         while !self.done {
             let writes = self.table.writes();

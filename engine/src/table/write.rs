@@ -61,6 +61,7 @@ impl<'t, K: Key, V: Value> Table<'t, K, V> {
 
     /// Writes a row whose value is read from `source` to its end, in bounded memory; returns its length in bytes. The bytes
     /// must be an encoded value; of a byte string or string, they are its own bytes. On an error of `source` the row is as it was.
+    /// `source` may read in this transaction; what it changes there is refused (`InvalidArgument`).
     pub fn insert_from(&mut self, key: K::View<'_>, mut source: impl io::Read) -> Result<u64> {
         let key = self.encode_own_key(&key)?;
         self.raw().put_stream(&key, &mut source)

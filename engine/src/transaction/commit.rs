@@ -21,9 +21,14 @@ use crate::ids::TxnId;
 use crate::options::{Durability, Isolation};
 use crate::planted::{PlantedBug, is_planted};
 use crate::record::{Record, put_commit};
-use crate::timeline::{Committed, Committing};
+use crate::timeline::Committing;
 use crate::validation::History;
 use crate::{Error, ErrorKind, Result, rollback};
+
+/// So few things read, and so few commits since the view, are checked in the commit section.
+const FEW_READS: usize = 16;
+/// See [`FEW_READS`].
+const FEW_COMMITS: u64 = 4;
 
 impl Transaction {
     /// Commits. Durable when it returns, if the durability is `Sync`. `Conflict`: a commit since the transaction's start has changed what
@@ -40,7 +45,7 @@ impl Transaction {
         if self.durability == Durability::Sync && lsn != Lsn::NEVER {
             make_commit_durable(engine, lsn)?;
         }
-        engine.tidy();
+        self.tidy();
         Ok(())
     }
 
@@ -67,27 +72,28 @@ impl Transaction {
             return Ok(self.end_empty(&work));
         }
         // No commit once pages could not be written, though the log still could (F7).
-        let Committed { lsn, is_settled } =
-            match self.engine().check_poison().and_then(|()| self.append_commit(&work)) {
-                Ok(committed) => committed,
-                Err(e) => {
-                    self.abandon(&work);
-                    return Err(e);
-                }
-            };
+        let lsn = match self.engine().check_poison().and_then(|()| self.append_commit(&work)) {
+            Ok(lsn) => lsn,
+            Err(e) => {
+                self.abandon(&work);
+                return Err(e);
+            }
+        };
         note(lsn);
-        let handle = self.handle.clone();
-        let engine = &handle.engine;
+        let engine = self.engine();
         engine.pause("between a commit and its letting go");
         rollback::give_back_promise(engine, &self.entry);
-        engine.counters.commits.fetch_add(1, Ordering::Relaxed);
-        if is_settled && self.versions.get().is_some() {
-            engine.versions.forget([self.entry.id]);
+        if let Some(table) = self.versions.get()
+            && engine.versions.retire(self.entry.id, lsn, table, engine.journal.horizon())
+            && let Err(error) = engine.merge_versions()
+        {
+            // They stay in memory.
+            tracing::warn!(%error, "before-images could not be moved to a file");
         }
         self.let_go(&work);
         let gone = work.dropped.iter().chain(work.created.iter().filter(|p| work.unmade.contains(p)));
         engine.graves.dig(gone.map(|partition| Grave { partition: *partition, dropper: self.entry.id, lsn }));
-        handle.after_commit(self.durability);
+        self.handle.after_commit(self.durability);
         Ok(lsn)
     }
 
@@ -99,6 +105,10 @@ impl Transaction {
             engine.timeline.acknowledge(as_of);
         }
         self.finish();
+        // It may have kept some for writes that it has taken back.
+        if self.versions.get().is_some() {
+            engine.versions.forget(self.entry.id);
+        }
         self.let_go(work);
         let gone = work.created.iter();
         engine.graves.dig(gone.map(|partition| Grave {
@@ -110,7 +120,7 @@ impl Transaction {
     }
 
     /// The commit section: everything that is decided about a commit, in one step (hazards H2, H8, H17).
-    fn append_commit(&mut self, work: &Work) -> Result<Committed> {
+    fn append_commit(&mut self, work: &Work) -> Result<Lsn> {
         let engine = &self.handle.engine;
         let counts: SmallVec<[(u32, i64); 4]> = work
             .tables
@@ -130,14 +140,16 @@ impl Transaction {
             engine.counters.overtaken.fetch_add(1, Ordering::Relaxed);
             overtaken(&overlap)
         };
-        // Most of the checking is done here, where it holds up nobody.
+        // Most of the checking is done here, where it holds up nobody; unless it is so little that a look at the history costs more.
         let mut seen_up_to = live.view.as_of;
         if validates && company.newest > seen_up_to {
             let reads = reads.prepare();
-            let later = engine.timeline.with_history(|history| history.after(&reads, seen_up_to));
-            let later = later.map_err(refused)?;
-            later.check(&reads).map_err(refused)?;
-            seen_up_to = later.seen_up_to;
+            if reads.len() > FEW_READS || engine.timeline.commits_since(live) > FEW_COMMITS {
+                let later = engine.timeline.with_history(|history| history.after(&reads, seen_up_to));
+                let later = later.map_err(refused)?;
+                later.check(&reads).map_err(refused)?;
+                seen_up_to = later.seen_up_to;
+            }
         } else if validates && company.others {
             // Sorted here rather than in the section.
             let _prepared = reads.prepare();
@@ -148,8 +160,7 @@ impl Transaction {
             if !validates || history.newest() <= seen_up_to {
                 return Ok(());
             }
-            let reads = reads.prepare();
-            history.after(&reads, seen_up_to).and_then(|later| later.check(&reads)).map_err(refused)
+            history.check(&reads.prepare(), seen_up_to).map_err(refused)
         };
         let reserve = || {
             let lsn = permit.append(&payload)?;
@@ -164,7 +175,6 @@ impl Transaction {
         let what = Committing {
             counts: &counts,
             publish: &mut || published.take().unwrap_or_else(&mut publish),
-            keeps_images: self.versions.get().is_some(),
             exposed: self.durability != Durability::Sync,
         };
         engine.timeline.commit(&self.entry, live, check, reserve, what)
@@ -192,6 +202,18 @@ impl Transaction {
             );
         }
         engine.waits.ended(self.entry.id);
+    }
+
+    /// Lets go of what nobody needs any more, after a commit.
+    pub(super) fn tidy(&self) {
+        let engine = self.engine();
+        if engine.timeline.commits_since(&self.live.borrow()) > FEW_COMMITS {
+            engine.tidy();
+        } else {
+            // Its view has kept little.
+            engine.pause("before tidying");
+            engine.bury_due();
+        }
     }
 
     /// Rolls back, and says whether that worked (dropping does the same silently).
@@ -224,7 +246,7 @@ impl Transaction {
             Ok(()) => {
                 self.finish();
                 engine.pause("between a rollback and its letting go");
-                engine.versions.forget([self.entry.id]);
+                engine.versions.forget(self.entry.id);
                 let gone = work.created.iter();
                 engine.graves.dig(gone.map(|partition| Grave {
                     partition: *partition,

@@ -9,8 +9,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::{OpenTable, Transaction};
+use crate::active::TxnState;
 use crate::catalog::CATALOG;
 use crate::change::Row;
 use crate::engine::PartitionHandle;
@@ -103,13 +105,38 @@ impl Transaction {
         self.engine().waits.gave_up(self.entry.id, lock_key(table, key));
     }
 
+    /// A statement begins: its waits may take the lock timeout, all together.
+    pub(crate) fn begin_waits(&self) {
+        if !self.is_compound.get() {
+            self.waits_until.set(None);
+        }
+    }
+
+    /// What is left of the statement's lock timeout.
+    fn patience(&self) -> Duration {
+        let now = self.engine().storage.monotonic();
+        let until = self.waits_until.get().unwrap_or_else(|| now.saturating_add(self.lock_timeout));
+        self.waits_until.set(Some(until));
+        until.saturating_sub(now)
+    }
+
     fn wait_for(&self, holder: TxnId, key: LockKey, what: impl Fn() -> String) -> Result<()> {
+        self.wait_while(|holder| self.engine().timeline.is_active(holder), holder, key, what)
+    }
+
+    /// Waits, if `holds` is true of the holder once this transaction is known as waiting.
+    fn wait_while(
+        &self,
+        holds: impl Fn(TxnId) -> bool,
+        holder: TxnId,
+        key: LockKey,
+        what: impl Fn() -> String,
+    ) -> Result<()> {
         let engine = self.engine();
         let waiter = Waiter { id: self.entry.id, age: self.entry.age };
         // Asked once the waiter is known, so that a cancellation, or a holder that can never end, either wakes it or is seen here.
-        let must_wait =
-            |id| engine.timeline.is_active(id) && !self.entry.is_cancelled() && !engine.is_unresolved();
-        let waited = engine.waits.wait(waiter, holder, key, self.lock_timeout, &must_wait);
+        let must_wait = |id| holds(id) && !self.entry.is_cancelled() && !engine.is_unresolved();
+        let waited = engine.waits.wait(waiter, holder, key, self.patience(), &must_wait);
         engine.pause("after a lock wait");
         match waited {
             Waited::Again => self.check_usable().and_then(|()| engine.check_resolved()),
@@ -130,9 +157,7 @@ impl Transaction {
         let mut sets = self.sets.borrow_mut();
         let reads = sets.get().reads.prepare();
         let check = |history: &History| match self.isolation {
-            Isolation::Serializable => {
-                history.after(&reads, as_of).and_then(|later| later.check(&reads)).map_err(|o| overtaken(&o))
-            }
+            Isolation::Serializable => history.check(&reads, as_of).map_err(|overlap| overtaken(&overlap)),
             // Reads are not recorded.
             Isolation::Snapshot if self.has_read.get() => {
                 Err(conflict("a row to be written was changed by a commit since the transaction's start"))
@@ -198,6 +223,7 @@ impl Transaction {
             return Ok(());
         }
         let (id, handle) = (table.meta.handle.partition.id(), &table.meta.handle);
+        let pass_on = || self.engine().waits.gave_up(self.entry.id, table_key(table.meta.id));
         loop {
             // Said before the look, as whoever drops says so before it looks: one of the two sees the other.
             self.entry.lock().writes_to.push(id);
@@ -206,15 +232,20 @@ impl Transaction {
             let dropped = handle.dropped.load(Ordering::SeqCst);
             if !dropped && (dropper == TxnId::NONE || dropper == self.entry.id) {
                 table.intended.store(true, Ordering::Relaxed);
+                // Writers do not exclude each other: those who have queued behind this one may write too.
+                pass_on();
                 return Ok(());
             }
             self.entry.lock().writes_to.retain(|partition| *partition != id);
+            // Whoever drops the table may wait for this one because of the claim: it looks again.
+            pass_on();
             if dropped {
                 return Err(conflict("the table has been dropped since the transaction's start"));
             }
-            self.wait_for(dropper, table_key(table.meta.id), || {
+            let waited = self.wait_for(dropper, table_key(table.meta.id), || {
                 format!("table {}, which transaction {dropper} is dropping", table.meta.id)
-            })?;
+            });
+            waited.inspect_err(|_| pass_on())?;
         }
     }
 
@@ -223,10 +254,12 @@ impl Transaction {
         handle.dropper.store(self.entry.id.0, Ordering::SeqCst);
         self.work.borrow_mut().dropping.push(handle.clone());
         let id = handle.partition.id();
-        while let Some(writer) =
-            self.engine().timeline.others(self.entry.id, |section| section.writes_to.contains(&id))
-        {
-            self.wait_for(writer, table_key(table), || {
+        let writes = |section: &TxnState| section.writes_to.contains(&id);
+        let timeline = &self.engine().timeline;
+        while let Some(writer) = timeline.others(self.entry.id, writes) {
+            // Asked again once it is known that this one waits: a writer that takes its claim back wakes only who waits.
+            let still_writes = |writer| timeline.others(self.entry.id, writes) == Some(writer);
+            self.wait_while(still_writes, writer, table_key(table), || {
                 format!("table {table}, which transaction {writer} writes")
             })?;
         }

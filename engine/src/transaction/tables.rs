@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use hamal_pager::PartitionId;
 use hamal_wal::Lsn;
@@ -84,9 +84,8 @@ impl Transaction {
             return Ok(Some(found));
         }
         let Some(row) = self.catalog()?.find(name)? else { return Ok(None) };
-        let name = Arc::from(name);
-        engine.remember_table(&name)?;
-        Ok(Some((name, engine.table_meta(row)?)))
+        engine.remember_table(name)?;
+        Ok(Some((Arc::from(name), engine.table_meta(row)?)))
     }
 
     /// Opens a table by name. `types`: the key's and value's type names, or `None` to take it as bytes whatever it is.
@@ -142,13 +141,33 @@ impl Transaction {
         Ok(self.catalog()?.find(name)?.is_some())
     }
 
-    /// All tables, by name, this transaction's changes included.
+    /// All tables, by name, this transaction's changes included. `Conflict` if a row count has been overtaken by a commit since the
+    /// transaction's start, and so has something that was read.
     pub fn tables(&self) -> Result<Vec<TableInfo>> {
+        self.check_usable()?;
+        self.settle_counts()?;
         let rows = self.catalog()?.all()?;
         rows.iter().for_each(|(_, row)| self.note_count(row.id));
         let deltas = self.deltas();
         let as_of = self.view().as_of;
         table_infos(self.engine(), rows, as_of, &deltas)
+    }
+
+    /// Makes the row counts of all tables relative to the view again, by moving that forward if need be.
+    fn settle_counts(&self) -> Result<()> {
+        let work = self.work.borrow();
+        let mut overtaken = work
+            .tables
+            .iter()
+            .filter(|t| t.meta.id != CATALOG.0 && t.overtaken.load(Ordering::Relaxed))
+            .peekable();
+        if overtaken.peek().is_some() {
+            self.advance()?;
+        }
+        for table in overtaken {
+            table.overtaken.store(false, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Renames a table. `NotFound`; `AlreadyExists`. Names are 1 to 255 bytes. Open handles to the table stay valid.

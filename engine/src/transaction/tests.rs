@@ -1,6 +1,7 @@
 //! Transactions beside each other: what each sees, what is refused, and that nothing is lost.
 
 mod hermitage;
+mod reentry;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -96,9 +97,74 @@ fn a_view_sees_what_was_committed_before_it_and_nothing_later() {
     }
     assert!(db.stats().version_bytes > 0);
     drop((before, beside));
+    db.maintain().unwrap();
     assert_eq!(read(&db, b"updated"), Some(vec![2]));
     assert_eq!(db.stats().version_bytes, 0, "nobody needs them any more");
     assert_eq!(db.stats().views, 0);
+}
+
+#[test]
+fn a_commit_of_writes_that_were_all_taken_back_keeps_no_before_images() {
+    let db = with_rows(&[(b"k", b"1")]);
+    let snapshot = db.snapshot().unwrap();
+    let tx = begin(&db, Isolation::Serializable);
+    let savepoint = tx.savepoint().unwrap();
+    put(&tx, b"k", b"2");
+    assert_eq!(db.stats().version_writers, 1);
+    tx.rollback_to(savepoint).unwrap();
+    tx.commit().unwrap();
+    assert_eq!(db.stats().version_writers, 0);
+    assert_eq!(snapshot.open_bytes_table("t").unwrap().get(b"k").unwrap(), Some(b"1".to_vec()));
+}
+
+#[test]
+fn a_snapshot_may_be_dropped_while_a_verification_tells_how_far_it_is() {
+    let db = with_rows(&[(b"k", b"1")]);
+    let mut snapshot = db.snapshot().ok();
+    db.transact(|tx| tx.drop_table("t")).unwrap();
+    assert_eq!(db.stats().partitions, 2, "the snapshot sees the table");
+    let verified = db.verify(&mut |_| {
+        snapshot = None;
+        // Or dropping it would have waited for this verification.
+        assert!(db.handle.engine.try_lock_files().is_none());
+        std::ops::ControlFlow::Continue(())
+    });
+    assert!(verified.unwrap().findings.is_empty());
+    db.maintain().unwrap();
+    assert_eq!(db.stats().partitions, 1, "its file goes afterwards");
+}
+
+#[test]
+fn a_transaction_that_is_cancelled_or_has_failed_reads_nothing() {
+    type Read = fn(&Transaction, &crate::Table<'_, &'static [u8], &'static [u8]>) -> crate::Result<()>;
+    let reads: [Read; 8] = [
+        |_, table| table.get(b"a").map(|_| ()),
+        |_, table| table.contains_key(b"missing").map(|_| ()),
+        |_, table| table.reader(b"a").map(|_| ()),
+        |_, table| table.first().map(|_| ()),
+        |_, table| table.last().map(|_| ()),
+        |_, table| table.len().map(|_| ()),
+        |tx, _| tx.has_table("t").map(|_| ()),
+        |tx, _| tx.tables().map(|_| ()),
+    ];
+    for expected in [ErrorKind::Cancelled, ErrorKind::TransactionEnded] {
+        let db = with_rows(&[(b"a", b"1"), (b"b", b"2")]);
+        let tx = begin(&db, Isolation::Serializable);
+        let table = tx.open_bytes_table("t").unwrap();
+        let mut rows = table.iter().unwrap();
+        assert!(rows.next().is_some());
+        if expected == ErrorKind::Cancelled {
+            tx.canceller().cancel();
+        } else {
+            tx.fail(&crate::Error::invalid("as by a rollback to a savepoint that has failed"));
+        }
+        let row = rows.next().expect("it does not end as if that were all");
+        assert_eq!(row.unwrap_err().kind(), expected);
+        for (number, read) in reads.into_iter().enumerate() {
+            assert_eq!(read(&tx, &table).unwrap_err().kind(), expected, "{number}");
+        }
+        assert_eq!(tx.open_bytes_table("t").unwrap_err().kind(), expected);
+    }
 }
 
 #[test]

@@ -2,8 +2,13 @@
 //!
 //! I1. Whoever asks leaves a waker first and looks at the log's durable frontier second; whoever moves the frontier, or poisons the
 //!     handle, wakes afterwards. So no waker sleeps through it.
+//! I2. Wakers are code of others: they are cloned, woken and dropped with nothing in hand.
+
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,28 +32,33 @@ pub(crate) struct Wakers {
 
 impl Wakers {
     fn leave(&self, id: u64, lsn: Lsn, waker: &Waker) {
+        let waker = waker.clone();
         let mut waiting = self.waiting.lock();
-        match waiting.iter_mut().find(|(_, other, _)| *other == id) {
-            Some((_, _, old)) => old.clone_from(waker),
-            None => waiting.push((lsn, id, waker.clone())),
-        }
+        let old = if let Some((_, _, old)) = waiting.iter_mut().find(|(_, other, _)| *other == id) {
+            Some(mem::replace(old, waker))
+        } else {
+            waiting.push((lsn, id, waker));
+            None
+        };
+        drop(waiting);
+        drop(old);
     }
 
     fn take_back(&self, id: u64) {
-        self.waiting.lock().retain(|(_, other, _)| *other != id);
+        let mut waiting = self.waiting.lock();
+        let at = waiting.iter().position(|(_, other, _)| *other == id);
+        let old = at.map(|at| waiting.swap_remove(at));
+        drop(waiting);
+        drop(old);
     }
 
     /// Wakes those whose record is durable now; everybody, if nothing more will be.
     fn wake(&self, durable: Lsn, is_over: bool) {
-        let mut due = Vec::new();
-        self.waiting.lock().retain_mut(|(lsn, _, waker)| {
-            let stays = !is_over && *lsn >= durable;
-            if !stays {
-                due.push(waker.clone());
-            }
-            stays
-        });
-        due.into_iter().for_each(Waker::wake);
+        let due = |(lsn, _, _): &mut (Lsn, u64, Waker)| is_over || *lsn < durable;
+        let due: Vec<_> = self.waiting.lock().extract_if(.., due).collect();
+        for (_, _, waker) in due {
+            waker.wake();
+        }
     }
 }
 
@@ -87,7 +97,7 @@ impl CommitTicket {
         if self.lsn != Lsn::NEVER {
             make_commit_durable(&self.handle.engine, self.lsn)?;
         }
-        self.handle.engine.tidy();
+        self.handle.engine.bury_due();
         Ok(())
     }
 }
@@ -126,8 +136,8 @@ impl Transaction {
     pub fn commit_ticket(mut self) -> Result<CommitTicket> {
         let mut wrote = false;
         let lsn = self.commit_reserved(&mut |_| wrote = true)?;
+        self.tidy();
         let handle = self.handle.clone();
-        handle.engine.tidy();
         let id = handle.engine.wakers.next.fetch_add(1, Ordering::Relaxed);
         let ticket = CommitTicket { handle, lsn, wrote, id };
         if !ticket.is_durable() {

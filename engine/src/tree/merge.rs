@@ -22,6 +22,35 @@ struct Look {
     /// It has ghosts to purge, or much capacity to trim.
     worth_purging: bool,
     used_bytes: usize,
+    unsettled: Unsettled,
+}
+
+/// Ghosts that somebody may still need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unsettled {
+    pub(crate) ghosts: u64,
+    /// The largest of their stamps: they are settled once the horizon is above it.
+    pub(crate) newest: TxnId,
+}
+
+impl Unsettled {
+    pub(crate) fn add(&mut self, other: Unsettled) {
+        self.ghosts += other.ghosts;
+        self.newest = self.newest.max(other.newest);
+    }
+}
+
+/// What a vacuum of some leaves came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Vacuumed {
+    /// The key to go on from; `None` at the end.
+    pub(crate) next: Option<Vec<u8>>,
+    /// Leaves looked at.
+    pub(crate) leaves: usize,
+    /// A leaf was purged or merged.
+    pub(crate) found_work: bool,
+    /// What had to stay in the leaves that it left.
+    pub(crate) unsettled: Unsettled,
 }
 
 thread_local! {
@@ -31,22 +60,26 @@ thread_local! {
 
 impl Tree {
     /// Purges settled ghosts and trims settled capacity from the leaf that holds `key` on, merges underfull leaves and
-    /// frees their pages, for at most `max_leaves` leaves. Returns the key to go on from, `None` at the end.
+    /// frees their pages, for at most `max_leaves` leaves.
     pub(crate) fn vacuum(
         &self,
         journal: &Journal,
         key: Option<&[u8]>,
         max_leaves: usize,
-    ) -> Result<Option<Vec<u8>>> {
+    ) -> Result<Vacuumed> {
         let mut key = key.unwrap_or_default().to_vec();
-        for _ in 0..max_leaves {
+        let mut found_work = false;
+        let mut unsettled = Unsettled::default();
+        for leaves in 1..=max_leaves {
             let horizon = journal.horizon();
             let mut look = self.look(&key, horizon)?;
             if look.worth_purging {
                 self.purge_leaf(journal, &key, horizon)?;
+                found_work = true;
                 look = self.look(&key, horizon)?;
             }
             if look.used_bytes < self.page_bytes() / 3 && self.merge(journal, &key, 0)? {
+                found_work = true;
                 // The levels above have one child less.
                 let mut level = 1;
                 while level < u8::MAX && self.merge(journal, &key, level)? {
@@ -54,12 +87,13 @@ impl Tree {
                 }
                 continue; // the merged leaf's turn
             }
+            unsettled.add(look.unsettled);
             if look.upper_fence.is_empty() {
-                return Ok(None);
+                return Ok(Vacuumed { next: None, leaves, found_work, unsettled });
             }
             key = look.upper_fence;
         }
-        Ok(Some(key))
+        Ok(Vacuumed { next: Some(key), leaves: max_leaves, found_work, unsettled })
     }
 
     fn look(&self, key: &[u8], horizon: TxnId) -> Result<Look> {
@@ -70,10 +104,12 @@ impl Tree {
                 return Err(Damage { expected: "fences about the key that led here", found: 0 });
             }
             let gain_bytes = node::purge_gain_bytes(node, horizon)?;
+            let (has_settled_ghost, unsettled) = ghosts(node, horizon)?;
             Ok(Look {
                 upper_fence: upper.to_vec(),
-                worth_purging: gain_bytes >= node.page().len() / 32 || has_settled_ghost(node, horizon)?,
+                worth_purging: gain_bytes >= node.page().len() / 32 || has_settled_ghost,
                 used_bytes: node.page().len() - node.free_bytes(),
+                unsettled,
             })
         });
         look.map_err(|damage| self.damaged(page.page_no(), damage))
@@ -158,14 +194,19 @@ impl Tree {
     }
 }
 
-fn has_settled_ghost(node: Node<'_>, horizon: TxnId) -> Result<bool, Damage> {
+/// Whether a leaf has settled ghosts, and which are not settled.
+fn ghosts(node: Node<'_>, horizon: TxnId) -> Result<(bool, Unsettled), Damage> {
+    let mut has_settled = false;
+    let mut unsettled = Unsettled::default();
     for index in 0..node.len() {
         let row = node.cell(index)?.row;
-        if row.ghost && row.stamp < horizon {
-            return Ok(true);
+        match row.ghost {
+            true if row.stamp < horizon => has_settled = true,
+            true => unsettled.add(Unsettled { ghosts: 1, newest: row.stamp }),
+            false => {}
         }
     }
-    Ok(false)
+    Ok((has_settled, unsettled))
 }
 
 /// Two neighbours under one parent.

@@ -92,7 +92,7 @@ impl Fixture {
     pub(crate) fn vacuum(&self) {
         let mut at = None;
         loop {
-            at = self.tree.vacuum(&self.journal, at.as_deref(), 10).unwrap();
+            at = self.tree.vacuum(&self.journal, at.as_deref(), 10).unwrap().next;
             if at.is_none() {
                 return;
             }

@@ -8,10 +8,11 @@
 //! I4. Beyond [`LOW_WATER_TABLES`] the low-water LSNs collapse into one for all tables.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::mem::size_of;
+use std::mem;
 use std::sync::Arc;
 
 use hamal_wal::Lsn;
+use smallvec::SmallVec;
 
 use crate::validation::{Overlap, Part, PreparedReads, Published, conflict};
 
@@ -20,12 +21,17 @@ const LOW_WATER_TABLES: usize = 4096;
 /// Of a commit beside what it published: the entry, and the two counters of the `Arc`.
 const ENTRY_BYTES: usize = size_of::<(Lsn, Arc<Published>)>() + 2 * size_of::<usize>();
 
+/// What is to be dropped.
+pub(crate) type Garbage = SmallVec<[Arc<Published>; 4]>;
+
 /// What recent commits wrote.
 #[derive(Debug)]
 pub(crate) struct History {
     limit_bytes: usize,
     bytes: usize,
     commits: VecDeque<(Lsn, Arc<Published>)>,
+    /// Pruned, and still to be dropped.
+    garbage: Garbage,
     newest: Lsn,
     /// The newest commit that was pruned.
     pruned: Lsn,
@@ -39,6 +45,7 @@ impl History {
             limit_bytes,
             bytes: 0,
             commits: VecDeque::new(),
+            garbage: Garbage::new(),
             newest: Lsn::NEVER,
             pruned: Lsn::NEVER,
             forgotten: LowWater::default(),
@@ -73,13 +80,7 @@ impl History {
 
     /// The commits after `since`; an overlap if one of those that were forgotten may have written what was read.
     pub(crate) fn after(&self, reads: &PreparedReads<'_>, since: Lsn) -> Result<Later, Overlap> {
-        if let Some(overlap) = self.forgotten.overlap(reads, since) {
-            return Err(overlap);
-        }
-        // The caller of `prune` has broken its promise. Not to know is to assume the worst here too.
-        if since < self.pruned && !reads.is_empty() {
-            return Err(Overlap { table: None, part: Part::Something, exact: false });
-        }
+        self.check_forgotten(reads, since)?;
         let seen = self.commits.partition_point(|(lsn, _)| *lsn <= since);
         let commits = self.commits.range(seen..).map(|(_, writes)| writes.clone()).collect();
         Ok(Later { seen_up_to: self.newest.max(since), commits })
@@ -88,11 +89,35 @@ impl History {
     /// Drops the commits that nobody will ask for again: all at or below `oldest`, the least snapshot there is.
     pub(crate) fn prune(&mut self, oldest: Lsn) {
         while self.commits.front().is_some_and(|(lsn, _)| *lsn <= oldest) {
-            if let Some((lsn, _)) = self.pop() {
+            if let Some((lsn, writes)) = self.pop() {
                 self.pruned = lsn;
+                self.garbage.push(writes);
             }
         }
         self.forgotten.prune(oldest);
+    }
+
+    /// Takes what was pruned, to be dropped where that holds up nobody.
+    pub(crate) fn take_pruned(&mut self) -> Garbage {
+        mem::take(&mut self.garbage)
+    }
+
+    /// Checks all commits after `since`.
+    pub(crate) fn check(&self, reads: &PreparedReads<'_>, since: Lsn) -> Result<(), Overlap> {
+        self.check_forgotten(reads, since)?;
+        let seen = self.commits.partition_point(|(lsn, _)| *lsn <= since);
+        self.commits.range(seen..).find_map(|(_, writes)| conflict(reads, writes)).map_or(Ok(()), Err)
+    }
+
+    fn check_forgotten(&self, reads: &PreparedReads<'_>, since: Lsn) -> Result<(), Overlap> {
+        if let Some(overlap) = self.forgotten.overlap(reads, since) {
+            return Err(overlap);
+        }
+        // The caller of `prune` has broken its promise. Not to know is to assume the worst here too.
+        if since < self.pruned && !reads.is_empty() {
+            return Err(Overlap { table: None, part: Part::Something, exact: false });
+        }
+        Ok(())
     }
 
     fn pop(&mut self) -> Option<(Lsn, Arc<Published>)> {

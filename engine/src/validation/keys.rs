@@ -213,6 +213,11 @@ impl KeySet {
         self.points.is_empty() && self.spans.is_empty() && !self.everything
     }
 
+    /// Number of points and spans.
+    pub(super) fn len(&self) -> usize {
+        self.points.len() + self.spans.len()
+    }
+
     /// Whether it covers every key of every table.
     pub(super) fn is_everything(&self) -> bool {
         self.everything

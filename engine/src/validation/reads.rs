@@ -180,6 +180,11 @@ impl<'r> PreparedReads<'r> {
         self.keys.is_empty() && self.counts.is_empty()
     }
 
+    /// Number of keys, intervals and row counts.
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len() + self.counts.len()
+    }
+
     /// The keys and intervals.
     pub(super) fn keys(&self) -> &'r KeySet {
         self.keys

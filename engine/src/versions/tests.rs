@@ -1,6 +1,7 @@
 //! Random histories over a handful of keys, beside a model that remembers every committed state.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use hamal_storage::sim::SimStorage;
 use hamal_wal::Lsn;
@@ -69,7 +70,8 @@ impl World {
     }
 
     fn begin(&mut self) {
-        let (entry, live) = self.timeline.begin(Birth::default(), std::time::Duration::ZERO);
+        let birth = Birth { shard: self.below(4), ..Birth::default() };
+        let (entry, live) = self.timeline.begin(birth, Duration::ZERO, Duration::ZERO).unwrap();
         let state = self.committed.clone();
         self.writers.push(Writer { entry, live, images: None, undo: Vec::new(), state });
     }
@@ -151,10 +153,10 @@ impl World {
             counts: &[],
             publish: &mut || Arc::new(WriteSet::new(64).publish(std::iter::empty())),
             exposed: self.below(2) == 0,
-            keeps_images: images.is_some(),
         };
-        if self.timeline.commit(&entry, &live, |_| Ok(()), || Ok(lsn), what).unwrap().is_settled {
-            self.versions.forget([entry.id]);
+        self.timeline.commit(&entry, &live, |_| Ok(()), || Ok(lsn), what).unwrap();
+        if let Some(images) = &images {
+            self.versions.retire(entry.id, lsn, images, self.horizon());
         }
         for (key, _) in undo {
             match state.get(&key) {
@@ -168,7 +170,7 @@ impl World {
         self.take_back(at, 0);
         let Writer { entry, live, .. } = self.writers.swap_remove(at);
         self.timeline.end(&entry, Some(&live));
-        self.versions.forget([entry.id]);
+        self.versions.forget(entry.id);
     }
 
     fn look(&self, view: &View, key: u64, row: &OwnedRow, older: &mut OwnedRow) -> Option<Vec<u8>> {
@@ -219,7 +221,7 @@ impl World {
             12 if self.views.len() < 4 => {
                 // All commits are exposed first, so that it sees the newest state.
                 self.timeline.expose(Lsn(u64::MAX));
-                let live = self.timeline.view(Lsn(u64::MAX), std::time::Duration::ZERO);
+                let live = self.timeline.view(Lsn(u64::MAX), Duration::ZERO);
                 self.views.push((live, self.committed.clone()));
                 "view"
             }
@@ -236,8 +238,8 @@ impl World {
                 "spill"
             }
             15 => {
-                self.versions.forget(self.timeline.settled());
-                let groups = self.timeline.indistinguishable_writers();
+                self.versions.drop_settled(self.horizon());
+                let groups = self.timeline.indistinguishable(&self.versions.retired());
                 self.merged += groups.iter().filter(|group| group.len() > 1).count() as u64;
                 self.versions.merge(&groups).unwrap();
                 "merge"
@@ -263,7 +265,7 @@ fn every_view_sees_its_own_state_whatever_becomes_of_the_rows_and_their_images()
             world.timeline.release(&live);
         }
         world.timeline.expose(Lsn(u64::MAX));
-        world.versions.forget(world.timeline.settled());
+        world.versions.drop_settled(world.horizon());
         assert_eq!(
             (world.versions.bytes(), world.versions.writers()),
             (0, 0),
@@ -283,7 +285,7 @@ fn images_of_one_row_that_is_changed_again_and_again_do_not_pile_up_behind_an_ol
     world.rows.insert(0, OwnedRow { stamp: TxnId(1), value: vec![1; 100], ..OwnedRow::default() });
     world.committed.insert(0, vec![1; 100]);
     world.commit(0);
-    let live = world.timeline.view(Lsn(u64::MAX), std::time::Duration::ZERO);
+    let live = world.timeline.view(Lsn(u64::MAX), Duration::ZERO);
     world.views.push((live, world.committed.clone()));
     let mut most = 0;
     for round in 0..50_000_u64 {
@@ -298,7 +300,8 @@ fn images_of_one_row_that_is_changed_again_and_again_do_not_pile_up_behind_an_ol
         world.commit(0);
         world.timeline.expose(Lsn(u64::MAX));
         if world.versions.may_merge() {
-            world.versions.merge(&world.timeline.indistinguishable_writers()).unwrap();
+            let groups = world.timeline.indistinguishable(&world.versions.retired());
+            world.versions.merge(&groups).unwrap();
         }
         most = most.max(world.versions.bytes());
     }

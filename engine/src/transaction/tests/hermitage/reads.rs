@@ -165,6 +165,7 @@ fn snapshots_beside_writers_wait_for_nobody_and_never_change() {
             stage.db.maintain().unwrap();
         }
         drop((before, beside, after));
+        stage.db.maintain().unwrap();
         let first = if stage.level == Snapshot { 11 } else { 12 };
         stage.ends_with(&[(1, first), (2, 200)]);
         assert_eq!(stage.db.stats().version_bytes, 0);

@@ -164,6 +164,8 @@ fn play(transaction: &mut Option<Transaction>, layout: Layout, step: Step) -> Re
 /// A database and the transactions of a schedule, numbered as in the literature.
 pub(super) struct Stage {
     pub(super) db: Database,
+    /// What it is on, and the clock.
+    pub(super) disk: SimStorage,
     pub(super) level: Isolation,
     layout: Layout,
     actors: BTreeMap<u32, Actor>,
@@ -178,7 +180,8 @@ impl Stage {
     pub(super) fn with_rows(level: Isolation, layout: Layout, rows: &[(u64, u64)]) -> Stage {
         println!("{level:?}, {layout:?}");
         let options = Options::new().page_bytes(4096).durability(Durability::Relaxed).isolation(level);
-        let db = options.maintenance(Maintenance::Manual).open_on(Arc::new(SimStorage::new(1))).unwrap();
+        let disk = SimStorage::new(1);
+        let db = options.maintenance(Maintenance::Manual).open_on(Arc::new(disk.clone())).unwrap();
         db.transact(|tx| {
             for name in layout.tables() {
                 tx.open_table(numbers(name))?;
@@ -187,7 +190,7 @@ impl Stage {
                 .try_for_each(|(key, value)| tx.open_table(numbers(layout.table_of(*key)))?.put(*key, *value))
         })
         .unwrap();
-        Stage { db, level, layout, actors: BTreeMap::new() }
+        Stage { db, disk, level, layout, actors: BTreeMap::new() }
     }
 
     /// Begins transactions, at the stage's level; they see what has been committed until now.

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::stage::{LEVELS, Layout, Stage, patience};
-use super::steps::{Step, commit, kept, numbers, put, roll_back, taken_back, work};
+use super::steps::{Step, commit, delete, kept, numbers, put, roll_back, scan, taken_back, work};
 use crate::ErrorKind;
 use crate::Isolation::{Serializable, Snapshot};
 
@@ -140,6 +140,22 @@ fn a_list_of_tables_reads_the_row_counts() {
 }
 
 #[test]
+fn a_list_of_tables_counts_rows_that_were_written_over_unseen() {
+    let mut stage = Stage::new(Serializable, Layout::OneTable);
+    stage.begin([1, 2]);
+    stage.go(2, put(3, 30)).done();
+    stage.go(2, delete(1)).done();
+    stage.go(2, put(4, 40)).done();
+    stage.go(2, commit()).done();
+    // Blind, over a row that T1 does not see.
+    stage.go(1, put(3, 31)).done();
+    stage.go(1, list()).saw(&[3]);
+    stage.go(1, scan(|_| true)).saw(&[20, 31, 40]);
+    stage.go(1, commit()).done();
+    ends_with_tables(&mut stage, &[("all", 3)]);
+}
+
+#[test]
 fn a_drop_waits_for_those_who_have_written_and_keeps_new_writers_waiting() {
     type Write = (fn() -> Step, &'static [u64]);
     let writes: [Write; 2] = [(|| put_in("all", 3, 30), &[]), (|| lock_in("all", 1), &[10])];
@@ -182,6 +198,52 @@ fn a_drop_that_is_rolled_back_lets_the_writers_go_on() {
             stage.after_wait(3).done();
             stage.go(3, roll_back()).done();
             ends_with_tables(stage, &[("all", 3)]);
+        });
+    }
+}
+
+#[test]
+fn a_writer_that_takes_its_claim_back_for_a_drop_is_no_deadlock() {
+    at_both_levels(|stage| {
+        let id = hamal_pager::PartitionId(stage.db.tables().unwrap()[0].partition);
+        stage.begin([1, 2]);
+        // As between a first write's claim and its look at who drops the table.
+        let claim = work(move |tx, _| {
+            tx.entry.lock().writes_to.push(id);
+            Ok(vec![])
+        });
+        stage.go(2, claim).done();
+        stage.go(1, drop_table("all")).waits();
+        stage.go(2, put_in("all", 3, 30)).waits();
+        stage.after_wait(1).done();
+        stage.go(1, roll_back()).done();
+        stage.after_wait(2).done();
+        stage.go(2, commit()).done();
+        assert_eq!(stage.db.stats().deadlocks, 0);
+        ends_with_tables(stage, &[("all", 3)]);
+    });
+}
+
+#[test]
+fn those_who_have_waited_for_a_drop_do_not_wait_for_each_other() {
+    for end in [roll_back, commit] {
+        at_both_levels(|stage| {
+            stage.begin([1, 2, 3, 4]);
+            stage.go(1, drop_table("all")).done();
+            for number in [2, 3, 4] {
+                stage.go(number, kept(put_in("all", number.into(), 0))).waits();
+            }
+            stage.go(1, end()).done();
+            let is_there = stage.snapshot().has_table("all").unwrap();
+            // All of them at once, though none has ended.
+            for number in [2, 3, 4] {
+                let went = stage.after_wait(number);
+                if is_there { went.done() } else { went.conflicts() }
+            }
+            for number in [4, 3, 2] {
+                stage.go(number, roll_back()).done();
+            }
+            ends_with_tables(stage, if is_there { &[("all", 2)] } else { &[] });
         });
     }
 }
@@ -282,6 +344,28 @@ fn a_drop_that_has_waited_too_long_keeps_its_locks_until_the_end() {
         stage.after_wait(3).done();
         stage.go(3, commit()).done();
         ends_with_tables(stage, &[("all", 4)]);
+    });
+}
+
+#[test]
+fn the_waits_of_one_statement_have_one_timeout() {
+    const PATIENCE: Duration = Duration::from_secs(1000);
+    at_both_levels(|stage| {
+        stage.begin([1, 2]);
+        stage.begin_with(3, patience(PATIENCE));
+        stage.go(1, put_in("all", 3, 30)).done();
+        stage.go(2, put_in("all", 4, 40)).done();
+        stage.go(3, kept(drop_table("all"))).waits();
+        stage.disk.advance(PATIENCE);
+        stage.go(1, commit()).done();
+        // It had to wait for T1 and has no time left to wait for T2.
+        stage.after_wait(3).conflicts();
+        // The next statement has its own.
+        stage.go(3, drop_table("all")).waits();
+        stage.go(2, roll_back()).done();
+        stage.after_wait(3).done();
+        stage.go(3, commit()).done();
+        ends_with_tables(stage, &[]);
     });
 }
 

@@ -1,0 +1,138 @@
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use hamal_storage::sim::{Fault, FaultKind, Operation, Repeat, SimStorage, When};
+
+use crate::{CommitTicket, Database, Durability, ErrorKind, Maintenance, Options};
+
+fn open(disk: &SimStorage) -> Database {
+    let options = Options::new().page_bytes(4096).durability(Durability::Relaxed);
+    options.maintenance(Maintenance::Manual).open_on(Arc::new(disk.clone())).unwrap()
+}
+
+fn ticket(db: &Database, table: &str) -> CommitTicket {
+    let tx = db.begin().unwrap();
+    tx.open_bytes_table(table).unwrap().put(b"k", b"v").unwrap();
+    tx.commit_ticket().unwrap()
+}
+
+/// Counts how often it was woken.
+#[derive(Default)]
+struct Bell(AtomicU64);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether `act` wakes who awaits a ticket, and what the ticket says then.
+fn woken_by(db: &Database, act: impl FnOnce()) -> Poll<crate::Result<()>> {
+    let bell = Arc::new(Bell::default());
+    let waker = Waker::from(bell.clone());
+    let mut context = Context::from_waker(&waker);
+    let mut ticket = pin!(ticket(db, "t"));
+    assert!(ticket.as_mut().poll(&mut context).is_pending());
+    assert_eq!(bell.0.load(Ordering::Relaxed), 0);
+    act();
+    assert_eq!(bell.0.load(Ordering::Relaxed), 1, "it sleeps on");
+    ticket.poll(&mut context)
+}
+
+#[test]
+fn whatever_makes_a_commit_durable_wakes_who_awaits_it() {
+    type Act = fn(&Database);
+    let acts: [Act; 5] = [
+        |db| db.flush().unwrap(),
+        |db| assert!(db.checkpoint().is_ok()),
+        |db| assert!(db.maintain().is_ok()),
+        // The file of a table that is dropped goes once the drop is durable.
+        |db| db.transact(|tx| tx.drop_table("gone")).unwrap(),
+        |db| {
+            let tx = db.begin_with(crate::TransactionOptions::new().durability(Durability::Sync)).unwrap();
+            tx.open_bytes_table("other").unwrap().put(b"k", b"v").unwrap();
+            tx.commit().unwrap();
+        },
+    ];
+    for (number, act) in acts.into_iter().enumerate() {
+        let db = open(&SimStorage::new(1));
+        drop(ticket(&db, "gone"));
+        let said = woken_by(&db, || act(&db));
+        assert!(matches!(said, Poll::Ready(Ok(()))), "{number}: {said:?}");
+    }
+}
+
+#[test]
+fn whatever_poisons_the_handle_wakes_who_awaits_a_commit() {
+    type Act = fn(&Database);
+    let acts: [Act; 4] = [
+        |db| drop(db.flush().unwrap_err()),
+        |db| drop(db.checkpoint().unwrap_err()),
+        |db| drop(db.maintain().unwrap_err()),
+        |db| db.handle.engine.poison(&crate::Error::invalid("a reason")),
+    ];
+    for (number, act) in acts.into_iter().enumerate() {
+        let disk = SimStorage::new(1);
+        let db = open(&disk);
+        let said = woken_by(&db, || {
+            let broken = Fault::new(FaultKind::Eio, When::Nth(1), Repeat::Forever);
+            disk.inject(broken.only(&[Operation::Write, Operation::Sync]));
+            act(&db);
+        });
+        let Poll::Ready(Err(error)) = said else { panic!("{number}: {said:?}") };
+        assert_eq!(error.kind(), ErrorKind::CommitUnknown, "{error}");
+    }
+}
+
+#[test]
+fn a_handle_that_was_poisoned_unseen_wakes_at_the_next_round_of_maintenance() {
+    let disk = SimStorage::new(1);
+    let db = open(&disk);
+    let said = woken_by(&db, || {
+        let broken = Fault::new(FaultKind::Eio, When::Nth(1), Repeat::Forever);
+        disk.inject(broken.only(&[Operation::Write, Operation::Sync]));
+        // As an eviction would that has to make the log durable first.
+        db.handle.engine.log.flush().unwrap_err();
+        assert_eq!(db.maintain().unwrap_err().kind(), ErrorKind::Poisoned);
+    });
+    assert!(matches!(said, Poll::Ready(Err(_))), "{said:?}");
+}
+
+/// Asks, when it goes, whether wakers can be left and taken back.
+struct Looks {
+    db: Database,
+    gone: Arc<AtomicU64>,
+}
+
+impl Wake for Looks {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Looks {
+    fn drop(&mut self) {
+        assert!(self.db.handle.engine.wakers.waiting.try_lock().is_some());
+        self.gone.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn wakers_go_with_nothing_in_hand() {
+    let db = open(&SimStorage::new(1));
+    let gone = Arc::new(AtomicU64::new(0));
+    let waker = || Waker::from(Arc::new(Looks { db: db.clone(), gone: gone.clone() }));
+    let poll = |ticket: &mut CommitTicket| pin!(ticket).poll(&mut Context::from_waker(&waker()));
+    // Replaced by another, taken back, woken.
+    let mut first = ticket(&db, "t");
+    assert!(poll(&mut first).is_pending());
+    assert!(poll(&mut first).is_pending());
+    assert_eq!(gone.load(Ordering::Relaxed), 1);
+    drop(first);
+    assert_eq!(gone.load(Ordering::Relaxed), 2);
+    let mut second = ticket(&db, "t");
+    assert!(poll(&mut second).is_pending());
+    db.flush().unwrap();
+    assert_eq!(gone.load(Ordering::Relaxed), 3);
+}
