@@ -149,7 +149,8 @@ fn no_interval_or_timeout_is_too_long() {
     let tx = db.begin_with(never.lock_timeout(Duration::MAX)).unwrap();
     tx.open_bytes_table("t").unwrap().put(b"k", b"v").unwrap();
     tx.commit().unwrap();
-    assert!(db.handle.engine.until_flush().is_some_and(|left| left > LONGEST_SLEEP));
+    // As long as the clock can say is never.
+    assert!(db.handle.engine.until_flush().is_none_or(|left| left > LONGEST_SLEEP));
     let soon = crate::TransactionOptions::new().durability(Durability::Periodic(Duration::from_secs(5)));
     let tx = db.begin_with(soon).unwrap();
     tx.open_bytes_table("t").unwrap().put(b"k", b"w").unwrap();
