@@ -1,7 +1,7 @@
 //! Every field of [`Stats`] as a metric, through the `metrics` facade. Docs: `docs/observability.md`.
 //!
 //! I1. Names are stable: one that changes is a breaking change.
-//! I2. [`metrics_of`] takes `Stats` apart without a rest: a new field that is not exported does not compile.
+//! I2. `metrics_of` takes `Stats` apart without a rest: a new field that is not exported does not compile.
 
 use ::metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
