@@ -97,7 +97,9 @@ impl<'l> Life<'l> {
         let fired = self.disk.sim().fired();
         let full = stop.kind() == Some(ErrorKind::NoSpace)
             && fired.iter().any(|fired| fired.kind == FaultKind::Enospc);
-        if self.disk.sim().is_crashed() || !full {
+        // Where it has hit the log too, in another client's commit, the life is over.
+        let poisoned = || self.db.begin().is_err_and(|error| error.kind() == ErrorKind::Poisoned);
+        if self.disk.sim().is_crashed() || !full || poisoned() {
             return Err(stop);
         }
         self.say(who, || format!("{stop}; there is room again"));
