@@ -383,13 +383,13 @@ impl<'t> RawTable<'t> {
     }
 
     /// Changes a row as soon as nothing is in the way any more.
-    fn change_row<'v>(
+    fn change_row(
         &self,
         transaction: &Transaction,
         chain: &Chain,
         key: &[u8],
         max_value_bytes: usize,
-        change: &mut dyn RowChange<'v>,
+        change: &mut dyn RowChange<'_>,
     ) -> Result<Updated> {
         let author = Author::Transaction(chain);
         let mut attempt = || loop {

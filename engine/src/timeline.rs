@@ -292,7 +292,7 @@ impl Timeline {
         live: &LiveView,
         check: impl FnOnce(&History) -> Result<()>,
         reserve: impl FnOnce() -> Result<Lsn>,
-        what: Committing<'_>,
+        what: &mut Committing<'_>,
     ) -> Result<Lsn> {
         let mut guard = self.state.lock();
         let state = &mut **guard;

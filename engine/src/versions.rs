@@ -48,6 +48,8 @@ const UNCOUNTED_BYTES: u64 = 8 << 10;
 const LOOK_EVERY: u64 = 64;
 /// A table below this is not worth a file, bytes.
 const SPILL_BYTES: u64 = 64 << 10;
+/// Nor one below this part of the budget.
+const SPILL_PART: u64 = 64;
 
 /// A row that is kept apart from any page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,6 +115,7 @@ pub(crate) enum Found {
 }
 
 /// What a table says of a key.
+#[derive(Clone, Copy, Debug)]
 enum Word {
     Nothing,
     Absent,
@@ -378,6 +381,10 @@ impl Versions {
     /// Merges the tables of each group of writers, which are given in order of commit and have no view between them (I4), and spills the
     /// largest if there is still too much.
     pub(crate) fn merge(&self, groups: &[Vec<TxnId>]) -> Result<()> {
+        // Those that are not shown to readers yet can be merged once they are: then it is worth another look.
+        if groups.is_empty() {
+            return Ok(());
+        }
         let mut merged = Vec::new();
         for group in groups {
             let parts: Vec<_> = group.iter().filter_map(|id| Some((*id, self.of(*id)?))).collect();
@@ -432,9 +439,13 @@ impl Versions {
         Some(merged)
     }
 
-    /// Whether a table should be spilled before it grows further.
+    /// Whether a table should be spilled before it grows further: there is too much, and so much of it is this one's, and not in a file
+    /// yet, that it is worth a file of its own. However large a transaction, it makes few.
     pub(crate) fn must_spill(&self, table: &VersionTable) -> bool {
-        table.counted_bytes.load(Ordering::Relaxed) >= SPILL_BYTES && self.bytes() > self.budget_bytes
+        let worthwhile = SPILL_BYTES.max(self.budget_bytes / SPILL_PART);
+        table.counted_bytes.load(Ordering::Relaxed) >= worthwhile
+            && self.bytes() > self.budget_bytes
+            && table.content.lock().images.memory_bytes() >= worthwhile
     }
 
     /// Moves a table's images to a file. Only its writer, while it does nothing else; or anybody, once it has committed.

@@ -52,9 +52,6 @@ struct Arguments {
     /// Longest wait for a lock, seconds.
     #[arg(long, default_value_t = 10.0)]
     timeout_seconds: f64,
-    /// Do not fail where the reader ran into the timeout.
-    #[arg(long)]
-    allow_timeouts: bool,
     /// Where to keep the databases.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -433,7 +430,7 @@ fn main() -> Outcome<()> {
         std::fs::write(path, serde_json::to_string_pretty(&reports)?)?;
     }
     let timeouts = reports.iter().filter(|report| report.timeout.is_some()).count();
-    if timeouts > 0 && !arguments.allow_timeouts {
+    if timeouts > 0 {
         return Err(format!("in {timeouts} cases the reader waited for a writer").into());
     }
     Ok(())

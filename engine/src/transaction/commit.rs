@@ -172,12 +172,12 @@ impl Transaction {
         let mut publish = || Arc::new(writes.publish(counts.iter().map(|(table, _)| *table)));
         // Outside of the section, if it is likely to be needed.
         let mut published = company.others.then(&mut publish);
-        let what = Committing {
+        let mut what = Committing {
             counts: &counts,
             publish: &mut || published.take().unwrap_or_else(&mut publish),
             exposed: self.durability != Durability::Sync,
         };
-        engine.timeline.commit(&self.entry, live, check, reserve, what)
+        engine.timeline.commit(&self.entry, live, check, reserve, &mut what)
     }
 
     /// Leaves the timeline without a commit.

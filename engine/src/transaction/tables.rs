@@ -147,7 +147,9 @@ impl Transaction {
         self.check_usable()?;
         self.settle_counts()?;
         let rows = self.catalog()?.all()?;
-        rows.iter().for_each(|(_, row)| self.note_count(row.id));
+        for (_, row) in &rows {
+            self.note_count(row.id);
+        }
         let deltas = self.deltas();
         let as_of = self.view().as_of;
         table_infos(self.engine(), rows, as_of, &deltas)

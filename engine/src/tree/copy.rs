@@ -124,7 +124,7 @@ impl LeafCopy {
             match eyes.versions.resolve(eyes.view, (eyes.table, &key), row, &mut older) {
                 Found::Seen(seen) => self.seen.push((index, seen, std::mem::take(&mut older))),
                 Found::Spilled(search, runs) => {
-                    spilled.push((index, (search, runs), std::mem::take(&mut older)))
+                    spilled.push((index, (search, runs), std::mem::take(&mut older)));
                 }
             }
         }

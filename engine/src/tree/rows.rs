@@ -44,13 +44,13 @@ impl Tree {
     /// Asks `change` about the key's row (ghosts included) under the leaf's exclusive latch and does what it says,
     /// with one record (and structure changes of their own before, where the leaf is full). It may be asked again
     /// after a structure change; `max_value_bytes` bounds the value it may write.
-    pub(crate) fn update<'v>(
+    pub(crate) fn update(
         &self,
         journal: &Journal,
         author: Author<'_>,
         key: &[u8],
         max_value_bytes: usize,
-        change: &mut dyn RowChange<'v>,
+        change: &mut dyn RowChange<'_>,
     ) -> Result<Updated> {
         self.check_row_fits(key.len(), max_value_bytes)?;
         let undo_bytes = node::max_value_bytes(self.page_bytes(), key.len());
@@ -85,14 +85,14 @@ impl Tree {
         Ok(())
     }
 
-    fn change_in<'v>(
+    fn change_in(
         &self,
         leaf: &mut ExclusivePage<'_>,
         journal: &Journal,
         admission: &mut Admission<'_>,
         author: Author<'_>,
         key: &[u8],
-        making: &mut dyn RowChange<'v>,
+        making: &mut dyn RowChange<'_>,
     ) -> Result<Outcome> {
         let page_no = leaf.page_no();
         let damaged = |damage| self.damaged(page_no, damage);

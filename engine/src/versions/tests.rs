@@ -149,12 +149,12 @@ impl World {
         let Writer { entry, live, images, undo, state } = self.writers.swap_remove(at);
         self.lsn += 8;
         let lsn = Lsn(self.lsn);
-        let what = Committing {
+        let mut what = Committing {
             counts: &[],
             publish: &mut || Arc::new(WriteSet::new(64).publish(std::iter::empty())),
             exposed: self.below(2) == 0,
         };
-        self.timeline.commit(&entry, &live, |_| Ok(()), || Ok(lsn), what).unwrap();
+        self.timeline.commit(&entry, &live, |_| Ok(()), || Ok(lsn), &mut what).unwrap();
         if let Some(images) = &images {
             self.versions.retire(entry.id, lsn, images, self.horizon());
         }
@@ -307,4 +307,34 @@ fn images_of_one_row_that_is_changed_again_and_again_do_not_pile_up_behind_an_ol
     }
     world.check("at the end");
     assert!(most < 1 << 20, "{most} bytes");
+}
+
+#[test]
+fn a_large_transaction_makes_few_files_though_others_have_taken_the_budget() {
+    const BUDGET_BYTES: u64 = 1 << 20;
+    let disk = SimStorage::new(1);
+    let versions = Versions::new(Arc::new(disk.clone()), BUDGET_BYTES);
+    let row = OwnedRow { stamp: TxnId(1), value: vec![1; 1000], ..OwnedRow::default() };
+    let keep = |writer: TxnId, images: &VersionTable, key: u64| {
+        images.keep(writer, TABLE, &key.to_be_bytes(), row.as_row());
+    };
+    // Behind a view that does not see it, and not to be merged with anything.
+    let other = versions.open(TxnId(2));
+    for key in 0..2000 {
+        keep(TxnId(2), &other, key);
+    }
+    versions.retire(TxnId(2), Lsn(1), &other, TxnId(1));
+    assert!(versions.bytes() > BUDGET_BYTES);
+    let large = versions.open(TxnId(3));
+    let mut most = 0;
+    for key in 0..20_000 {
+        if versions.must_spill(&large) {
+            versions.spill(&large).unwrap();
+        }
+        keep(TxnId(3), &large, key);
+        most = most.max(versions.bytes());
+    }
+    let files = disk.files().len();
+    assert!((20..400).contains(&files), "{files} files for 20 MB");
+    assert!(most < 4 * BUDGET_BYTES, "{most} bytes");
 }

@@ -295,7 +295,7 @@ impl<'l> Client<'l> {
                     (true, ErrorKind::Conflict) => self.life.record().tally.conflicts += 1,
                     (true, ErrorKind::Cancelled) => self.life.record().tally.cancelled += 1,
                     _ => {
-                        self.life.make_room(self.me, Stop::Engine { doing: format!("{ending:?}"), error })?
+                        self.life.make_room(self.me, Stop::Engine { doing: format!("{ending:?}"), error })?;
                     }
                 }
                 Ok(())

@@ -299,19 +299,15 @@ pub(super) fn settle(
         if difference.len() < nearest.0 {
             nearest = (difference.len(), commits.len(), difference);
         }
-        match commits.pop_if(|last| last.lsn > required) {
-            Some(last) => {
-                survivors.relaxed_lost += u64::from(last.is_relaxed);
-                survivors.sync_lost += u64::from(!last.is_relaxed);
-                world.unmake(last.undo);
-            }
-            None => {
-                let (_, with, difference) = nearest;
-                return Err(format!(
-                    "no prefix of the {all} commits explains what is there; at least {} must be there; with {with} of them: {difference}",
-                    commits.len()
-                ));
-            }
-        }
+        let Some(last) = commits.pop_if(|last| last.lsn > required) else {
+            let (_, with, difference) = nearest;
+            return Err(format!(
+                "no prefix of the {all} commits explains what is there; at least {} must be there; with {with} of them: {difference}",
+                commits.len()
+            ));
+        };
+        survivors.relaxed_lost += u64::from(last.is_relaxed);
+        survivors.sync_lost += u64::from(!last.is_relaxed);
+        world.unmake(last.undo);
     }
 }
