@@ -52,13 +52,12 @@ impl Snapshot {
         types: Option<(&str, &str)>,
     ) -> Result<(Arc<str>, RawTable<'_>)> {
         let engine = self.engine();
-        let (name, meta) = match engine.schema.find(name, self.view()) {
-            Some(found) => found,
-            None => {
-                let row = self.catalog()?.find(name)?.ok_or_else(|| no_table(name))?;
-                engine.remember_table(name)?;
-                (Arc::from(name), engine.table_meta(row)?)
-            }
+        let (name, meta) = if let Some(found) = engine.schema.find(name, self.view()) {
+            found
+        } else {
+            let row = self.catalog()?.find(name)?.ok_or_else(|| no_table(name))?;
+            engine.remember_table(name)?;
+            (Arc::from(name), engine.table_meta(row)?)
         };
         check_types(&name, &meta, types)?;
         Ok((name, RawTable::new(Owner::Snapshot(self), Arc::new(OpenTable::new(meta, None)))))

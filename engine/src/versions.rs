@@ -392,6 +392,8 @@ impl Versions {
             for parts in parts.split(|(_, table)| !table.is_in_memory()) {
                 merged.extend(self.merge_group(parts));
             }
+            // What a large writer had left in memory at its commit.
+            merged.extend(parts.into_iter().map(|(_, table)| table).filter(|table| !table.is_in_memory()));
         }
         merged.sort_by_key(|table: &Arc<VersionTable>| table.counted_bytes.load(Ordering::Relaxed));
         while self.bytes() > self.budget_bytes / 2

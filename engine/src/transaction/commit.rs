@@ -240,20 +240,19 @@ impl Transaction {
                 .and_then(|_| rollback::roll_back(engine, &self.entry, &mut pausing).map(|_| ()))
         };
         let failed = |e: Error| e.context(format!("transaction {} could not be rolled back", self.entry.id));
-        match undone {
+        if let Err(e) = undone {
             // It stays in the timeline: what it wrote stays locked, and nobody sees it.
-            Err(e) => engine.leave_unresolved(&failed(e)),
-            Ok(()) => {
-                self.finish();
-                engine.pause("between a rollback and its letting go");
-                engine.versions.forget(self.entry.id);
-                let gone = work.created.iter();
-                engine.graves.dig(gone.map(|partition| Grave {
-                    partition: *partition,
-                    dropper: self.entry.id,
-                    lsn: Lsn::NEVER,
-                }));
-            }
+            engine.leave_unresolved(&failed(e));
+        } else {
+            self.finish();
+            engine.pause("between a rollback and its letting go");
+            engine.versions.forget(self.entry.id);
+            let gone = work.created.iter();
+            engine.graves.dig(gone.map(|partition| Grave {
+                partition: *partition,
+                dropper: self.entry.id,
+                lsn: Lsn::NEVER,
+            }));
         }
         self.let_go(work);
         engine.tidy();

@@ -10,6 +10,7 @@ const SET_BYTES: usize = 1 << 20;
 const KEPT: usize = 4;
 
 thread_local! {
+    #[expect(clippy::vec_box, reason = "a pair goes in and out by its pointer")]
     static POOL: RefCell<Vec<Box<Pair>>> = const { RefCell::new(Vec::new()) };
 }
 

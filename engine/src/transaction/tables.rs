@@ -98,22 +98,21 @@ impl Transaction {
     ) -> Result<(Arc<str>, RawTable<'_>)> {
         self.check_usable()?;
         let open = self.work.borrow().named(name);
-        let (name, table) = match open {
-            Some(open) => open,
-            None => {
-                let (name, meta) = match self.find_table(name)? {
-                    Some(found) => found,
-                    None if create => {
-                        let types = types.unwrap_or(("bytes", "bytes"));
-                        let row = self.statement(|| self.create_table(name, types))?;
-                        (Arc::from(name), self.engine().table_meta(row)?)
-                    }
-                    None => return Err(no_table(name)),
-                };
-                let mut work = self.work.borrow_mut();
-                work.set_name(name.clone(), meta.id);
-                (name, work.open(meta, &self.entry))
-            }
+        let (name, table) = if let Some(open) = open {
+            open
+        } else {
+            let (name, meta) = match self.find_table(name)? {
+                Some(found) => found,
+                None if create => {
+                    let types = types.unwrap_or(("bytes", "bytes"));
+                    let row = self.statement(|| self.create_table(name, types))?;
+                    (Arc::from(name), self.engine().table_meta(row)?)
+                }
+                None => return Err(no_table(name)),
+            };
+            let mut work = self.work.borrow_mut();
+            work.set_name(name.clone(), meta.id);
+            (name, work.open(meta, &self.entry))
         };
         check_types(&name, &table.meta, types)?;
         Ok((name, RawTable::new(Owner::Transaction(self), table)))

@@ -239,9 +239,9 @@ fn transfers_of_many_threads_conserve_the_money() {
                     let options = crate::RetryOptions::new().attempts(10_000);
                     db.transact_with(TransactionOptions::new(), options, |tx| {
                         let mut table = tx.open_bytes_table("t")?;
-                        let mut get = |account: u64| match locked {
-                            true => table.get_for_update(&account.to_be_bytes()),
-                            false => table.get(&account.to_be_bytes()),
+                        let mut get = |account: u64| {
+                            let key = account.to_be_bytes();
+                            if locked { table.get_for_update(&key) } else { table.get(&key) }
                         };
                         let (a, b) = (balance(get(from)?), balance(get(to)?));
                         if a > 0 {
