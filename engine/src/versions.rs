@@ -48,8 +48,8 @@ const UNCOUNTED_BYTES: u64 = 8 << 10;
 const LOOK_EVERY: u64 = 64;
 /// A table below this is not worth a file, bytes.
 const SPILL_BYTES: u64 = 64 << 10;
-/// Nor one below this part of the budget.
-const SPILL_PART: u64 = 64;
+/// And so much more for each file that it has already.
+const SPILL_STEP_BYTES: u64 = 32 << 10;
 
 /// A row that is kept apart from any page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -441,13 +441,14 @@ impl Versions {
         Some(merged)
     }
 
-    /// Whether a table should be spilled before it grows further: there is too much, and so much of it is this one's, and not in a file
-    /// yet, that it is worth a file of its own. However large a transaction, it makes few.
+    /// Whether a table should be spilled before it grows further: there is too much, and what this one has in memory is worth a file. The
+    /// more files it has, the larger the next one must be: their number grows with the root of what is spilled.
     pub(crate) fn must_spill(&self, table: &VersionTable) -> bool {
-        let worthwhile = SPILL_BYTES.max(self.budget_bytes / SPILL_PART);
-        table.counted_bytes.load(Ordering::Relaxed) >= worthwhile
-            && self.bytes() > self.budget_bytes
-            && table.content.lock().images.memory_bytes() >= worthwhile
+        if table.counted_bytes.load(Ordering::Relaxed) < SPILL_BYTES || self.bytes() <= self.budget_bytes {
+            return false;
+        }
+        let content = table.content.lock();
+        content.images.memory_bytes() >= SPILL_BYTES + SPILL_STEP_BYTES * content.runs.len() as u64
     }
 
     /// Moves a table's images to a file. Only its writer, while it does nothing else; or anybody, once it has committed.

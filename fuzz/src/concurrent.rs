@@ -3,7 +3,7 @@
 //! As [`crate::crash`], but the database is worked on by clients on threads of their own, and by one that does its upkeep, which take
 //! turns as the seed has it ([`crate::scheduler`]): interleavings, crashes and faults are explored together. While they work, what
 //! they ask and are told is written down; when a life is over it is checked against the one order that can explain it, that of the
-//! commit records in the log ([`history`]).
+//! commit records in the log (`history.rs`).
 //!
 //! I1. The history of every life is explained by the order of its commits, whatever a crash left of them.
 //! I2. After a crash the database holds what a prefix of these commits left, with all that were promised to be durable, and all

@@ -27,6 +27,10 @@ pub(crate) struct Group<const SOUND: bool = true> {
 struct State {
     leading: bool,
     cause: Option<String>,
+    /// Threads that wait for a flush now.
+    waiting: u32,
+    /// Threads that waited when the last flush ended: they may be back soon.
+    released: u32,
 }
 
 /// What a wait for room came to.
@@ -43,7 +47,7 @@ impl<const SOUND: bool> Group<SOUND> {
     pub(crate) fn new(durable: u64) -> Self {
         Group {
             durable: Padded(AtomicU64::new(durable)),
-            state: Mutex::new(State { leading: false, cause: None }),
+            state: Mutex::new(State { leading: false, cause: None, waiting: 0, released: 0 }),
             changed: Condvar::new(),
             room_waiters: AtomicU32::new(0),
             failed: AtomicBool::new(false),
@@ -63,6 +67,12 @@ impl<const SOUND: bool> Group<SOUND> {
     /// Whether a flush has failed; cheap.
     pub(crate) fn check(&self) -> Result<()> {
         if self.failed.load(Ordering::Relaxed) { Err(self.poisoned()) } else { Ok(()) }
+    }
+
+    /// Whether others wait for a flush too, or waited for the last one. For the leader.
+    pub(crate) fn has_company(&self) -> bool {
+        let state = self.state.lock();
+        state.waiting + state.released > 0
     }
 
     /// The first failure, as text.
@@ -85,7 +95,9 @@ impl<const SOUND: bool> Group<SOUND> {
                     drop(state);
                     state = self.state.lock();
                 }
+                state.waiting += 1;
                 state = wait(&self.changed, state);
+                state.waiting -= 1;
             }
             if self.durable() >= at_least {
                 return Ok(());
@@ -148,6 +160,7 @@ impl<const SOUND: bool> Group<SOUND> {
     fn stop_leading(&self, failure: Option<String>) {
         let mut state = self.state.lock();
         state.leading = false;
+        state.released = state.waiting;
         if let Some(failure) = failure {
             state.cause.get_or_insert(failure);
             self.failed.store(true, Ordering::Relaxed);

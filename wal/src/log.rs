@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use hamal_storage::{Error, Result, Storage};
 use parking_lot::Mutex;
@@ -17,6 +18,9 @@ use crate::segments::{
     segment_name, sync_directory,
 };
 use crate::{Lsn, Permit, Resume, resume};
+
+/// How often the leader of a flush lets others run first, at most.
+const JOIN_ROUNDS: u32 = 8;
 
 /// How a log is laid out and bounded.
 #[derive(Clone, Debug)]
@@ -440,8 +444,26 @@ impl Log {
         }
     }
 
+    /// Those whom the last flush has released are about to commit again, or do not know yet that they may: they get the processor first, as
+    /// long as each round of it brings something. So they share this flush, which takes longer than that, and do not wait for the next.
+    fn let_others_join(&self) {
+        if !self.group.has_company() {
+            return;
+        }
+        let mut tail = self.ring.tail();
+        for _ in 0..JOIN_ROUNDS {
+            thread::yield_now();
+            let now = self.ring.tail();
+            if now == tail {
+                return;
+            }
+            tail = now;
+        }
+    }
+
     fn reach(&self, at_least: u64) -> Result<()> {
         self.group.reach(at_least, |at_least| {
+            self.let_others_join();
             let done = self.flusher.lock().flush(&self.ring, &self.group, &self.segments, at_least)?;
             self.counters.flushes.fetch_add(1, Ordering::Relaxed);
             self.counters.syncs.fetch_add(done.syncs, Ordering::Relaxed);
