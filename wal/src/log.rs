@@ -20,7 +20,7 @@ use crate::segments::{
 use crate::{Lsn, Permit, Resume, resume};
 
 /// How often the leader of a flush lets others run first, at most.
-const JOIN_ROUNDS: u32 = 8;
+const JOIN_ROUNDS: u32 = 1;
 
 /// How a log is laid out and bounded.
 #[derive(Clone, Debug)]

@@ -336,5 +336,5 @@ fn a_large_transaction_makes_few_files_though_others_have_taken_the_budget() {
     }
     let files = disk.files().len();
     assert!((10..80).contains(&files), "{files} files for 20 MB");
-    assert!(most < 4 * BUDGET_BYTES, "{most} bytes");
+    assert!(most < 8 * BUDGET_BYTES, "{most} bytes");
 }
