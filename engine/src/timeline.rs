@@ -11,6 +11,7 @@
 //!     and all up to the newest one acknowledged with a weaker promise (hazard H10).
 //! I4. `horizon` is at or below every id that some view, live or taken from now on, does not see (hazard H6). It never falls.
 //! I5. The history has every commit above the view of every serializable transaction that is active, or says what it forgot.
+//! I6. While it is closed, by a verification, no transaction is active.
 //!
 //! Lock order: page latches, then this, then a transaction's section.
 
@@ -273,10 +274,7 @@ impl Timeline {
     pub(crate) fn release(&self, live: &LiveView) {
         let mut state = self.state.lock();
         state.dismiss(live);
-        self.publish(&state);
-        let garbage = state.history.take_pruned();
-        drop(state);
-        drop(garbage);
+        self.leave(state);
     }
 
     /// Whether a transaction may still change something.
@@ -320,10 +318,7 @@ impl Timeline {
             state.history.push(lsn, (what.publish)());
         }
         state.commits += 1;
-        self.publish(state);
-        let garbage = state.history.take_pruned();
-        drop(guard);
-        drop(garbage);
+        self.leave(guard);
         Ok(lsn)
     }
 
@@ -334,10 +329,7 @@ impl Timeline {
         if let Some(live) = live {
             state.dismiss(live);
         }
-        self.publish(&state);
-        let garbage = state.history.take_pruned();
-        drop(state);
-        drop(garbage);
+        self.leave(state);
     }
 
     /// The log is durable to `durable`: readers may see more.
@@ -440,6 +432,14 @@ impl Timeline {
     pub(crate) fn live_views(&self) -> (usize, Option<Duration>) {
         let state = self.state.lock();
         (state.views.len(), state.views.oldest())
+    }
+
+    /// Publishes what has changed, and drops what was pruned from the history after letting go of the mutex.
+    fn leave(&self, mut state: MutexGuard<'_, CachePadded<State>>) {
+        self.publish(&state);
+        let pruned = state.history.take_pruned();
+        drop(state);
+        drop(pruned);
     }
 
     /// Tells those who ask without the mutex how things stand, and wakes who waits for that.

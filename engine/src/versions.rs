@@ -15,7 +15,8 @@
 //! I5. A writer's table is in the shard that goes with its id, which is mostly that of its thread. There it stays after the commit until
 //!     somebody finds it settled: mostly the same thread, at its next commit.
 //! I6. Memory beyond the budget is a passing state: a writer spills its table before its next statement, a committed one's is merged
-//!     and spilled by whoever commits next.
+//!     and spilled by a later commit (one in [`LOOK_EVERY`]), the end of a view, or a round of maintenance.
+//! I7. Tables are dropped, and their files with them, when no shard is locked: readers ask for tables with a page latched.
 
 mod images;
 pub(crate) mod run;
@@ -330,14 +331,18 @@ impl Versions {
         let shard = self.shards.at(writer.0);
         let mut state = shard.state.write();
         let mut gone = state.take_settled(horizon);
-        if is_settled {
+        let is_time = if is_settled {
             gone.extend(state.tables.remove(&writer));
-            return false;
-        }
-        state.retired.push_back((lsn, writer));
-        state.retired_ever += 1;
-        state.retired_ever.is_multiple_of(LOOK_EVERY)
-            || table.counted_bytes.load(Ordering::Relaxed) > SPILL_BYTES
+            false
+        } else {
+            state.retired.push_back((lsn, writer));
+            state.retired_ever += 1;
+            state.retired_ever.is_multiple_of(LOOK_EVERY)
+                || table.counted_bytes.load(Ordering::Relaxed) > SPILL_BYTES
+        };
+        drop(state);
+        drop(gone);
+        is_time
     }
 
     /// Drops what is kept of committed writers that every view sees.

@@ -19,9 +19,6 @@ use crate::segments::{
 };
 use crate::{Lsn, Permit, Resume, resume};
 
-/// How often the leader of a flush lets others run first, at most.
-const JOIN_ROUNDS: u32 = 1;
-
 /// How a log is laid out and bounded.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
@@ -444,20 +441,11 @@ impl Log {
         }
     }
 
-    /// Those whom the last flush has released are about to commit again, or do not know yet that they may: they get the processor first, as
-    /// long as each round of it brings something. So they share this flush, which takes longer than that, and do not wait for the next.
+    /// Those whom the last flush has released are about to commit again, or do not know yet that they may: they get the processor once,
+    /// and so may share this flush rather than wait for the next.
     fn let_others_join(&self) {
-        if !self.group.has_company() {
-            return;
-        }
-        let mut tail = self.ring.tail();
-        for _ in 0..JOIN_ROUNDS {
+        if self.group.has_company() {
             thread::yield_now();
-            let now = self.ring.tail();
-            if now == tail {
-                return;
-            }
-            tail = now;
         }
     }
 

@@ -8,6 +8,7 @@ use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use hamal_pager::PartitionId;
 use hamal_wal::{Log, Lsn};
 use smallvec::SmallVec;
 
@@ -92,7 +93,7 @@ impl Transaction {
         }
         self.let_go(&work);
         let gone = work.dropped.iter().chain(work.created.iter().filter(|p| work.unmade.contains(p)));
-        engine.graves.dig(gone.map(|partition| Grave { partition: *partition, dropper: self.entry.id, lsn }));
+        self.dig_graves(gone, lsn);
         self.handle.after_commit(self.durability);
         Ok(lsn)
     }
@@ -110,12 +111,7 @@ impl Transaction {
             engine.versions.forget(self.entry.id);
         }
         self.let_go(work);
-        let gone = work.created.iter();
-        engine.graves.dig(gone.map(|partition| Grave {
-            partition: *partition,
-            dropper: self.entry.id,
-            lsn: Lsn::NEVER,
-        }));
+        self.dig_graves(work.created.iter(), Lsn::NEVER);
         as_of
     }
 
@@ -204,6 +200,12 @@ impl Transaction {
         engine.waits.ended(self.entry.id);
     }
 
+    /// These partitions are to go, once the commit is durable that says so.
+    fn dig_graves<'p>(&self, gone: impl Iterator<Item = &'p PartitionId>, lsn: Lsn) {
+        let dropper = self.entry.id;
+        self.engine().graves.dig(gone.map(|partition| Grave { partition: *partition, dropper, lsn }));
+    }
+
     /// Lets go of what nobody needs any more, after a commit.
     pub(super) fn tidy(&self) {
         let engine = self.engine();
@@ -247,12 +249,7 @@ impl Transaction {
             self.finish();
             engine.pause("between a rollback and its letting go");
             engine.versions.forget(self.entry.id);
-            let gone = work.created.iter();
-            engine.graves.dig(gone.map(|partition| Grave {
-                partition: *partition,
-                dropper: self.entry.id,
-                lsn: Lsn::NEVER,
-            }));
+            self.dig_graves(work.created.iter(), Lsn::NEVER);
         }
         self.let_go(work);
         engine.tidy();
