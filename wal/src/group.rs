@@ -1,13 +1,21 @@
 //! Group commit by leader: who needs a flush and finds none running leads one, in its own thread, for all who
 //! joined meanwhile. Also where those wait who find the ring full, and where a failure is remembered.
 //!
-//! I1. At most one leader; `leading` changes under the mutex alone.
+//! Who waits for a flush waits on its own, and is told what came of it: a leader that is done hands over to the first whose record it
+//! has not made durable, and wakes those whose record it has. Nobody else is disturbed, and nobody queues up for a mutex to learn that
+//! it may go.
+//!
+//! I1. At most one leader; `leading` changes under the mutex alone, and stays set while leadership is handed over.
 //! I2. The durable frontier only grows, and only the leader moves it.
-//! I3. No lost wake-up: whoever waits has checked its condition under the mutex, and every change that can make
-//!     it true is followed by a notification under the mutex. For room given back without the mutex, the giver's
-//!     and the waiter's sequentially consistent fences make one of the two see the other.
+//! I3. No lost wake-up: whoever waits for a flush has joined `waiting` under the mutex while somebody led, and a leader stops leading, or
+//!     hands over, and takes from `waiting` all it has to tell, in one step under the mutex. Whoever waits for room has checked its
+//!     condition under the mutex, and every change that can make it true is followed by a notification under the mutex. For room
+//!     given back without the mutex, the giver's and the waiter's sequentially consistent fences make one of the two see the other.
 //! I4. A failed flush is remembered for ever, and nobody leads again (Rebello et al., ATC 2020). A leader that
 //!     panics has failed.
+
+use std::mem;
+use std::sync::Arc;
 
 use hamal_storage::{Error, Result};
 
@@ -18,6 +26,7 @@ use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering, Pa
 pub(crate) struct Group<const SOUND: bool = true> {
     durable: Padded<AtomicU64>,
     state: Mutex<State>,
+    /// For those who wait for room.
     changed: Condvar,
     room_waiters: AtomicU32,
     failed: AtomicBool,
@@ -27,10 +36,44 @@ pub(crate) struct Group<const SOUND: bool = true> {
 struct State {
     leading: bool,
     cause: Option<String>,
-    /// Threads that wait for a flush now.
-    waiting: u32,
-    /// Threads that waited when the last flush ended: they may be back soon.
-    released: u32,
+    /// Those who wait for a flush, in the order they came.
+    waiting: Vec<Arc<Waiter>>,
+    /// How many the last flush released: they may be back soon.
+    released: usize,
+}
+
+/// A thread that waits for the frontier to reach `at_least`.
+#[derive(Debug)]
+struct Waiter {
+    at_least: u64,
+    told: Mutex<Option<Told>>,
+    changed: Condvar,
+}
+
+/// What a leader tells those who waited.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    /// A flush made it durable, or failed.
+    Over,
+    /// It leads now.
+    Lead,
+}
+
+impl Waiter {
+    fn tell(&self, what: Told) {
+        *self.told.lock() = Some(what);
+        self.changed.notify_one();
+    }
+
+    fn listen(&self) -> Told {
+        let mut told = self.told.lock();
+        loop {
+            match *told {
+                Some(what) => return what,
+                None => told = wait(&self.changed, told),
+            }
+        }
+    }
 }
 
 /// What a wait for room came to.
@@ -47,7 +90,7 @@ impl<const SOUND: bool> Group<SOUND> {
     pub(crate) fn new(durable: u64) -> Self {
         Group {
             durable: Padded(AtomicU64::new(durable)),
-            state: Mutex::new(State { leading: false, cause: None, waiting: 0, released: 0 }),
+            state: Mutex::new(State { leading: false, cause: None, waiting: Vec::new(), released: 0 }),
             changed: Condvar::new(),
             room_waiters: AtomicU32::new(0),
             failed: AtomicBool::new(false),
@@ -72,7 +115,7 @@ impl<const SOUND: bool> Group<SOUND> {
     /// Whether others wait for a flush too, or waited for the last one. For the leader.
     pub(crate) fn has_company(&self) -> bool {
         let state = self.state.lock();
-        state.waiting + state.released > 0
+        !state.waiting.is_empty() || state.released > 0
     }
 
     /// The first failure, as text.
@@ -84,34 +127,39 @@ impl<const SOUND: bool> Group<SOUND> {
     /// Returns once the frontier is at `at_least` or beyond. If nobody leads, `flush(at_least)` runs here: it must
     /// make everything up to `at_least`, and may make more, durable, and call [`Group::advance`].
     pub(crate) fn reach(&self, at_least: u64, flush: impl Fn(u64) -> Result<()>) -> Result<()> {
-        loop {
-            if self.durable() >= at_least {
-                return Ok(());
+        while self.durable() < at_least {
+            if self.joins_or_leads(at_least)? {
+                let lead = Lead { group: self };
+                let result = flush(at_least);
+                lead.finish(&result);
+                result?;
             }
-            let mut state = self.state.lock();
-            while state.leading && self.durable() < at_least {
-                if !SOUND {
-                    // The planted bug: between the check and the wait the leader may finish and notify nobody.
-                    drop(state);
-                    state = self.state.lock();
-                }
-                state.waiting += 1;
-                state = wait(&self.changed, state);
-                state.waiting -= 1;
-            }
-            if self.durable() >= at_least {
-                return Ok(());
-            }
-            if let Some(cause) = &state.cause {
-                return Err(Error::Poisoned { cause: cause.clone() });
-            }
-            state.leading = true;
-            drop(state);
-            let lead = Lead { group: self };
-            let result = flush(at_least);
-            lead.finish(&result);
-            result?;
         }
+        Ok(())
+    }
+
+    /// Waits for a flush, if somebody leads one. Whether this thread leads now.
+    fn joins_or_leads(&self, at_least: u64) -> Result<bool> {
+        let mut state = self.state.lock();
+        if self.durable() >= at_least {
+            return Ok(false);
+        }
+        if let Some(cause) = &state.cause {
+            return Err(Error::Poisoned { cause: cause.clone() });
+        }
+        if !state.leading {
+            state.leading = true;
+            return Ok(true);
+        }
+        if !SOUND {
+            // The planted bug: between the check and the joining the leader may finish and tell nobody.
+            drop(state);
+            state = self.state.lock();
+        }
+        let waiter = Arc::new(Waiter { at_least, told: Mutex::new(None), changed: Condvar::new() });
+        state.waiting.push(Arc::clone(&waiter));
+        drop(state);
+        Ok(matches!(waiter.listen(), Told::Lead))
     }
 
     /// Waits until `try_claim` succeeds, or until a flush would help (`flushable`) and nobody leads one.
@@ -159,13 +207,26 @@ impl<const SOUND: bool> Group<SOUND> {
 
     fn stop_leading(&self, failure: Option<String>) {
         let mut state = self.state.lock();
-        state.leading = false;
-        state.released = state.waiting;
+        let mut over = mem::take(&mut state.waiting);
         if let Some(failure) = failure {
             state.cause.get_or_insert(failure);
             self.failed.store(true, Ordering::Relaxed);
+        } else {
+            let durable = self.durable();
+            state.waiting = over.extract_if(.., |waiter| waiter.at_least > durable).collect();
         }
+        state.released = over.len();
+        let next = (!state.waiting.is_empty()).then(|| state.waiting.remove(0));
+        state.leading = next.is_some();
         self.changed.notify_all();
+        drop(state);
+        // The next one first: the disk is idle.
+        if let Some(next) = next {
+            next.tell(Told::Lead);
+        }
+        for waiter in over {
+            waiter.tell(Told::Over);
+        }
     }
 }
 
@@ -177,7 +238,7 @@ struct Lead<'a, const SOUND: bool> {
 impl<const SOUND: bool> Lead<'_, SOUND> {
     fn finish(self, result: &Result<()>) {
         self.group.stop_leading(result.as_ref().err().map(ToString::to_string));
-        std::mem::forget(self);
+        mem::forget(self);
     }
 }
 

@@ -97,6 +97,10 @@ mod modelled {
             Condvar(loom::sync::Condvar::new())
         }
 
+        pub(crate) fn notify_one(&self) {
+            self.0.notify_one();
+        }
+
         pub(crate) fn notify_all(&self) {
             self.0.notify_all();
         }
