@@ -64,7 +64,7 @@ fn bed_of(class: PageClass, cache_pages: u32, pages: u32, huge_pages: HugePages)
     for page in 0..pages {
         let mut page = partition.fix_new(PageNo(page), class).unwrap();
         let lsn = next_lsn();
-        page.mark_dirty(lsn);
+        page.mark_dirty(|| lsn);
         page.edit(|bytes| {
             header::set_kind(
                 bytes,
@@ -101,7 +101,7 @@ fn hit(c: &mut Criterion) {
     group.bench_function("fix exclusive, change a byte, release", |b| {
         b.iter(|| {
             let mut page = plain.partition.fix_exclusive(pick()).unwrap();
-            page.mark_dirty(next_lsn());
+            page.mark_dirty(&next_lsn);
             page.edit(|bytes| bytes[100] = bytes[100].wrapping_add(1));
         });
     });
@@ -146,7 +146,7 @@ fn pressure(c: &mut Criterion) {
         b.iter(|| {
             let mut page = bed.partition.fix_exclusive(PageNo(picks.pick() as u32)).unwrap();
             let lsn = next_lsn();
-            page.mark_dirty(lsn);
+            page.mark_dirty(|| lsn);
             page.edit(|bytes| {
                 bytes[100] = bytes[100].wrapping_add(1);
                 header::set_page_lsn(bytes, lsn);

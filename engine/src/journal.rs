@@ -135,9 +135,8 @@ impl Journal {
         undo: Option<&Undo<'_>>,
     ) -> Result<Lsn> {
         debug_assert_eq!(undo.is_some(), matches!(author, Author::Transaction(_)), "undo is a transaction's");
-        let tail = self.log.tail();
         for (page, _) in edits.iter_mut() {
-            page.mark_dirty(tail);
+            page.mark_dirty(|| self.log.tail());
         }
         let lsn = SCRATCH.with_borrow_mut(|payload| {
             payload.clear();

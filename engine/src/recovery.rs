@@ -33,7 +33,7 @@ use crate::catalog::{CATALOG, TableRow, Tables, partition_of};
 use crate::checkpoint::{CheckpointState, Effort};
 use crate::engine::{Engine, Layers, Parts};
 use crate::master::{self, CREATING, Found, Master, MasterFiles};
-use crate::options::{MAX_LOG_BYTES, OpenMode};
+use crate::options::{MAX_LOG_BYTES, Maintenance, OpenMode};
 use crate::report::{PartitionReport, RecoveryPass, RecoveryProgress, RecoveryReport};
 use crate::rollback;
 use crate::tree::LeafCopy;
@@ -92,7 +92,13 @@ fn lock(storage: &dyn Storage, make: bool) -> Result<Box<dyn Lock>> {
 }
 
 pub(crate) fn log_options(options: &Options, segment_bytes: u64) -> LogOptions {
-    LogOptions { segment_bytes, buffer_bytes: options.log_buffer_bytes, max_bytes: options.max_log_bytes }
+    LogOptions {
+        segment_bytes,
+        buffer_bytes: options.log_buffer_bytes,
+        max_bytes: options.max_log_bytes,
+        // Whoever drives the database by hand expects the same of the same calls.
+        shelves: if options.maintenance == Maintenance::Manual { 1 } else { LogOptions::default().shelves },
+    }
 }
 
 fn pager_options(options: &Options, page_bytes: usize, database_id: u64) -> PagerOptions {

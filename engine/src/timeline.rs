@@ -90,8 +90,8 @@ struct Hidden {
 #[derive(Debug)]
 struct State {
     next: u64,
-    /// By id.
-    active: VecDeque<Arc<TxnEntry>>,
+    /// By id, which is here so that who looks for one need not look at what others write.
+    active: VecDeque<(TxnId, Arc<TxnEntry>)>,
     /// Committed, not exposed, in order of commit.
     hidden: VecDeque<Hidden>,
     /// The newest commit that readers may see.
@@ -185,7 +185,7 @@ impl Timeline {
             entry.set_id(id);
         }
         let view = state.view_of_all(id);
-        state.active.push_back(entry.clone());
+        state.active.push_back((id, entry.clone()));
         let kind = if birth.validates { ViewKind::Validated } else { ViewKind::Unvalidated };
         let live = state.enlist(view, kind, now);
         self.publish(&state);
@@ -229,8 +229,8 @@ impl Timeline {
     pub(crate) fn restore(&self, image: &TxnImage) -> Arc<TxnEntry> {
         let entry = Arc::new(TxnEntry::restored(image));
         let mut state = self.state.lock();
-        let at = state.active.partition_point(|other| other.id < image.txn);
-        state.active.insert(at, entry.clone());
+        let at = state.active.partition_point(|(id, _)| *id < image.txn);
+        state.active.insert(at, (image.txn, entry.clone()));
         // The only time that it falls: nobody has asked for it yet.
         self.horizon.fetch_min(image.txn.0, Ordering::AcqRel);
         entry
@@ -240,7 +240,7 @@ impl Timeline {
     pub(crate) fn view(&self, durable: Lsn, now: Duration) -> LiveView {
         let mut state = self.state.lock();
         state.expose(durable);
-        let mut invisible: TxnIds = state.active.iter().map(|entry| entry.id).collect();
+        let mut invisible: TxnIds = state.active.iter().map(|(id, _)| *id).collect();
         if !state.hidden.is_empty() {
             invisible.extend(state.hidden.iter().map(|hidden| hidden.txn));
             invisible.sort_unstable();
@@ -301,7 +301,7 @@ impl Timeline {
             section.ended = true;
             lsn
         };
-        let floor = state.active.front().map_or(entry.id, |oldest| oldest.id);
+        let floor = state.active.front().map_or(entry.id, |(oldest, _)| *oldest);
         state.forget(entry.id);
         state.dismiss(live);
         state.newest = lsn;
@@ -418,13 +418,13 @@ impl Timeline {
 
     /// The other active transactions that `is_one` is true of in their sections.
     pub(crate) fn others(&self, than: TxnId, is_one: impl Fn(&TxnState) -> bool) -> Option<TxnId> {
-        let entries: Vec<_> = self.state.lock().active.iter().cloned().collect();
+        let entries: Vec<_> = self.state.lock().entries().collect();
         entries.iter().find(|entry| entry.id != than && is_one(&entry.lock())).map(|entry| entry.id)
     }
 
     /// The checkpoint's transaction table: every transaction that has records and has not ended. BEGIN is reserved.
     pub(crate) fn images(&self) -> Vec<TxnImage> {
-        let entries: Vec<_> = self.state.lock().active.iter().cloned().collect();
+        let entries: Vec<_> = self.state.lock().entries().collect();
         entries.iter().filter_map(|entry| entry.image()).collect()
     }
 
@@ -444,7 +444,7 @@ impl Timeline {
 
     /// Tells those who ask without the mutex how things stand, and wakes who waits for that.
     fn publish(&self, state: &State) {
-        let active = state.active.front().map(|oldest| oldest.id);
+        let active = state.active.front().map(|(oldest, _)| *oldest);
         let hidden = state.hidden.front().map(|first| first.floor);
         let oldest = [active, hidden, state.views.xmin()].into_iter().flatten().min();
         let horizon = oldest.unwrap_or(TxnId(state.next));
@@ -470,7 +470,11 @@ impl Timeline {
 impl State {
     /// Where an active transaction is.
     fn position(&self, id: TxnId) -> std::result::Result<usize, usize> {
-        self.active.binary_search_by_key(&id, |entry| entry.id)
+        self.active.binary_search_by_key(&id, |(id, _)| *id)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Arc<TxnEntry>> {
+        self.active.iter().map(|(_, entry)| entry.clone())
     }
 
     /// A transaction is active no more.
@@ -483,8 +487,7 @@ impl State {
     /// What a transaction that begins, or moves its view, now sees: every commit so far.
     fn view_of_all(&self, own: TxnId) -> View {
         let xmax = TxnId(self.next);
-        let mut invisible: TxnIds =
-            self.active.iter().map(|entry| entry.id).filter(|id| *id != own).collect();
+        let mut invisible: TxnIds = self.active.iter().map(|(id, _)| *id).filter(|id| *id != own).collect();
         if is_planted(PlantedBug::EarlySnapshot) {
             invisible.extend(self.hidden.iter().map(|hidden| hidden.txn));
             invisible.sort_unstable();

@@ -127,11 +127,11 @@ impl<'p> ExclusivePage<'p> {
 
     /// Marks the page dirty: `rec_lsn` becomes `tail` unless it is set already. Must be called under this latch with the log's
     /// tail, *before* the record is appended (hazard H2).
-    pub fn mark_dirty(&mut self, tail: Lsn) {
-        // Mostly the page is dirty already.
+    pub fn mark_dirty(&mut self, tail: impl FnOnce() -> Lsn) {
+        // Mostly the page is dirty already, and the tail need not be asked for: every appender changes it.
         if rec_lsn(self.at.rec_lsn()) == Lsn::NEVER {
             let slot = self.at.slot().load(Ordering::Relaxed);
-            self.partition.core().dirty.mark(slot, self.at.rec_lsn(), tail);
+            self.partition.core().dirty.mark(slot, self.at.rec_lsn(), tail());
         }
     }
 

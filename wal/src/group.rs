@@ -28,6 +28,12 @@ pub(crate) struct Group<const SOUND: bool = true> {
     state: Mutex<State>,
     /// For those who wait for room.
     changed: Condvar,
+    asked: Padded<Asked>,
+}
+
+/// What is asked at every record, away from what every flush changes.
+#[derive(Debug)]
+struct Asked {
     room_waiters: AtomicU32,
     failed: AtomicBool,
 }
@@ -78,7 +84,7 @@ impl Waiter {
 
 /// What a wait for room came to.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Room {
+pub(crate) enum RoomWait {
     /// The claim succeeded.
     Claimed,
     /// A flush can make room, and nobody leads one.
@@ -92,8 +98,7 @@ impl<const SOUND: bool> Group<SOUND> {
             durable: Padded(AtomicU64::new(durable)),
             state: Mutex::new(State { leading: false, cause: None, waiting: Vec::new(), released: 0 }),
             changed: Condvar::new(),
-            room_waiters: AtomicU32::new(0),
-            failed: AtomicBool::new(false),
+            asked: Padded(Asked { room_waiters: AtomicU32::new(0), failed: AtomicBool::new(false) }),
         }
     }
 
@@ -109,7 +114,7 @@ impl<const SOUND: bool> Group<SOUND> {
 
     /// Whether a flush has failed; cheap.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.failed.load(Ordering::Relaxed) { Err(self.poisoned()) } else { Ok(()) }
+        if self.asked.failed.load(Ordering::Relaxed) { Err(self.poisoned()) } else { Ok(()) }
     }
 
     /// Whether others wait for a flush too, or waited for the last one. For the leader.
@@ -121,7 +126,7 @@ impl<const SOUND: bool> Group<SOUND> {
     /// The first failure, as text.
     pub(crate) fn cause(&self) -> Option<String> {
         // Relaxed: whoever has heard of the failure has synchronized with who did.
-        if self.failed.load(Ordering::Relaxed) { self.state.lock().cause.clone() } else { None }
+        if self.asked.failed.load(Ordering::Relaxed) { self.state.lock().cause.clone() } else { None }
     }
 
     /// Returns once the frontier is at `at_least` or beyond. If nobody leads, `flush(at_least)` runs here: it must
@@ -167,8 +172,8 @@ impl<const SOUND: bool> Group<SOUND> {
         &self,
         try_claim: impl Fn() -> bool,
         flushable: impl Fn() -> bool,
-    ) -> Result<Room> {
-        self.room_waiters.fetch_add(1, Ordering::Relaxed);
+    ) -> Result<RoomWait> {
+        self.asked.room_waiters.fetch_add(1, Ordering::Relaxed);
         // Pairs with the fence in `room_given` (I3).
         fence(Ordering::SeqCst);
         let mut state = self.state.lock();
@@ -177,15 +182,15 @@ impl<const SOUND: bool> Group<SOUND> {
                 break Err(Error::Poisoned { cause: cause.clone() });
             }
             if try_claim() {
-                break Ok(Room::Claimed);
+                break Ok(RoomWait::Claimed);
             }
             if !state.leading && flushable() {
-                break Ok(Room::FlushWanted);
+                break Ok(RoomWait::FlushWanted);
             }
             state = wait(&self.changed, state);
         };
         drop(state);
-        self.room_waiters.fetch_sub(1, Ordering::Relaxed);
+        self.asked.room_waiters.fetch_sub(1, Ordering::Relaxed);
         room
     }
 
@@ -195,7 +200,7 @@ impl<const SOUND: bool> Group<SOUND> {
             // Pairs with the fence in `wait_for_room` (I3).
             fence(Ordering::SeqCst);
         }
-        if self.room_waiters.load(Ordering::Relaxed) != 0 {
+        if self.asked.room_waiters.load(Ordering::Relaxed) != 0 {
             let _state = self.state.lock();
             self.changed.notify_all();
         }
@@ -210,7 +215,7 @@ impl<const SOUND: bool> Group<SOUND> {
         let mut over = mem::take(&mut state.waiting);
         if let Some(failure) = failure {
             state.cause.get_or_insert(failure);
-            self.failed.store(true, Ordering::Relaxed);
+            self.asked.failed.store(true, Ordering::Relaxed);
         } else {
             let durable = self.durable();
             state.waiting = over.extract_if(.., |waiter| waiter.at_least > durable).collect();

@@ -13,7 +13,8 @@
 //! prepared end.
 //!
 //! Order of locks: leader's turn (`group`) before the flusher; maintenance before the segment table; neither
-//! of the two pairs is held while taking the other, except that a flush looks files up in the table.
+//! of the two pairs is held while taking the other, except that a flush looks files up in the table. Who waits for room clears the
+//! shelves (`stock`) under the mutex of `group`; nothing is locked under a shelf.
 #![forbid(unsafe_code)]
 
 mod budget;
@@ -29,11 +30,12 @@ mod resume;
 mod ring;
 mod scan;
 mod segments;
+mod stock;
 mod sync;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use log::{Log, LogOptions, LogStats};
 pub use lsn::Lsn;
-pub use permit::Permit;
+pub use permit::{Permit, Placed};
 pub use scan::{End, Frame, Resume, Scanner};

@@ -11,12 +11,14 @@ use parking_lot::Mutex;
 use crate::budget::{Budget, Shortage};
 use crate::flusher::Flusher;
 use crate::frame::{HEADER_BYTES, Header, MAX_FRAME_BYTES};
-use crate::group::{Group, Room};
+use crate::group::{Group, RoomWait};
+use crate::permit::Source;
 use crate::ring::Ring;
 use crate::segments::{
     BLOCK_BYTES, DIRECTORY, Segments, identification, is_temporary, make_segment, parse_segment_name,
     segment_name, sync_directory,
 };
+use crate::stock::{MOST_SHELVES, Room, Stock};
 use crate::{Lsn, Permit, Resume, resume};
 
 /// How a log is laid out and bounded.
@@ -28,11 +30,19 @@ pub struct LogOptions {
     pub buffer_bytes: usize,
     /// The most the live log may span, from its oldest needed byte to its tail, promises included. Default 1 GiB.
     pub max_bytes: u64,
+    /// Number of groups that threads are put into, each of which keeps some room of its own in stock, 1 to 16. Default 16. With 1 it does
+    /// not depend on who asks whether there is room.
+    pub shelves: usize,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        LogOptions { segment_bytes: 64 << 20, buffer_bytes: 8 << 20, max_bytes: 1 << 30 }
+        LogOptions {
+            segment_bytes: 64 << 20,
+            buffer_bytes: 8 << 20,
+            max_bytes: 1 << 30,
+            shelves: MOST_SHELVES,
+        }
     }
 }
 
@@ -55,6 +65,9 @@ impl LogOptions {
         }
         if self.max_bytes < self.buffer_bytes as u64 || self.max_bytes > 1 << 60 {
             return invalid(format!("max_bytes is {}: less than the buffer, or absurd", self.max_bytes));
+        }
+        if !(1..=MOST_SHELVES).contains(&self.shelves) {
+            return invalid(format!("shelves is {}: not from 1 to {MOST_SHELVES}", self.shelves));
         }
         Ok(())
     }
@@ -94,6 +107,7 @@ pub struct Log {
     pub(crate) ring: Ring,
     pub(crate) group: Group,
     pub(crate) budget: Budget,
+    pub(crate) stock: Stock,
     pub(crate) incarnation: u32,
     options: LogOptions,
     segments: Segments,
@@ -160,6 +174,7 @@ impl Log {
             ring: Ring::new(options.buffer_bytes, tail),
             group: Group::new(tail),
             budget: Budget::new(oldest.get(), tail, options.max_bytes),
+            stock: Stock::new(&options),
             incarnation,
             segments,
             flusher: Mutex::new(Flusher::new(tail, block, options.buffer_bytes)),
@@ -189,25 +204,30 @@ impl Log {
     /// [`Log::release`] ends it.
     pub fn admit(&self, bytes: u64, promise_bytes: u64) -> Result<Permit<'_>> {
         self.check_fits_buffer(bytes)?;
-        self.speak_for(bytes, promise_bytes)?;
-        if let Err(error) = self.claim(bytes) {
-            self.budget.give_back(bytes);
-            self.budget.release(promise_bytes);
-            return Err(error);
+        self.group.check()?;
+        if !self.stock.take(bytes, promise_bytes) && !self.refill(bytes, promise_bytes) {
+            self.speak_for(bytes.saturating_add(promise_bytes))?;
+            if let Err(error) = self.claim(bytes) {
+                self.budget.give_back(bytes + promise_bytes);
+                return Err(error);
+            }
+            self.stock.promised(promise_bytes);
         }
-        Ok(Permit::new(self, bytes))
+        Ok(Permit::new(self, bytes, Source::Ordinary))
     }
 
     /// Room for `bytes` now if that takes no waiting, no flush and no new segment. For records that nothing depends on, by callers that
     /// may have room already.
     pub fn try_admit(&self, bytes: u64) -> Option<Permit<'_>> {
         self.check_fits_buffer(bytes).and_then(|()| self.group.check()).ok()?;
-        self.budget.speak_for(bytes, 0, self.segments.prepared_end()).ok()?;
-        if !self.ring.try_claim(bytes) {
-            self.budget.give_back(bytes);
-            return None;
+        if !self.stock.take(bytes, 0) {
+            self.budget.speak_for(bytes, self.segments.prepared_end()).ok()?;
+            if !self.ring.try_claim(bytes) {
+                self.budget.give_back(bytes);
+                return None;
+            }
         }
-        Some(Permit::new(self, bytes))
+        Some(Permit::new(self, bytes, Source::Ordinary))
     }
 
     /// Room for `bytes` out of what was promised: compensation, commit, abort, end, checkpoint records. Never
@@ -215,32 +235,37 @@ impl Log {
     pub fn admit_promised(&self, bytes: u64) -> Result<Permit<'_>> {
         self.check_fits_buffer(bytes)?;
         self.group.check()?;
-        // Read before the room is spoken for: a promise released in between must not be missing here and counted there.
-        let promised = self.budget.promised_bytes();
-        let reach = self.budget.speak_for_promised(bytes);
-        // While a promise is counted beside the bytes that use it, this may look further than the log can get.
-        let needed = reach.saturating_sub(promised);
-        let claimed = if needed > self.segments.prepared_end() {
-            // More than was promised. Be kind if the disk allows.
-            self.segments.prepare_to(needed).and_then(|()| self.claim(bytes))
-        } else {
-            self.claim(bytes)
-        };
+        if self.stock.take(bytes, 0) || self.refill(bytes, 0) {
+            return Ok(Permit::new(self, bytes, Source::Ordinary));
+        }
+        self.budget.speak_for_promised(bytes);
+        let claimed = self.claim(bytes).and_then(|()| {
+            // It was spoken for when it was promised, and so prepared, unless more is used than was promised. Be kind if the disk allows.
+            let reach = self.ring.claimed();
+            if reach <= self.segments.prepared_end() {
+                return Ok(());
+            }
+            self.segments.prepare_to(reach).inspect_err(|_| self.ring.unclaim(bytes))
+        });
         if let Err(error) = claimed {
             self.budget.give_back(bytes);
+            self.group.room_given();
             return Err(error);
         }
-        Ok(Permit::new(self, bytes))
+        Ok(Permit::new(self, bytes, Source::Promised))
     }
 
     /// Adds to the promise without appending (a checkpoint's standing reserve). `LogFull` if there is no room.
     pub fn promise(&self, bytes: u64) -> Result<()> {
-        self.speak_for(0, bytes)
+        self.group.check()?;
+        self.speak_for(bytes)?;
+        self.stock.promised(bytes);
+        Ok(())
     }
 
     /// Gives back promised bytes that were used or are no longer needed.
     pub fn release(&self, bytes: u64) {
-        self.budget.release(bytes);
+        self.give_back(self.stock.release(bytes));
     }
 
     /// Prepares the next segment if less than one is ready beyond what is spoken for. For a background thread, so
@@ -371,7 +396,7 @@ impl Log {
 
     /// The promise outstanding, bytes.
     pub fn promised_bytes(&self) -> u64 {
-        self.budget.promised_bytes()
+        self.stock.promised_bytes()
     }
 
     /// Number of flushes (syncs) so far.
@@ -403,26 +428,60 @@ impl Log {
         Ok(())
     }
 
+    /// Room for a permit and for stock at once, if there is plenty of both.
+    fn refill(&self, bytes: u64, promise_bytes: u64) -> bool {
+        let stock = self.stock.refill();
+        let spoken_for = bytes.saturating_add(promise_bytes).saturating_add(stock.log_bytes);
+        let prepared_end = self.segments.prepared_end();
+        let Ok(reach) = self.budget.speak_for(spoken_for, prepared_end) else {
+            return false;
+        };
+        if !self.ring.try_claim(bytes + stock.buffer_bytes) {
+            self.budget.give_back(spoken_for);
+            return false;
+        }
+        self.look_ahead(reach, prepared_end);
+        self.stock.promised(promise_bytes);
+        self.give_back(self.stock.put(stock));
+        true
+    }
+
     /// Room in the log, preparing segments where it takes them.
-    fn speak_for(&self, bytes: u64, promise_bytes: u64) -> Result<()> {
-        self.group.check()?;
+    fn speak_for(&self, bytes: u64) -> Result<()> {
+        let mut cleared = false;
         loop {
             let prepared_end = self.segments.prepared_end();
-            match self.budget.speak_for(bytes, promise_bytes, prepared_end) {
+            match self.budget.speak_for(bytes, prepared_end) {
                 Ok(reach) => {
-                    if prepared_end - reach < self.segments.segment_bytes() / 2 {
-                        self.prepare_ahead();
-                    }
+                    self.look_ahead(reach, prepared_end);
                     return Ok(());
                 }
                 Err(Shortage::Unprepared { up_to }) => self.segments.prepare_to(up_to)?,
+                Err(Shortage::Full { .. }) if !cleared => {
+                    self.give_back(self.stock.clear());
+                    cleared = true;
+                }
                 Err(Shortage::Full { available_bytes }) => {
-                    return Err(Error::LogFull {
-                        needed_bytes: bytes.saturating_add(promise_bytes),
-                        available_bytes,
-                    });
+                    return Err(Error::LogFull { needed_bytes: bytes, available_bytes });
                 }
             }
+        }
+    }
+
+    fn look_ahead(&self, reach: u64, prepared_end: u64) {
+        if prepared_end - reach < self.segments.segment_bytes() / 2 {
+            self.prepare_ahead();
+        }
+    }
+
+    /// Room that nobody has any more.
+    pub(crate) fn give_back(&self, room: Room) {
+        // In this order: claims lie within what is spoken for.
+        if room.buffer_bytes > 0 {
+            self.ring.unclaim(room.buffer_bytes);
+        }
+        if room.log_bytes > 0 {
+            self.budget.give_back(room.log_bytes);
         }
     }
 
@@ -432,11 +491,15 @@ impl Log {
             return Ok(());
         }
         self.counters.room_waits.fetch_add(1, Ordering::Relaxed);
+        let try_claim = || {
+            self.ring.unclaim(self.stock.clear_buffer());
+            self.ring.try_claim(bytes)
+        };
+        let flushable = || self.ring.tail() > self.group.durable();
         loop {
-            let flushable = || self.ring.tail() > self.group.durable();
-            match self.group.wait_for_room(|| self.ring.try_claim(bytes), flushable)? {
-                Room::Claimed => return Ok(()),
-                Room::FlushWanted => self.reach(self.group.durable() + 1)?,
+            match self.group.wait_for_room(try_claim, flushable)? {
+                RoomWait::Claimed => return Ok(()),
+                RoomWait::FlushWanted => self.reach(self.group.durable() + 1)?,
             }
         }
     }

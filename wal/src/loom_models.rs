@@ -12,7 +12,7 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
 use crate::frame::{HEADER_BYTES, Header};
-use crate::group::{Group, Room};
+use crate::group::{Group, RoomWait};
 use crate::ring::{Orderings, Ring, Sound};
 
 /// One frame of the models: three words of header, one of payload.
@@ -293,7 +293,7 @@ fn a_waiter_and_a_giver<const SOUND: bool>() {
             })
         };
         let claim = || room.load(Ordering::Relaxed) == 1;
-        assert_eq!(group.wait_for_room(claim, || false).expect("not poisoned"), Room::Claimed);
+        assert_eq!(group.wait_for_room(claim, || false).expect("not poisoned"), RoomWait::Claimed);
         giver.join().expect("joined");
     });
 }

@@ -2,7 +2,7 @@
 //!
 //! Positions are stream offsets; position p lives in word (p / 8) mod size. A frame's first word is never zero.
 //!
-//! I1. claimed = tail + what permits may still append; claimed <= free + capacity. So a reserved position never
+//! I1. claimed = tail + what permits may still append + what is in stock; claimed <= free + capacity. So a reserved position never
 //!     laps bytes that the flusher still needs.
 //! I2. Every word in [tail, free + capacity) is zero, or belongs to a frame whose first word is still zero.
 //! I3. A frame's first word is stored last, `PUBLISH` (release), and loaded `OBSERVE` (acquire): who sees it sees the
@@ -44,7 +44,7 @@ pub(crate) struct Ring<O = Sound> {
     words: Box<[AtomicU64]>,
     /// Next position to reserve.
     tail: Padded<AtomicU64>,
-    /// Tail plus what permits may still append.
+    /// See I1.
     claimed: Padded<AtomicU64>,
     /// Everything below was drained and zeroed.
     free: Padded<AtomicU64>,
@@ -93,6 +93,11 @@ impl<O: Orderings> Ring<O> {
                 Err(now) => claimed = now,
             }
         }
+    }
+
+    /// How far the log reaches if all claimed room is used.
+    pub(crate) fn claimed(&self) -> u64 {
+        self.claimed.load(Ordering::Relaxed)
     }
 
     /// Gives back claimed room that was not used.

@@ -39,7 +39,8 @@ struct World {
 impl World {
     fn new(page_bytes: usize, cache_bytes: u64) -> World {
         let storage = SimStorage::new(1);
-        let options = LogOptions { segment_bytes: 16 << 20, buffer_bytes: 1 << 20, max_bytes: 1 << 30 };
+        let options =
+            LogOptions { segment_bytes: 16 << 20, buffer_bytes: 1 << 20, max_bytes: 1 << 30, shelves: 1 };
         let log = Arc::new(Log::create(Arc::new(storage.clone()), options, 1).unwrap());
         let options = PagerOptions { page_bytes, cache_bytes, database_id: 1, batch_pages: 32 };
         let pager = Pager::open(Arc::new(storage.clone()), log.clone(), options).unwrap();

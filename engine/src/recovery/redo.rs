@@ -123,7 +123,7 @@ fn redo_part(engine: &Engine, lsn: Lsn, part: &PagePart<'_>) -> Result<Outcome> 
         }
         part.change.check(page.bytes())?;
     }
-    page.mark_dirty(lsn);
+    page.mark_dirty(|| lsn);
     page.edit(|bytes| {
         part.change.apply(bytes);
         header::set_page_lsn(bytes, lsn);

@@ -5,7 +5,6 @@
 //! promised. A rollback: undo everything, then leave the timeline.
 
 use std::mem;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hamal_pager::PartitionId;
@@ -131,7 +130,7 @@ impl Transaction {
         // Nobody besides it, and nothing since its view: then there is nothing to check, nor anybody to be checked against it, but for
         // who begins, and commits, between here and the section.
         let company = engine.timeline.company(live);
-        let Pair { reads, writes } = self.sets.get_mut().get();
+        let Pair { reads, writes, shown } = self.sets.get_mut().get();
         let refused = |overlap| {
             engine.counters.overtaken.fetch_add(1, Ordering::Relaxed);
             overtaken(&overlap)
@@ -158,14 +157,15 @@ impl Transaction {
             }
             history.check(&reads.prepare(), seen_up_to).map_err(refused)
         };
+        let mut placed = None;
         let reserve = || {
-            let lsn = permit.append(&payload)?;
+            let lsn = placed.insert(permit.place(&payload)?).lsn();
             for handle in work.dropping.iter().filter(|h| work.dropped.contains(&h.partition.id())) {
                 handle.dropped.store(true, Ordering::SeqCst);
             }
             Ok(lsn)
         };
-        let mut publish = || Arc::new(writes.publish(counts.iter().map(|(table, _)| *table)));
+        let mut publish = || shown.publish(writes, counts.iter().map(|(table, _)| *table));
         // Outside of the section, if it is likely to be needed.
         let mut published = company.others.then(&mut publish);
         let mut what = Committing {
@@ -173,7 +173,10 @@ impl Transaction {
             publish: &mut || published.take().unwrap_or_else(&mut publish),
             exposed: self.durability != Durability::Sync,
         };
-        engine.timeline.commit(&self.entry, live, check, reserve, &mut what)
+        let committed = engine.timeline.commit(&self.entry, live, check, reserve, &mut what);
+        // Written with the section left: nobody waits for that but who wants it durable.
+        drop(placed);
+        committed
     }
 
     /// Leaves the timeline without a commit.

@@ -18,7 +18,7 @@ use crate::tree::Updated;
 
 pub(crate) const PARTITION: PartitionId = PartitionId(7);
 pub(crate) const LOG: LogOptions =
-    LogOptions { segment_bytes: 4 << 20, buffer_bytes: 2 << 20, max_bytes: 4 << 30 };
+    LogOptions { segment_bytes: 4 << 20, buffer_bytes: 2 << 20, max_bytes: 4 << 30, shelves: 1 };
 
 pub(crate) struct Fixture {
     pub(crate) storage: SimStorage,

@@ -19,17 +19,35 @@ use crate::validation::{Overlap, Part, PreparedReads, Published, conflict};
 /// Tables with a low-water LSN of their own, at most; tables whose counts were changed count apart.
 const LOW_WATER_TABLES: usize = 4096;
 /// Of a commit beside what it published: the entry, and the two counters of the `Arc`.
-const ENTRY_BYTES: usize = size_of::<(Lsn, Arc<Published>)>() + 2 * size_of::<usize>();
+const ENTRY_BYTES: usize = size_of::<Commit>() + 2 * size_of::<usize>();
 
 /// What is to be dropped.
 pub(crate) type Garbage = SmallVec<[Arc<Published>; 4]>;
+
+/// One commit, and what can be said of it without looking at what another thread has written down.
+#[derive(Debug)]
+struct Commit {
+    lsn: Lsn,
+    /// The least and the greatest table it wrote to.
+    tables: (u32, u32),
+    /// What it takes up here.
+    bytes: usize,
+    writes: Arc<Published>,
+}
+
+impl Commit {
+    /// Whether it wrote to none of the tables in a range.
+    fn is_elsewhere(&self, tables: (u32, u32)) -> bool {
+        self.tables.1 < tables.0 || tables.1 < self.tables.0
+    }
+}
 
 /// What recent commits wrote.
 #[derive(Debug)]
 pub(crate) struct History {
     limit_bytes: usize,
     bytes: usize,
-    commits: VecDeque<(Lsn, Arc<Published>)>,
+    commits: VecDeque<Commit>,
     /// Pruned, and still to be dropped.
     garbage: Garbage,
     newest: Lsn,
@@ -69,29 +87,36 @@ impl History {
         if writes.is_empty() {
             return;
         }
-        self.bytes += ENTRY_BYTES + writes.bytes();
-        self.commits.push_back((lsn, writes));
+        let bytes = ENTRY_BYTES + writes.bytes();
+        self.bytes += bytes;
+        self.commits.push_back(Commit { lsn, tables: writes.table_range(), bytes, writes });
         while self.bytes > self.limit_bytes
-            && let Some((lsn, writes)) = self.pop()
+            && let Some(commit) = self.pop()
         {
-            self.forgotten.add(lsn, &writes);
+            self.forgotten.add(commit.lsn, &commit.writes);
         }
     }
 
-    /// The commits after `since`; an overlap if one of those that were forgotten may have written what was read.
+    /// The commits after `since` to be checked; an overlap if one of those that were forgotten may have written what was read.
     pub(crate) fn after(&self, reads: &PreparedReads<'_>, since: Lsn) -> Result<Later, Overlap> {
         self.check_forgotten(reads, since)?;
-        let seen = self.commits.partition_point(|(lsn, _)| *lsn <= since);
-        let commits = self.commits.range(seen..).map(|(_, writes)| writes.clone()).collect();
+        let commits = self.unseen(reads, since).map(|commit| commit.writes.clone()).collect();
         Ok(Later { seen_up_to: self.newest.max(since), commits })
+    }
+
+    /// The commits after `since` that wrote to tables like those that were read.
+    fn unseen(&self, reads: &PreparedReads<'_>, since: Lsn) -> impl Iterator<Item = &Commit> {
+        let tables = reads.table_range();
+        let seen = self.commits.partition_point(|commit| commit.lsn <= since);
+        self.commits.range(seen..).filter(move |commit| !commit.is_elsewhere(tables))
     }
 
     /// Drops the commits that nobody will ask for again: all at or below `oldest`, the least snapshot there is.
     pub(crate) fn prune(&mut self, oldest: Lsn) {
-        while self.commits.front().is_some_and(|(lsn, _)| *lsn <= oldest) {
-            if let Some((lsn, writes)) = self.pop() {
-                self.pruned = lsn;
-                self.garbage.push(writes);
+        while self.commits.front().is_some_and(|commit| commit.lsn <= oldest) {
+            if let Some(commit) = self.pop() {
+                self.pruned = commit.lsn;
+                self.garbage.push(commit.writes);
             }
         }
         self.forgotten.prune(oldest);
@@ -105,8 +130,7 @@ impl History {
     /// Checks all commits after `since`.
     pub(crate) fn check(&self, reads: &PreparedReads<'_>, since: Lsn) -> Result<(), Overlap> {
         self.check_forgotten(reads, since)?;
-        let seen = self.commits.partition_point(|(lsn, _)| *lsn <= since);
-        self.commits.range(seen..).find_map(|(_, writes)| conflict(reads, writes)).map_or(Ok(()), Err)
+        self.unseen(reads, since).find_map(|commit| conflict(reads, &commit.writes)).map_or(Ok(()), Err)
     }
 
     fn check_forgotten(&self, reads: &PreparedReads<'_>, since: Lsn) -> Result<(), Overlap> {
@@ -120,10 +144,10 @@ impl History {
         Ok(())
     }
 
-    fn pop(&mut self) -> Option<(Lsn, Arc<Published>)> {
-        let (lsn, writes) = self.commits.pop_front()?;
-        self.bytes -= ENTRY_BYTES + writes.bytes();
-        Some((lsn, writes))
+    fn pop(&mut self) -> Option<Commit> {
+        let commit = self.commits.pop_front()?;
+        self.bytes -= commit.bytes;
+        Some(commit)
     }
 
     /// Number of tables with a low-water LSN of their own, rows and counts.

@@ -270,24 +270,34 @@ impl KeySet {
         span::tables(self.points()).chain(span::tables(self.spans()))
     }
 
-    /// A copy of a sorted set in buffers of exactly its size, its keys in order.
-    pub(super) fn to_packed(&self) -> Self {
-        let mut packed = KeySet::new(self.limit_bytes);
-        packed.everything = self.everything;
-        packed.exact = self.exact;
-        if self.everything {
-            return packed;
+    /// The least and the greatest table in a sorted set that is not everything.
+    pub(super) fn table_range(&self) -> Option<(u32, u32)> {
+        let points = self.points.first().zip(self.points.last()).map(|(a, b)| (a.table, b.table));
+        let spans = self.spans.first().zip(self.spans.last()).map(|(a, b)| (a.table, b.table));
+        match (points, spans) {
+            (Some(points), Some(spans)) => Some((points.0.min(spans.0), points.1.max(spans.1))),
+            (range, None) | (None, range) => range,
         }
-        let points = self.points.iter().map(|point| point.view(&self.arena));
-        let spans = self.spans.iter().map(|span| span.view(&self.arena));
-        packed.points.reserve_exact(self.points.len());
-        packed.spans.reserve_exact(self.spans.len());
-        packed.arena.reserve_exact(
+    }
+
+    /// Becomes a copy of a sorted set, its keys in order; new buffers are of exactly its size.
+    pub(super) fn copy(&mut self, other: &KeySet) {
+        self.clear();
+        self.limit_bytes = other.limit_bytes;
+        self.everything = other.everything;
+        self.exact = other.exact;
+        if self.everything {
+            return;
+        }
+        let points = other.points.iter().map(|point| point.view(&other.arena));
+        let spans = other.spans.iter().map(|span| span.view(&other.arena));
+        self.points.reserve_exact(other.points.len());
+        self.spans.reserve_exact(other.spans.len());
+        self.arena.reserve_exact(
             points.clone().map(|(_, key)| key.len()).sum::<usize>()
                 + spans.clone().map(|span| span.key_bytes()).sum::<usize>(),
         );
-        packed.fill(points, spans);
-        packed
+        self.fill(points, spans);
     }
 
     fn points(&self) -> Points<'_> {

@@ -10,6 +10,7 @@ use std::ops::Bound;
 
 use crate::validation::keys::{KeySet, StoredSpan};
 use crate::validation::span::{Cut, Span};
+use crate::validation::writes::table_range;
 
 /// A range that was opened; of one [`ReadSet`], also after that was cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,6 +184,11 @@ impl<'r> PreparedReads<'r> {
     /// Number of keys, intervals and row counts.
     pub(crate) fn len(&self) -> usize {
         self.keys.len() + self.counts.len()
+    }
+
+    /// The least and the greatest table that was read or counted: every one, if not more is remembered.
+    pub(super) fn table_range(&self) -> (u32, u32) {
+        table_range(self.keys, self.counts)
     }
 
     /// The keys and intervals.

@@ -130,9 +130,19 @@ pub(super) trait Sequence<'a>: Copy {
     fn at(&self, index: usize) -> Span<'a>;
 }
 
-/// What a span of one sequence shares with a span of the other. Visits each of the shorter one, and looks it up in the longer one.
+/// What a span of one sequence shares with a span of the other. Visits each of the shorter one, and looks it up in the longer one; unless
+/// all of one lies behind the other.
 pub(super) fn meet<'a, A: Sequence<'a>, B: Sequence<'a>>(a: A, b: B) -> Option<Span<'a>> {
+    if a.len() == 0 || b.len() == 0 || lies_behind(a, b) || lies_behind(b, a) {
+        return None;
+    }
     if a.len() <= b.len() { meet_few(a, b) } else { meet_few(b, a) }
+}
+
+/// Whether the first span of one sequence begins where the last one of the other ends, or later. Neither is empty.
+fn lies_behind<'a>(behind: impl Sequence<'a>, before: impl Sequence<'a>) -> bool {
+    let (first, last) = (behind.at(0), before.at(before.len() - 1));
+    (first.table, first.lo) >= (last.table, last.hi)
 }
 
 fn meet_few<'a>(few: impl Sequence<'a>, many: impl Sequence<'a>) -> Option<Span<'a>> {

@@ -38,29 +38,49 @@ impl WriteSet {
         self.keys.bytes()
     }
 
-    /// A copy for the history, exactly as large as it must be; the buffers stay here, to be used again. `counts` are the tables whose
-    /// number of rows the transaction changed.
+    /// A copy for the history; the buffers stay here, to be used again. `counts` are the tables whose number of rows the transaction
+    /// changed.
+    #[cfg(test)]
     pub(crate) fn publish(&mut self, counts: impl Iterator<Item = u32>) -> Published {
-        let mut counts: Vec<u32> = counts.collect();
-        counts.sort_unstable();
-        counts.dedup();
-        if counts.len() * size_of::<u32>() > self.limit_bytes {
-            counts.clear();
-            self.keys.everything();
-        }
-        self.keys.sort();
-        Published { keys: self.keys.to_packed(), counts: counts.into_boxed_slice() }
+        let mut published = Published::default();
+        published.refill(self, counts);
+        published
     }
 }
 
-/// What a commit wrote: sorted, and never changed again.
+/// What a commit wrote: sorted, and not changed as long as anybody else may look at it.
 #[derive(Debug)]
 pub(crate) struct Published {
     keys: KeySet,
-    counts: Box<[u32]>,
+    counts: Vec<u32>,
+}
+
+impl Default for Published {
+    fn default() -> Self {
+        Published { keys: KeySet::new(0), counts: Vec::new() }
+    }
 }
 
 impl Published {
+    /// Becomes what a transaction has written. `counts` are the tables whose number of rows it changed.
+    pub(crate) fn refill(&mut self, writes: &mut WriteSet, counts: impl Iterator<Item = u32>) {
+        self.counts.clear();
+        self.counts.extend(counts);
+        self.counts.sort_unstable();
+        self.counts.dedup();
+        if self.counts.len() * size_of::<u32>() > writes.limit_bytes {
+            self.counts.clear();
+            writes.keys.everything();
+        }
+        writes.keys.sort();
+        self.keys.copy(&writes.keys);
+    }
+
+    /// The least and the greatest table that were written to, or counted: every one, if not more is remembered.
+    pub(super) fn table_range(&self) -> (u32, u32) {
+        table_range(&self.keys, &self.counts)
+    }
+
     /// Whether the commit wrote nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.counts.is_empty()
@@ -68,7 +88,7 @@ impl Published {
 
     /// Bytes it uses.
     pub(crate) fn bytes(&self) -> usize {
-        size_of::<Self>() + self.keys.bytes() + size_of_val::<[u32]>(&self.counts)
+        size_of::<Self>() + self.keys.bytes() + size_of_val(&self.counts[..])
     }
 
     /// The keys.
@@ -80,4 +100,15 @@ impl Published {
     pub(super) fn counts(&self) -> &[u32] {
         &self.counts
     }
+}
+
+/// The least and the greatest table among sorted keys and tables: every table, if the keys are not remembered.
+pub(super) fn table_range(keys: &KeySet, counts: &[u32]) -> (u32, u32) {
+    if keys.is_everything() {
+        return (0, u32::MAX);
+    }
+    let counts = counts.first().copied().zip(counts.last().copied());
+    let ranges = keys.table_range().into_iter().chain(counts);
+    // Of nothing: one that meets no other.
+    ranges.fold((u32::MAX, 0), |all, range| (all.0.min(range.0), all.1.max(range.1)))
 }

@@ -246,7 +246,7 @@ impl Rig {
 
     /// Writes `value` all over a page, logged.
     pub(crate) fn change(&self, page: &mut ExclusivePage<'_>, value: u64) -> Lsn {
-        page.mark_dirty(self.log.tail());
+        page.mark_dirty(|| self.log.tail());
         let lsn = self.log.append();
         page.edit(|bytes| {
             header::set_page_lsn(bytes, lsn);

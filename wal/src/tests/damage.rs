@@ -262,7 +262,8 @@ proptest! {
 /// Every eight bytes a header that claims to be a witness with a long payload: quadratic if each were checked.
 #[test]
 fn claims_without_end_are_not_all_checked() {
-    let options = LogOptions { segment_bytes: 4 << 20, buffer_bytes: 8 << 10, max_bytes: 64 << 20 };
+    let options =
+        LogOptions { segment_bytes: 4 << 20, buffer_bytes: 8 << 10, max_bytes: 64 << 20, shelves: 16 };
     let sim = SimStorage::new(9);
     let log = Log::create(shared(&sim), options.clone(), 1).unwrap();
     log.flush().unwrap();
@@ -291,7 +292,7 @@ fn nothing_is_read_for_a_record_longer_than_the_files() {
 
 /// A log of one durable record, and what a test puts beyond it.
 fn handmade(segment_bytes: u64, segments: u64) -> (SimStorage, LogOptions, u64) {
-    let options = LogOptions { segment_bytes, buffer_bytes: 8 << 10, max_bytes: 256 << 20 };
+    let options = LogOptions { segment_bytes, buffer_bytes: 8 << 10, max_bytes: 256 << 20, shelves: 16 };
     let sim = SimStorage::new(12);
     for index in 0..segments {
         let name = format!("wal/{:020}.log", index * segment_bytes);

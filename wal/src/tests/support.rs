@@ -12,7 +12,7 @@ use crate::{Log, LogOptions, Lsn, Resume, Scanner};
 
 /// A log with small segments and buffer, so that everything wraps soon.
 pub(super) fn small() -> LogOptions {
-    LogOptions { segment_bytes: 16 << 10, buffer_bytes: 8 << 10, max_bytes: 256 << 10 }
+    LogOptions { segment_bytes: 16 << 10, buffer_bytes: 8 << 10, max_bytes: 256 << 10, shelves: 16 }
 }
 
 /// A handle for the log.
