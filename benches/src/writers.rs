@@ -10,6 +10,7 @@ pub mod cell;
 mod fjall;
 mod hamal;
 mod lmdb;
+pub mod machine;
 mod redb;
 pub mod report;
 #[cfg(feature = "rocksdb")]

@@ -49,7 +49,12 @@ impl RowCounts {
     pub(crate) fn add(&mut self, table: u32, delta: i64, lsn: Lsn, views: &Views, next_view: Lsn) {
         let counts = self.tables.entry(table).or_default();
         let rows = counts.last().map_or(0, |count| count.rows).saturating_add_signed(delta);
-        counts.push(Count { since: lsn, rows });
+        let count = Count { since: lsn, rows };
+        match counts.last_mut() {
+            // In most cases the one before goes at once (I2).
+            Some(last) if next_view >= lsn && !views.stand_in(&(last.since..lsn)) => *last = count,
+            _ => counts.push(count),
+        }
         // Amortized: looked for each time the list has doubled beyond what views can hold.
         if counts.len() >= KEPT && counts.len() >= 4 * views.len() {
             let until: Vec<Lsn> = counts.iter().skip(1).map(|count| count.since).collect();

@@ -23,6 +23,7 @@ use std::time::Duration;
 use crossbeam::utils::CachePadded;
 use hamal_wal::Lsn;
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use smallvec::SmallVec;
 
 use crate::Result;
 use crate::active::{TxnEntry, TxnState};
@@ -90,8 +91,8 @@ struct Hidden {
 #[derive(Debug)]
 struct State {
     next: u64,
-    /// By id, which is here so that who looks for one need not look at what others write.
-    active: VecDeque<(TxnId, Arc<TxnEntry>)>,
+    /// By id, which is here so that who looks for one need not look at what others write; in place while they are few, as [`Views`].
+    active: SmallVec<[(TxnId, Arc<TxnEntry>); 4]>,
     /// Committed, not exposed, in order of commit.
     hidden: VecDeque<Hidden>,
     /// The newest commit that readers may see.
@@ -146,7 +147,7 @@ impl Timeline {
         horizon.store(next.0, Ordering::Release);
         let state = State {
             next: next.0,
-            active: VecDeque::new(),
+            active: SmallVec::new(),
             hidden: VecDeque::new(),
             exposed: Lsn::NEVER,
             newest: Lsn::NEVER,
@@ -185,7 +186,7 @@ impl Timeline {
             entry.set_id(id);
         }
         let view = state.view_of_all(id);
-        state.active.push_back((id, entry.clone()));
+        state.active.push((id, entry.clone()));
         let kind = if birth.validates { ViewKind::Validated } else { ViewKind::Unvalidated };
         let live = state.enlist(view, kind, now);
         self.publish(&state);
@@ -301,7 +302,7 @@ impl Timeline {
             section.ended = true;
             lsn
         };
-        let floor = state.active.front().map_or(entry.id, |(oldest, _)| *oldest);
+        let floor = state.active.first().map_or(entry.id, |(oldest, _)| *oldest);
         state.forget(entry.id);
         state.dismiss(live);
         state.newest = lsn;
@@ -444,7 +445,7 @@ impl Timeline {
 
     /// Tells those who ask without the mutex how things stand, and wakes who waits for that.
     fn publish(&self, state: &State) {
-        let active = state.active.front().map(|(oldest, _)| *oldest);
+        let active = state.active.first().map(|(oldest, _)| *oldest);
         let hidden = state.hidden.front().map(|first| first.floor);
         let oldest = [active, hidden, state.views.xmin()].into_iter().flatten().min();
         let horizon = oldest.unwrap_or(TxnId(state.next));

@@ -3,11 +3,11 @@
 //! I1. Of one kind, a view taken later sees no less: neither `as_of` nor `xmin` falls from one to the next. So what the oldest one needs
 //!     is what all of its kind need.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
 use hamal_wal::Lsn;
+use smallvec::SmallVec;
 
 use crate::ids::TxnId;
 use crate::view::View;
@@ -39,13 +39,14 @@ struct Taken {
 /// All views in use.
 #[derive(Debug, Default)]
 pub(crate) struct Views {
-    /// Of each kind, in the order in which they were taken.
-    taken: [VecDeque<Taken>; ViewKind::ALL.len()],
+    /// Of each kind, in the order in which they were taken. In place while they are few: every transaction comes here, and what lies
+    /// elsewhere has to be fetched from another processor's cache each time.
+    taken: [SmallVec<[Taken; 4]>; ViewKind::ALL.len()],
     next: u64,
 }
 
 impl Views {
-    fn of(&self, kind: ViewKind) -> &VecDeque<Taken> {
+    fn of(&self, kind: ViewKind) -> &[Taken] {
         &self.taken[kind as usize]
     }
 
@@ -56,14 +57,14 @@ impl Views {
         let taken = Taken { number, xmin: view.xmin, as_of: view.as_of, at: now };
         let of_kind = &mut self.taken[kind as usize];
         debug_assert!(
-            of_kind.back().is_none_or(|last| last.xmin <= taken.xmin && last.as_of <= taken.as_of),
+            of_kind.last().is_none_or(|last| last.xmin <= taken.xmin && last.as_of <= taken.as_of),
             "I1"
         );
-        of_kind.push_back(taken);
+        of_kind.push(taken);
         number
     }
 
-    /// A view is no longer in use. O(views of its kind) at worst, O(1) for the oldest and the newest.
+    /// A view is no longer in use. O(views of its kind that were taken later).
     pub(crate) fn remove(&mut self, kind: ViewKind, number: u64) {
         let of_kind = &mut self.taken[kind as usize];
         if let Ok(at) = of_kind.binary_search_by_key(&number, |taken| taken.number) {
@@ -73,7 +74,7 @@ impl Views {
 
     /// Number of views in use.
     pub(crate) fn len(&self) -> usize {
-        self.taken.iter().map(VecDeque::len).sum()
+        self.taken.iter().map(SmallVec::len).sum()
     }
 
     /// Number of views of transactions that validate.
@@ -83,17 +84,17 @@ impl Views {
 
     /// Where the oldest view of a transaction that validates stands.
     pub(crate) fn oldest_validated(&self) -> Option<Lsn> {
-        self.of(ViewKind::Validated).front().map(|oldest| oldest.as_of)
+        self.of(ViewKind::Validated).first().map(|oldest| oldest.as_of)
     }
 
     /// The least `xmin`.
     pub(crate) fn xmin(&self) -> Option<TxnId> {
-        self.taken.iter().filter_map(|of_kind| of_kind.front()).map(|oldest| oldest.xmin).min()
+        self.taken.iter().filter_map(|of_kind| of_kind.first()).map(|oldest| oldest.xmin).min()
     }
 
     /// When the oldest was taken.
     pub(crate) fn oldest(&self) -> Option<Duration> {
-        self.taken.iter().filter_map(|of_kind| of_kind.front()).map(|oldest| oldest.at).min()
+        self.taken.iter().filter_map(|of_kind| of_kind.first()).map(|oldest| oldest.at).min()
     }
 
     /// Whether one stands at a commit in this range.

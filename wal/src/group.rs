@@ -3,7 +3,7 @@
 //!
 //! Who waits for a flush waits on its own, and is told what came of it: a leader that is done hands over to the first whose record it
 //! has not made durable, and wakes those whose record it has. Nobody else is disturbed, and nobody queues up for a mutex to learn that
-//! it may go.
+//! it may go. It stays awake for a while before it sleeps (see `waiters_patience`).
 //!
 //! I1. At most one leader; `leading` changes under the mutex alone, and stays set while leadership is handed over.
 //! I2. The durable frontier only grows, and only the leader moves it.
@@ -16,10 +16,19 @@
 
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hamal_storage::{Error, Result};
 
+use crate::sync::thread::{self, Thread};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering, Padded, fence, wait};
+
+/// How often a leader gives up the processor before it flushes, at most.
+const LEADERS_YIELDS: usize = 16;
+/// How often a waiter does before it sleeps, at most.
+const WAITERS_YIELDS: usize = 4096;
+/// Flushes that take longer are slept through.
+const SHORT_FLUSH: Duration = Duration::from_micros(250);
 
 /// See the module's documentation. `SOUND` is false only in the models that show what I3 is for.
 #[derive(Debug)]
@@ -29,6 +38,8 @@ pub(crate) struct Group<const SOUND: bool = true> {
     /// For those who wait for room.
     changed: Condvar,
     asked: Padded<Asked>,
+    /// The leader's.
+    last_flush_ns: AtomicU64,
 }
 
 /// What is asked at every record, away from what every flush changes.
@@ -44,41 +55,67 @@ struct State {
     cause: Option<String>,
     /// Those who wait for a flush, in the order they came.
     waiting: Vec<Arc<Waiter>>,
-    /// How many the last flush released: they may be back soon.
-    released: usize,
+    /// How many led, had waited, or waited on when the last flush ended.
+    company: usize,
 }
 
 /// A thread that waits for the frontier to reach `at_least`.
 #[derive(Debug)]
 struct Waiter {
     at_least: u64,
-    told: Mutex<Option<Told>>,
-    changed: Condvar,
+    told: AtomicU32,
+    thread: Thread,
 }
 
-/// What a leader tells those who waited.
+/// What a leader tells those who waited. Zero is: nothing yet.
 #[derive(Clone, Copy, Debug)]
 enum Told {
     /// A flush made it durable, or failed.
-    Over,
+    Over = 1,
     /// It leads now.
-    Lead,
+    Lead = 2,
 }
 
 impl Waiter {
-    fn tell(&self, what: Told) {
-        *self.told.lock() = Some(what);
-        self.changed.notify_one();
+    /// Of this thread.
+    fn new(at_least: u64) -> Self {
+        Waiter { at_least, told: AtomicU32::new(0), thread: thread::current() }
     }
 
-    fn listen(&self) -> Told {
-        let mut told = self.told.lock();
+    fn tell(&self, what: Told) {
+        // Pairs with the load in `answer`.
+        self.told.store(what as u32, Ordering::Release);
+        self.thread.unpark();
+    }
+
+    fn answer(&self) -> Option<Told> {
+        [Told::Over, Told::Lead].into_iter().find(|told| *told as u32 == self.told.load(Ordering::Acquire))
+    }
+
+    /// Waits to be told: first it only lets others have the processor, while `patience` lasts, then it sleeps.
+    fn listen(&self, mut patience: Patience<'_>) -> Told {
         loop {
-            match *told {
-                Some(what) => return what,
-                None => told = wait(&self.changed, told),
+            if let Some(told) = self.answer() {
+                return told;
             }
+            // Who is told while it is about to sleep does not sleep: the token that `unpark` leaves is waited for, not the call.
+            if patience.lasts() { thread::yield_now() } else { thread::park() }
         }
+    }
+}
+
+/// For how long to give up the processor again and again rather than sleep.
+struct Patience<'a> {
+    clock: &'a dyn Fn() -> Duration,
+    began: Duration,
+    bound: Duration,
+    yields: usize,
+}
+
+impl Patience<'_> {
+    fn lasts(&mut self) -> bool {
+        self.yields = self.yields.saturating_sub(1);
+        self.yields > 0 && (self.clock)().saturating_sub(self.began) < self.bound
     }
 }
 
@@ -96,9 +133,10 @@ impl<const SOUND: bool> Group<SOUND> {
     pub(crate) fn new(durable: u64) -> Self {
         Group {
             durable: Padded(AtomicU64::new(durable)),
-            state: Mutex::new(State { leading: false, cause: None, waiting: Vec::new(), released: 0 }),
+            state: Mutex::new(State { leading: false, cause: None, waiting: Vec::new(), company: 0 }),
             changed: Condvar::new(),
             asked: Padded(Asked { room_waiters: AtomicU32::new(0), failed: AtomicBool::new(false) }),
+            last_flush_ns: AtomicU64::new(0),
         }
     }
 
@@ -117,10 +155,10 @@ impl<const SOUND: bool> Group<SOUND> {
         if self.asked.failed.load(Ordering::Relaxed) { Err(self.poisoned()) } else { Ok(()) }
     }
 
-    /// Whether others wait for a flush too, or waited for the last one. For the leader.
-    pub(crate) fn has_company(&self) -> bool {
+    /// How many of those who were here when the last flush ended have not come back for another one. For the leader.
+    fn absent(&self) -> usize {
         let state = self.state.lock();
-        !state.waiting.is_empty() || state.released > 0
+        state.company.saturating_sub(1 + state.waiting.len())
     }
 
     /// The first failure, as text.
@@ -130,12 +168,21 @@ impl<const SOUND: bool> Group<SOUND> {
     }
 
     /// Returns once the frontier is at `at_least` or beyond. If nobody leads, `flush(at_least)` runs here: it must
-    /// make everything up to `at_least`, and may make more, durable, and call [`Group::advance`].
-    pub(crate) fn reach(&self, at_least: u64, flush: impl Fn(u64) -> Result<()>) -> Result<()> {
+    /// make everything up to `at_least`, and may make more, durable, and call [`Group::advance`]. `clock` does not run backwards.
+    pub(crate) fn reach(
+        &self,
+        at_least: u64,
+        clock: &dyn Fn() -> Duration,
+        flush: impl Fn(u64) -> Result<()>,
+    ) -> Result<()> {
         while self.durable() < at_least {
-            if self.joins_or_leads(at_least)? {
+            if self.joins_or_leads(at_least, clock)? {
                 let lead = Lead { group: self };
+                self.let_others_join(clock);
+                let began = clock();
                 let result = flush(at_least);
+                let took = u64::try_from(clock().saturating_sub(began).as_nanos()).unwrap_or(u64::MAX);
+                self.last_flush_ns.store(took, Ordering::Relaxed);
                 lead.finish(&result);
                 result?;
             }
@@ -144,7 +191,7 @@ impl<const SOUND: bool> Group<SOUND> {
     }
 
     /// Waits for a flush, if somebody leads one. Whether this thread leads now.
-    fn joins_or_leads(&self, at_least: u64) -> Result<bool> {
+    fn joins_or_leads(&self, at_least: u64, clock: &dyn Fn() -> Duration) -> Result<bool> {
         let mut state = self.state.lock();
         if self.durable() >= at_least {
             return Ok(false);
@@ -161,10 +208,33 @@ impl<const SOUND: bool> Group<SOUND> {
             drop(state);
             state = self.state.lock();
         }
-        let waiter = Arc::new(Waiter { at_least, told: Mutex::new(None), changed: Condvar::new() });
+        let waiter = Arc::new(Waiter::new(at_least));
         state.waiting.push(Arc::clone(&waiter));
         drop(state);
-        Ok(matches!(waiter.listen(), Told::Lead))
+        Ok(matches!(waiter.listen(self.waiters_patience(clock)), Told::Lead))
+    }
+
+    /// Waking a sleeper takes as long as some disks take to sync, and the one who wakes many is late itself. So, where flushes are short, a
+    /// waiter stays awake for as long as the one under way, the next one and some work between them may take.
+    fn waiters_patience<'a>(&self, clock: &'a dyn Fn() -> Duration) -> Patience<'a> {
+        let flush = self.last_flush();
+        let bound = if flush <= SHORT_FLUSH { 4 * flush } else { Duration::ZERO };
+        Patience { clock, began: clock(), bound, yields: WAITERS_YIELDS }
+    }
+
+    /// Those who shared the last flush are about to commit again, or do not know yet that they may: they get the processor, and so may
+    /// share this flush rather than wait for the next. Not for longer than half of what the last flush took: then waiting costs
+    /// more than it saves, and who has the processor may be somebody else altogether.
+    fn let_others_join(&self, clock: &dyn Fn() -> Duration) {
+        let bound = self.last_flush() / 2;
+        let mut patience = Patience { clock, began: clock(), bound, yields: LEADERS_YIELDS };
+        while self.absent() > 0 && patience.lasts() {
+            thread::yield_now();
+        }
+    }
+
+    fn last_flush(&self) -> Duration {
+        Duration::from_nanos(self.last_flush_ns.load(Ordering::Relaxed))
     }
 
     /// Waits until `try_claim` succeeds, or until a flush would help (`flushable`) and nobody leads one.
@@ -212,6 +282,7 @@ impl<const SOUND: bool> Group<SOUND> {
 
     fn stop_leading(&self, failure: Option<String>) {
         let mut state = self.state.lock();
+        state.company = 1 + state.waiting.len();
         let mut over = mem::take(&mut state.waiting);
         if let Some(failure) = failure {
             state.cause.get_or_insert(failure);
@@ -220,7 +291,6 @@ impl<const SOUND: bool> Group<SOUND> {
             let durable = self.durable();
             state.waiting = over.extract_if(.., |waiter| waiter.at_least > durable).collect();
         }
-        state.released = over.len();
         let next = (!state.waiting.is_empty()).then(|| state.waiting.remove(0));
         state.leading = next.is_some();
         self.changed.notify_all();
@@ -259,6 +329,10 @@ mod tests {
 
     use super::*;
 
+    fn no_time() -> Duration {
+        Duration::ZERO
+    }
+
     #[test]
     fn who_joins_during_a_flush_shares_the_next_one() {
         let group = Group::<true>::new(0);
@@ -273,7 +347,7 @@ mod tests {
                     group.advance(1);
                     Ok(())
                 };
-                group.reach(1, flush).expect("the first flush");
+                group.reach(1, &no_time, flush).expect("the first flush");
             });
             for own_end in 2..=5 {
                 let (group, started, arrived, next_flushes) = (&group, &started, &arrived, &next_flushes);
@@ -287,7 +361,7 @@ mod tests {
                         group.advance(5);
                         Ok(())
                     };
-                    group.reach(own_end, flush).expect("the second flush");
+                    group.reach(own_end, &no_time, flush).expect("the second flush");
                 });
             }
         });
@@ -297,11 +371,11 @@ mod tests {
     #[test]
     fn a_leader_that_panics_has_failed() {
         let group = Group::<true>::new(0);
-        let panicked = catch_unwind(AssertUnwindSafe(|| group.reach(1, |_| panic!("planted"))));
+        let panicked = catch_unwind(AssertUnwindSafe(|| group.reach(1, &no_time, |_| panic!("planted"))));
         assert!(panicked.is_err());
-        let result = group.reach(1, |_| unreachable!("nobody leads after a failure"));
+        let result = group.reach(1, &no_time, |_| unreachable!("nobody leads after a failure"));
         assert!(matches!(result, Err(Error::Poisoned { cause }) if cause.contains("panicked")));
         assert!(group.check().is_err());
-        group.reach(0, |_| unreachable!("it is durable")).expect("what was durable stays so");
+        group.reach(0, &no_time, |_| unreachable!("it is durable")).expect("what was durable stays so");
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use hamal_storage::{Error, Result, Storage};
 use parking_lot::Mutex;
@@ -504,17 +503,8 @@ impl Log {
         }
     }
 
-    /// Those whom the last flush has released are about to commit again, or do not know yet that they may: they get the processor once,
-    /// and so may share this flush rather than wait for the next.
-    fn let_others_join(&self) {
-        if self.group.has_company() {
-            thread::yield_now();
-        }
-    }
-
     fn reach(&self, at_least: u64) -> Result<()> {
-        self.group.reach(at_least, |at_least| {
-            self.let_others_join();
+        self.group.reach(at_least, &|| self.segments.monotonic(), |at_least| {
             let done = self.flusher.lock().flush(&self.ring, &self.group, &self.segments, at_least)?;
             self.counters.flushes.fetch_add(1, Ordering::Relaxed);
             self.counters.syncs.fetch_add(done.syncs, Ordering::Relaxed);

@@ -7,6 +7,7 @@
 //! model with that ordering weakened and must fail; the twin's expected message says how it fails.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
@@ -255,7 +256,7 @@ fn committers<const SOUND: bool, const COUNT: usize>() {
                     group.advance(end);
                     Ok(())
                 };
-                group.reach(own_end, flush).expect("no flush fails");
+                group.reach(own_end, &|| Duration::ZERO, flush).expect("no flush fails");
                 assert!(group.durable() >= own_end);
             }
         };
@@ -323,7 +324,7 @@ fn a_failure_reaches_every_waiter() {
                     flushes.fetch_add(1, Ordering::AcqRel);
                     Err(hamal_storage::Error::Invalid("planted".to_owned()))
                 };
-                group.reach(1, flush).expect_err("no flush succeeds");
+                group.reach(1, &|| Duration::ZERO, flush).expect_err("no flush succeeds");
             }
         };
         let other = thread::spawn(commit.clone());

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use hamal_storage::{Error, File, Result, Storage, read_exact_at, write_all_at};
 use parking_lot::{Mutex, RwLock};
@@ -135,6 +136,11 @@ impl Segments {
     /// The start of the segment that holds `position`.
     pub(crate) fn first_of(&self, position: u64) -> u64 {
         position - position % self.segment_bytes
+    }
+
+    /// A clock that does not run backwards.
+    pub(crate) fn monotonic(&self) -> Duration {
+        self.storage.monotonic()
     }
 
     /// Segment size.

@@ -9,6 +9,12 @@ pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, f
 #[cfg(not(loom))]
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
 
+#[cfg(not(loom))]
+pub(crate) use std::thread;
+
+#[cfg(loom)]
+pub(crate) use loom::thread;
+
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
@@ -95,10 +101,6 @@ mod modelled {
     impl Condvar {
         pub(crate) fn new() -> Self {
             Condvar(loom::sync::Condvar::new())
-        }
-
-        pub(crate) fn notify_one(&self) {
-            self.0.notify_one();
         }
 
         pub(crate) fn notify_all(&self) {

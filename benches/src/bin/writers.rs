@@ -1,8 +1,10 @@
 //! Throughput of many writers: Hamal beside its peers, in one process, in turns.
 //!
-//! For every workload, durability and number of threads each engine loads a fresh database; then in every round each runs for a
-//! fixed time, and who goes first rotates. Ratios are formed within a round, between turns that are seconds apart, so that a
-//! machine that changes its speed changes both sides. At the end all rows are read and must add up, or the program fails.
+//! For every workload and durability, each engine loads a fresh database for every number of threads; then in every round each of
+//! them runs for a moment, an engine's numbers of threads one after another, and who goes first rotates. Ratios, between engines and
+//! between numbers of threads, are formed within a round, so that a machine that changes its speed changes both sides. Beside them,
+//! threads that only compute say how much the machine itself had to give. At the end all rows are read and must add up, or the program
+//! fails.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,8 +12,9 @@ use std::time::Duration;
 use clap::Parser;
 use hamal_benches::peer::{Commit, Outcome};
 use hamal_benches::place::{fresh_directory, fresh_directory_in};
-use hamal_benches::writers::cell::{Window, measure};
-use hamal_benches::writers::report::{Cell, Series, data};
+use hamal_benches::writers::cell::{Sample, Window, measure};
+use hamal_benches::writers::machine::compute;
+use hamal_benches::writers::report::{Field, Series, data};
 use hamal_benches::writers::workload::{Job, Ledger, Workload};
 use hamal_benches::writers::{Contender, Setup, Store};
 use serde_json::json;
@@ -31,14 +34,14 @@ struct Arguments {
     /// When commits return.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Commit::Durable, Commit::Lazy])]
     durability: Vec<Commit>,
-    /// Seconds measured per engine and round.
-    #[arg(long, default_value_t = 2.0)]
+    /// Seconds measured per engine, number of threads and round.
+    #[arg(long, default_value_t = 0.2)]
     seconds: f64,
     /// Seconds before that, not measured.
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.05)]
     warm_up_seconds: f64,
     /// Rounds.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 15)]
     rounds: u64,
     /// Rows, or accounts, that are there at first.
     #[arg(long, default_value_t = 100_000)]
@@ -57,11 +60,13 @@ struct Arguments {
     smoke: bool,
 }
 
-/// A contender with its database.
+/// A contender with its database for some number of threads.
 struct Entrant {
     contender: Contender,
+    job: Job,
     store: Box<dyn Store>,
     ledger: Ledger,
+    samples: Vec<Sample>,
 }
 
 fn main() -> Outcome<()> {
@@ -78,14 +83,12 @@ fn main() -> Outcome<()> {
         "{} rows, cache {} MiB, {} rounds of {} s; rates and ratios: median (least to most) of the rounds; latencies: of all rounds",
         arguments.rows, arguments.cache_mib, arguments.rounds, arguments.seconds
     );
-    let mut cells = Vec::new();
+    let mut fields = Vec::new();
     for &workload in &arguments.workloads {
         for &commit in &arguments.durability {
-            for &threads in &arguments.threads {
-                let cell = run_cell(&arguments, workload, commit, threads)?;
-                cell.print()?;
-                cells.push(cell);
-            }
+            let field = run_field(&arguments, workload, commit)?;
+            field.print()?;
+            fields.push(field);
         }
     }
     if let Some(path) = &arguments.json {
@@ -95,53 +98,57 @@ fn main() -> Outcome<()> {
             "rounds": arguments.rounds,
             "seconds": arguments.seconds,
             "warm_up_seconds": arguments.warm_up_seconds,
-            "cells": data(&cells)?,
+            "cells": data(&fields)?,
         });
         std::fs::write(path, serde_json::to_string_pretty(&document)?)?;
     }
-    let complaints = cells.iter().flat_map(|cell| &cell.series).filter(|series| series.complaint.is_some());
-    match complaints.count() {
+    match fields.iter().map(Field::complaints).sum::<usize>() {
         0 => Ok(()),
         count => Err(format!("{count} audits failed; see the tables").into()),
     }
 }
 
-fn run_cell(arguments: &Arguments, workload: Workload, commit: Commit, threads: usize) -> Outcome<Cell> {
+fn run_field(arguments: &Arguments, workload: Workload, commit: Commit) -> Outcome<Field> {
     let home = match &arguments.dir {
         Some(place) => fresh_directory_in(Some(place))?,
         None => fresh_directory()?,
     };
-    let job = Job::new(workload, threads, arguments.rows);
-    let setup = Setup { cache_bytes: arguments.cache_mib << 20, commit, writers: threads };
     let window = Window {
         warm_up: Duration::try_from_secs_f64(arguments.warm_up_seconds)?,
         measured: Duration::try_from_secs_f64(arguments.seconds)?,
     };
     let mut entrants = Vec::new();
-    let mut series = Vec::new();
     for &contender in &arguments.engines {
-        let directory = home.path().join(format!("{contender:?}"));
-        std::fs::create_dir(&directory)?;
-        let store = contender.open(&directory, setup)?;
-        job.load(&mut *store.session()?)?;
-        store.settle()?;
-        entrants.push(Entrant { contender, store, ledger: Ledger::default() });
-        series.push(Series { contender, samples: Vec::new(), complaint: None });
+        for &threads in &arguments.threads {
+            let directory = home.path().join(format!("{contender:?}-{threads}"));
+            std::fs::create_dir(&directory)?;
+            let setup = Setup { cache_bytes: arguments.cache_mib << 20, commit, writers: threads };
+            let store = contender.open(&directory, setup)?;
+            let job = Job::new(workload, threads, arguments.rows);
+            job.load(&mut *store.session()?)?;
+            store.settle()?;
+            entrants.push(Entrant { contender, job, store, ledger: Ledger::default(), samples: Vec::new() });
+        }
     }
+    let mut machine = Vec::new();
     for round in 0..arguments.rounds {
         let first = usize::try_from(round)?;
+        let rates = arguments.threads.iter().map(|threads| compute(*threads, window.measured));
+        machine.push(rates.collect::<Outcome<Vec<f64>>>()?);
         for turn in 0..entrants.len() {
             let at = (first + turn) % entrants.len();
-            let Entrant { contender, store, ledger } = &mut entrants[at];
-            let sample = measure(&**store, job, round, window)
+            let Entrant { contender, job, store, ledger, samples } = &mut entrants[at];
+            let sample = measure(&**store, *job, round, window)
                 .map_err(|error| format!("{} in {}: {error}", contender.name(), workload.name()))?;
             ledger.add(sample.ledger);
-            series[at].samples.push(sample);
+            samples.push(sample);
             store.settle()?;
         }
     }
-    for (entrant, series) in entrants.iter().zip(&mut series) {
-        series.complaint = job.audit(&*entrant.store, entrant.ledger).err().map(|error| error.to_string());
-    }
-    Ok(Cell { workload, commit, threads, series })
+    let series = entrants.into_iter().map(|entrant| {
+        let Entrant { contender, job, store, ledger, samples } = entrant;
+        let complaint = job.audit(&*store, ledger).err().map(|error| error.to_string());
+        Series { contender, threads: job.threads(), samples, complaint }
+    });
+    Ok(Field { workload, commit, threads: arguments.threads.clone(), series: series.collect(), machine })
 }
