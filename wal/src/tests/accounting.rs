@@ -212,3 +212,62 @@ fn a_promise_is_backed_by_segments_on_the_disk() {
     drop(permit);
     log.release(150 << 10);
 }
+
+/// So large that threads keep some room in stock.
+fn roomy() -> LogOptions {
+    LogOptions { segment_bytes: 64 << 10, buffer_bytes: 64 << 10, max_bytes: 1 << 20, shelves: 16 }
+}
+
+/// Some threads append a record each, and leave what they keep in stock.
+fn leave_stock(log: &Log) {
+    for number in 0..6 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| append(log, &payload(number, 100)).unwrap()).join().unwrap()
+        });
+    }
+}
+
+#[test]
+fn what_other_threads_keep_in_stock_is_room_for_who_needs_it() {
+    let log = Log::create(shared(&SimStorage::new(2)), roomy(), 1).unwrap();
+    leave_stock(&log);
+    let spoken_for = log.budget.spoken_for();
+    assert!(spoken_for > log.tail().get() + 1000, "nothing is in stock: {spoken_for}");
+    assert_eq!(room(&log), roomy().max_bytes - log.used_bytes());
+    assert_eq!(log.budget.spoken_for(), log.tail().get(), "asking for all there is clears the shelves");
+    // To the byte, though the others have some again.
+    leave_stock(&log);
+    let left = roomy().max_bytes - log.used_bytes();
+    log.promise(left).unwrap();
+    assert!(matches!(log.promise(1), Err(Error::LogFull { available_bytes: 0, .. })));
+    log.release(left);
+    assert_eq!(log.promised_bytes(), 0);
+    assert_eq!(room(&log), left);
+}
+
+#[test]
+fn who_waits_for_the_buffer_gets_what_others_keep_in_stock() {
+    let log = Log::create(shared(&SimStorage::new(3)), roomy(), 1).unwrap();
+    leave_stock(&log);
+    log.flush().unwrap();
+    assert!(log.ring.claimed() > log.tail().get(), "nothing is in stock");
+    let all = roomy().buffer_bytes as u64;
+    let permit = log.admit(all, 0).unwrap();
+    assert_eq!((permit.remaining_bytes(), log.stats().room_waits), (all, 1));
+    assert!(log.try_admit(8).is_none());
+    drop(permit);
+    assert!(log.try_admit(8).is_some());
+}
+
+#[test]
+fn what_one_thread_promised_another_may_release() {
+    let log = Log::create(shared(&SimStorage::new(4)), roomy(), 1).unwrap();
+    for _ in 0..100 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(log.admit(200, 300).unwrap())).join().unwrap();
+            scope.spawn(|| log.release(300)).join().unwrap();
+        });
+    }
+    assert_eq!(log.promised_bytes(), 0);
+    assert_eq!(room(&log), roomy().max_bytes);
+}
