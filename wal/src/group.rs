@@ -23,10 +23,8 @@ use hamal_storage::{Error, Result};
 use crate::sync::thread::{self, Thread};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering, Padded, fence, wait};
 
-/// How often a leader gives up the processor before it flushes, at most.
-const LEADERS_YIELDS: usize = 16;
-/// How often a waiter does before it sleeps, at most.
-const WAITERS_YIELDS: usize = 4096;
+/// How often to give up the processor at most, in case the clock stands still.
+const MOST_YIELDS: usize = 4096;
 /// Flushes that take longer are slept through.
 const SHORT_FLUSH: Duration = Duration::from_micros(250);
 
@@ -219,7 +217,7 @@ impl<const SOUND: bool> Group<SOUND> {
     fn waiters_patience<'a>(&self, clock: &'a dyn Fn() -> Duration) -> Patience<'a> {
         let flush = self.last_flush();
         let bound = if flush <= SHORT_FLUSH { 4 * flush } else { Duration::ZERO };
-        Patience { clock, began: clock(), bound, yields: WAITERS_YIELDS }
+        Patience { clock, began: clock(), bound, yields: MOST_YIELDS }
     }
 
     /// Those who shared the last flush are about to commit again, or do not know yet that they may: they get the processor, and so may
@@ -227,7 +225,7 @@ impl<const SOUND: bool> Group<SOUND> {
     /// more than it saves, and who has the processor may be somebody else altogether.
     fn let_others_join(&self, clock: &dyn Fn() -> Duration) {
         let bound = self.last_flush() / 2;
-        let mut patience = Patience { clock, began: clock(), bound, yields: LEADERS_YIELDS };
+        let mut patience = Patience { clock, began: clock(), bound, yields: MOST_YIELDS };
         while self.absent() > 0 && patience.lasts() {
             thread::yield_now();
         }
