@@ -1,6 +1,7 @@
 //! The commands, one module each: its arguments and what it does.
 
 pub(crate) mod check;
+pub(crate) mod create;
 pub(crate) mod del;
 pub(crate) mod demo;
 pub(crate) mod drop_table;
@@ -9,6 +10,7 @@ pub(crate) mod get;
 pub(crate) mod load;
 pub(crate) mod log;
 pub(crate) mod page;
+pub(crate) mod partitions;
 pub(crate) mod put;
 pub(crate) mod recover;
 pub(crate) mod rename;

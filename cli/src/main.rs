@@ -69,6 +69,10 @@ enum Command {
     Scan(commands::scan::ScanArgs),
     /// List the tables
     Tables(commands::tables::TablesArgs),
+    /// Make a table, cut into range partitions where you say
+    Create(commands::create::CreateArgs),
+    /// List the range partitions
+    Partitions(commands::partitions::PartitionsArgs),
     /// Rename a table
     Rename(commands::rename::RenameArgs),
     /// Drop a table and its rows
@@ -130,6 +134,8 @@ fn run(command: &Command, session: &mut Session) -> Result<()> {
         Command::Del(args) => commands::del::run(args, session),
         Command::Scan(args) => commands::scan::run(args, session),
         Command::Tables(args) => commands::tables::run(args, session),
+        Command::Create(args) => commands::create::run(args, session),
+        Command::Partitions(args) => commands::partitions::run(args, session),
         Command::Rename(args) => commands::rename::run(args, session),
         Command::Drop(args) => commands::drop_table::run(args, session),
         Command::Stat(args) => commands::stat::run(args, session),

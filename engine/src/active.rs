@@ -36,8 +36,8 @@ pub(crate) struct TxnState {
     pub(crate) promised_bytes: u64,
     /// Its commit record, or its last end record, is reserved: a checkpoint no longer lists it.
     pub(crate) ended: bool,
-    /// Partitions whose rows it writes, or is about to: nobody may drop them.
-    pub(crate) writes_to: SmallVec<[PartitionId; 2]>,
+    /// Tables whose rows it writes, or is about to: nobody may drop them.
+    pub(crate) writes_to: SmallVec<[u32; 2]>,
     /// Its row locks that no row shows.
     pub(crate) locked: Vec<LockedKey>,
 }

@@ -1,7 +1,12 @@
 //! The catalog: which tables there are and where their rows are. Rows of an ordinary tree, in partition 0, so that creating,
 //! renaming and dropping tables is logged, undone and recovered like everything else.
+//!
+//! I1. A table has one row under its name, which says its first partition, and one row for each of its other partitions, a *cut*, under
+//!     its id and the partition's lower bound. A name is UTF-8 and the key of a cut is not, so they never meet, and all cuts come last.
+//! I2. A table's cuts are written with its row, before it, and removed with it, after it: a view that sees the row sees them all. So
+//!     whoever has read the row, and noted that, need not note that it has read the cuts.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 
 use hamal_pager::PartitionId;
@@ -10,6 +15,7 @@ use crate::change::Row;
 use crate::codec::{put_string, put_u32, take_string, take_u32};
 use crate::ids::TxnId;
 use crate::raw::RawTable;
+use crate::tree::{Eyes, LeafCopy, Tree};
 use crate::{Error, ErrorKind, Result};
 
 /// The catalog's own partition. Recovered first; its chains are undone last (hazard H11).
@@ -21,13 +27,47 @@ const LAST_PARTITION: PartitionId = PartitionId(u32::MAX - 1);
 /// Longest table name, bytes.
 const MAX_NAME_BYTES: usize = 255;
 
+/// What the key of a cut begins with.
+const CUT: u8 = 0xff;
+
+/// Bytes of a cut's key before its lower bound.
+const CUT_HEAD_BYTES: usize = 5;
+
 /// One table, as its row says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TableRow {
     pub(crate) id: u32,
+    /// The one with the lowest keys.
     pub(crate) partition: PartitionId,
     pub(crate) key_type: String,
     pub(crate) value_type: String,
+}
+
+/// A partition of a table that is not its first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// Its lowest possible key. Not empty.
+    pub(crate) lower: Box<[u8]>,
+    pub(crate) partition: PartitionId,
+}
+
+/// One table, as all its rows say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Definition {
+    pub(crate) row: TableRow,
+    /// By lower bound.
+    pub(crate) cuts: Vec<Cut>,
+}
+
+impl Definition {
+    /// All partitions, from the lowest keys on.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = PartitionId> {
+        std::iter::once(self.row.partition).chain(self.cuts.iter().map(|cut| cut.partition))
+    }
+}
+
+fn corrupt<T>(what: impl Into<String>) -> Result<T> {
+    Err(Error::new(ErrorKind::Corrupt, what))
 }
 
 impl TableRow {
@@ -42,11 +82,7 @@ impl TableRow {
 
     /// Decodes a row of the catalog. `Corrupt` if it is none, or names what no table can have.
     pub(crate) fn of(row: Row<'_>) -> Result<TableRow> {
-        let corrupt = |what: String| Err(Error::new(ErrorKind::Corrupt, what));
-        if row.overflow {
-            return corrupt("the row has a long value's reference in its place".to_owned());
-        }
-        let i = &mut &*row.value;
+        let i = &mut inline(row)?;
         let table = TableRow {
             id: take_u32(i, "a table's id")?,
             partition: PartitionId(take_u32(i, "a table's partition")?),
@@ -56,12 +92,100 @@ impl TableRow {
         if !i.is_empty() {
             return corrupt(format!("{} bytes follow the names of the types", i.len()));
         }
-        let numbers = CATALOG.0 + 1..=LAST_PARTITION.0;
-        if !numbers.contains(&table.id) || !numbers.contains(&table.partition.0) {
+        if !is_number(table.id) || !is_number(table.partition.0) {
             return corrupt(format!("no table has id {} and partition {}", table.id, table.partition));
         }
         Ok(table)
     }
+}
+
+/// A row's value, which is never long.
+fn inline(row: Row<'_>) -> Result<&[u8]> {
+    if row.overflow {
+        return corrupt("the row has a long value's reference in its place");
+    }
+    Ok(row.value)
+}
+
+/// Whether a table or a partition of one can have this number.
+fn is_number(id: u32) -> bool {
+    (CATALOG.0 + 1..=LAST_PARTITION.0).contains(&id)
+}
+
+impl Cut {
+    /// Its key in the catalog.
+    fn key(table: u32, lower: &[u8]) -> Vec<u8> {
+        let mut key = vec![CUT];
+        key.extend_from_slice(&table.to_be_bytes());
+        key.extend_from_slice(lower);
+        key
+    }
+
+    /// Decodes a row under a key of a cut, and says whose it is. `Corrupt` if it is none.
+    fn of(key: &[u8], row: Row<'_>) -> Result<(u32, Cut)> {
+        let place = |e: Error| e.context(format!("the catalog's row {}", key.escape_ascii()));
+        let decode = || {
+            let Some(([CUT, table @ ..], lower)) = key.split_first_chunk::<CUT_HEAD_BYTES>() else {
+                return corrupt("neither a name nor a lower bound");
+            };
+            let i = &mut inline(row)?;
+            let partition = PartitionId(take_u32(i, "a partition")?);
+            if !i.is_empty() {
+                return corrupt(format!("{} bytes follow the partition", i.len()));
+            }
+            if lower.is_empty() || !is_number(partition.0) {
+                let lower = lower.escape_ascii();
+                return corrupt(format!("no partition {partition} begins at \"{lower}\""));
+            }
+            Ok((u32::from_be_bytes(*table), Cut { lower: lower.into(), partition }))
+        };
+        decode().map_err(place)
+    }
+}
+
+/// Shows `each` every row of the catalog from `from` on, up to `until` (`None`: to the end), as the eyes see it, or as it is.
+pub(crate) fn each_row(
+    tree: &Tree,
+    eyes: Option<Eyes<'_>>,
+    from: &[u8],
+    until: Option<&[u8]>,
+    each: &mut dyn FnMut(&[u8], Row<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut leaf = LeafCopy::default();
+    let (mut at, mut key) = (from.to_vec(), Vec::new());
+    loop {
+        tree.leaf_at(Some(&at), eyes, &mut leaf)?;
+        for index in leaf.lower_bound(from)..leaf.len() {
+            let row = leaf.row(index);
+            key.clear();
+            leaf.key_into(index, &mut key);
+            if until.is_some_and(|until| *key >= *until) {
+                return Ok(());
+            }
+            if !row.ghost {
+                each(&key, row)?;
+            }
+        }
+        match leaf.upper_fence() {
+            Some(fence) => at = fence.to_vec(),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// The cuts of a table, as the eyes see them, or as they are; their lower bounds ascend. `Corrupt` if they do not.
+pub(crate) fn cuts_of(tree: &Tree, eyes: Option<Eyes<'_>>, table: u32) -> Result<Vec<Cut>> {
+    let mut cuts: Vec<Cut> = Vec::new();
+    let (from, until) = (Cut::key(table, &[]), Cut::key(table.saturating_add(1), &[]));
+    each_row(tree, eyes, &from, Some(&until), &mut |key, row| {
+        let (owner, cut) = Cut::of(key, row)?;
+        if owner != table || cuts.last().is_some_and(|last| last.lower >= cut.lower) {
+            return corrupt(format!("the catalog's row {} is out of order", key.escape_ascii()));
+        }
+        cuts.push(cut);
+        Ok(())
+    })?;
+    Ok(cuts)
 }
 
 /// The catalog, as a transaction or snapshot sees it.
@@ -80,8 +204,16 @@ impl<'t> Catalog<'t> {
         row.transpose().map_err(|e| e.context(row_place(name)))
     }
 
-    /// All tables: name and row.
-    pub(crate) fn all(&self) -> Result<Vec<(String, TableRow)>> {
+    /// A table.
+    pub(crate) fn definition(&self, name: &str) -> Result<Option<Definition>> {
+        let Some(row) = self.find(name)? else { return Ok(None) };
+        // Not noted as read: I2.
+        let cuts = self.0.with_eyes(|eyes| cuts_of(&self.0.routes().of(&[]).tree, Some(eyes), row.id))?;
+        Ok(Some(Definition { row, cuts }))
+    }
+
+    /// All tables, by name.
+    pub(crate) fn all(&self) -> Result<Vec<(String, Definition)>> {
         let mut tables = Tables::default();
         let mut rows = self.0.range(Bound::Unbounded, Bound::Unbounded)?;
         let (mut key, mut value) = (Vec::new(), Vec::new());
@@ -94,33 +226,96 @@ impl<'t> Catalog<'t> {
 
     /// Writes a table's row, or removes it, where nobody else has since the view was taken.
     pub(crate) fn write(&self, name: &str, row: Option<&TableRow>) -> Result<()> {
-        let key = table_key(name)?;
-        match row {
-            Some(row) => self.0.replace(key, &row.encode(), |_| Ok(())).map(drop),
+        self.write_row(table_key(name)?, row.map(TableRow::encode).as_deref())
+    }
+
+    fn write_row(&self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        match value {
+            Some(value) => self.0.replace(key, value, |_| Ok(())).map(drop),
             None => self.0.take(key, |_| Ok(())).map(drop),
         }
     }
+
+    /// Writes all rows of a new table.
+    pub(crate) fn create(&self, name: &str, table: &Definition) -> Result<()> {
+        for cut in &table.cuts {
+            let value = cut.partition.0.to_le_bytes();
+            self.write_row(&Cut::key(table.row.id, &cut.lower), Some(&value))?;
+        }
+        self.write(name, Some(&table.row))
+    }
+
+    /// Removes all rows of a table.
+    pub(crate) fn remove(&self, name: &str, table: &Definition) -> Result<()> {
+        self.write(name, None)?;
+        table.cuts.iter().try_for_each(|cut| self.write_row(&Cut::key(table.row.id, &cut.lower), None))
+    }
+
+    /// Puts split keys in order. `InvalidArgument` if one is empty, comes twice, or is too long.
+    pub(crate) fn sort_splits(&self, splits: &mut [Vec<u8>]) -> Result<()> {
+        let max = self.0.max_key_bytes() - CUT_HEAD_BYTES;
+        splits.sort_unstable();
+        for (at, split) in splits.iter().enumerate() {
+            if split.is_empty() {
+                return Err(Error::invalid("an empty split key: no key is below it"));
+            }
+            if split.len() > max {
+                let bytes = split.len();
+                return Err(Error::invalid(format!(
+                    "a split key of {bytes} bytes is longer than {max} bytes"
+                )));
+            }
+            if at.checked_sub(1).is_some_and(|before| splits[before] == *split) {
+                return Err(Error::invalid(format!(
+                    "the split key \"{}\" comes twice",
+                    split.escape_ascii()
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Tables that are found in the catalog one by one.
+/// Tables that are found in the catalog one by one, in order of key.
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
-    pub(crate) rows: Vec<(String, TableRow)>,
-    ids: HashSet<u32>,
+    pub(crate) rows: Vec<(String, Definition)>,
+    /// Where in `rows` the table with this id is.
+    ids: HashMap<u32, usize>,
     partitions: HashSet<PartitionId>,
 }
 
 impl Tables {
-    /// The next row. `Corrupt` if it is no table's, or claims the id or partition of another.
+    /// The next row. `Corrupt` if it is neither a table's nor a cut of one, or claims the id or partition of another.
     pub(crate) fn add(&mut self, key: &[u8], row: Row<'_>) -> Result<()> {
+        if key.first() == Some(&CUT) {
+            return self.add_cut(key, row);
+        }
         let name = String::from_utf8(key.to_vec())
             .map_err(|_| Error::new(ErrorKind::Corrupt, "a table name in the catalog is not UTF-8"))?;
         let row = TableRow::of(row).map_err(|e| e.context(row_place(&name)))?;
-        if !self.ids.insert(row.id) || !self.partitions.insert(row.partition) {
+        let is_new = self.ids.insert(row.id, self.rows.len()).is_none();
+        if !is_new || !self.partitions.insert(row.partition) {
             let what = format!("another table has id {} or partition {} too", row.id, row.partition);
-            return Err(Error::new(ErrorKind::Corrupt, what).context(row_place(&name)));
+            return corrupt(what).map_err(|e| e.context(row_place(&name)));
         }
-        self.rows.push((name, row));
+        self.rows.push((name, Definition { row, cuts: Vec::new() }));
+        Ok(())
+    }
+
+    fn add_cut(&mut self, key: &[u8], row: Row<'_>) -> Result<()> {
+        let (table, cut) = Cut::of(key, row)?;
+        let Some((name, definition)) = self.ids.get(&table).and_then(|at| self.rows.get_mut(*at)) else {
+            return corrupt(format!(
+                "partition {} belongs to table {table}, which is not there",
+                cut.partition
+            ));
+        };
+        if !self.partitions.insert(cut.partition) {
+            let what = format!("partition {} is there twice", cut.partition);
+            return corrupt(what).map_err(|e| e.context(row_place(name)));
+        }
+        definition.cuts.push(cut);
         Ok(())
     }
 }
@@ -188,22 +383,106 @@ mod tests {
         corrupt(decode(&good[..good.len() - 1], false));
     }
 
+    /// Writes a row of the catalog, whatever it says.
+    fn plant(db: &Database, key: &[u8], value: &[u8]) {
+        let engine = &db.handle.engine;
+        let catalog = engine.partition(CATALOG).unwrap().tree();
+        let row = Row { stamp: TxnId(1), ghost: false, overflow: false, value };
+        let write = &mut |_: Option<Row<'_>>| Ok(Decision::Write(row));
+        catalog.update(&engine.journal, Author::System, key, value.len(), write).unwrap();
+        engine.schema.forget();
+    }
+
     #[test]
     fn two_tables_of_one_partition_are_corrupt() {
         let db = open(&SimStorage::new(1));
         db.transact(|tx| tx.open_bytes_table("a")?.put(b"k", b"v")).unwrap();
-        let engine = &db.handle.engine;
-        let catalog = engine.partition(CATALOG).unwrap().tree();
+        let catalog = db.handle.engine.partition(CATALOG).unwrap().tree();
         let row = find_row(&catalog, b"a");
         for (id, partition) in [(row.id + 1, row.partition), (row.id, PartitionId(row.partition.0 + 1))] {
-            let value = TableRow { id, partition, ..row.clone() }.encode();
-            let other = Row { stamp: TxnId(1), ghost: false, overflow: false, value: &value };
-            let write = &mut |_: Option<Row<'_>>| Ok(Decision::Write(other));
-            catalog.update(&engine.journal, Author::System, b"b", value.len(), write).unwrap();
+            plant(&db, b"b", &TableRow { id, partition, ..row.clone() }.encode());
             let error = db.tables().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt);
             assert!(error.to_string().contains("row of table \"b\""), "{error}");
         }
+        // Opening one of them looks at its row alone, and finds the partition taken.
+        plant(&db, b"b", &TableRow { id: row.id + 1, ..row }.encode());
+        let snapshot = db.snapshot().unwrap();
+        snapshot.open_bytes_table("a").unwrap();
+        let error = snapshot.open_bytes_table("b").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("belongs to table 1 and to table 2"), "{error}");
+    }
+
+    #[test]
+    fn the_bytes_of_a_table_and_its_cuts_are_those_of_the_format() {
+        let db = open(&SimStorage::new(1));
+        let splits: [&[u8]; 2] = [b"m", b"b\xff"];
+        db.transact(|tx| tx.create_bytes_table("t", &splits).map(drop)).unwrap();
+        let catalog = db.handle.engine.partition(CATALOG).unwrap().tree();
+        let mut rows = Vec::new();
+        each_row(&catalog, None, &[], None, &mut |key, row| {
+            rows.push((key.to_vec(), row.value.to_vec()));
+            Ok(())
+        })
+        .unwrap();
+        let expected: [(&[u8], &[u8]); 3] = [
+            (b"t", b"\x01\0\0\0\x01\0\0\0\x05\0bytes\x05\0bytes"),
+            (b"\xff\0\0\0\x01b\xff", b"\x02\0\0\0"),
+            (b"\xff\0\0\0\x01m", b"\x03\0\0\0"),
+        ];
+        assert_eq!(rows.len(), expected.len());
+        for ((key, value), (expected_key, expected_value)) in rows.iter().zip(expected) {
+            assert_eq!((&**key, &**value), (expected_key, expected_value), "{}", key.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_cut_that_no_table_can_have_is_corrupt() {
+        let good = [2, 0, 0, 0];
+        let cases: [(&[u8], &[u8], &str); 7] = [
+            (b"\xff\0\0\0\x07m", &[9, 0, 0, 0], "belongs to table 7, which is not there"),
+            (b"\xff\0\0\0\x01z", &good, "partition 2 is there twice"),
+            (b"\xff\0\0\0\x01z", &[1, 0, 0, 0], "partition 1 is there twice"),
+            (b"\xff\0\0\0\x01", &[9, 0, 0, 0], "begins at \"\""),
+            (b"\xff\0\0\0\x01z", &[0, 0, 0, 0], "no partition 0 begins"),
+            (b"\xff\0\0\0\x01z", &[9, 0, 0, 0, 0], "1 bytes follow the partition"),
+            (b"\xff\0\0\0", &good, "neither a name nor a lower bound"),
+        ];
+        for (key, value, what) in cases {
+            let db = open(&SimStorage::new(1));
+            db.transact(|tx| tx.create_bytes_table("t", &[b"m"]).map(drop)).unwrap();
+            plant(&db, key, value);
+            let error = db.tables().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert!(error.to_string().contains(what), "expected {what:?} in {error}");
+        }
+    }
+
+    #[test]
+    fn a_table_need_not_have_the_number_of_its_first_partition() {
+        let disk = SimStorage::new(1);
+        let db = open(&disk);
+        db.transact(|tx| tx.open_bytes_table("t")?.put(b"k", b"v")).unwrap();
+        db.transact(|tx| tx.open_bytes_table("u")?.put(b"k", b"w")).unwrap();
+        let catalog = db.handle.engine.partition(CATALOG).unwrap().tree();
+        // The two exchange their files: the numbers of the tables stay.
+        let (t, u) = (find_row(&catalog, b"t"), find_row(&catalog, b"u"));
+        plant(&db, b"t", &TableRow { partition: u.partition, ..t.clone() }.encode());
+        plant(&db, b"u", &TableRow { partition: t.partition, ..u }.encode());
+        db.close().unwrap();
+        let db = open(&disk);
+        let value = |name: &str| db.snapshot().unwrap().open_bytes_table(name).unwrap().get(b"k").unwrap();
+        assert_eq!((value("t").unwrap(), value("u").unwrap()), (b"w".to_vec(), b"v".to_vec()));
+        db.transact(|tx| tx.open_bytes_table("t")?.put(b"l", b"x")).unwrap();
+        db.transact(|tx| tx.drop_table("u")).unwrap();
+        db.maintain().unwrap();
+        let report = db.verify(&mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+        assert!(report.findings.is_empty(), "{:?}", report.findings);
+        db.close().unwrap();
+        let db = open(&disk);
+        assert_eq!(db.tables().unwrap().iter().map(|t| t.rows).collect::<Vec<_>>(), [2]);
+        assert!(!disk.exists(&format!("part/{}.dat", t.partition)).unwrap(), "the file that table u had");
     }
 
     fn find_row(catalog: &crate::tree::Tree, name: &[u8]) -> TableRow {

@@ -72,6 +72,11 @@ impl RowCounts {
     pub(crate) fn forget(&mut self, table: u32) {
         self.tables.remove(&table);
     }
+
+    /// As [`RowCounts::forget`], for all tables but these.
+    pub(crate) fn keep(&mut self, is_there: impl Fn(u32) -> bool) {
+        self.tables.retain(|table, _| is_there(*table));
+    }
 }
 
 #[cfg(test)]

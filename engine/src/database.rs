@@ -15,7 +15,8 @@ use crate::options::{Durability, Maintenance};
 use crate::report::{CheckpointReport, RecoveryReport, Stats, VerifyProgress, VerifyReport};
 use crate::validation::History;
 use crate::{
-    Error, ErrorKind, Options, Result, Snapshot, TableInfo, Transaction, TransactionOptions, recovery, verify,
+    Error, ErrorKind, Options, PartitionInfo, Result, Snapshot, TableInfo, Transaction, TransactionOptions,
+    recovery, verify,
 };
 
 /// An open database. Cheap to clone; all clones, transactions and snapshots share one handle, which closes when the last is
@@ -114,6 +115,11 @@ impl Database {
     /// All tables, by name.
     pub fn tables(&self) -> Result<Vec<TableInfo>> {
         self.snapshot()?.tables()
+    }
+
+    /// All range partitions: the catalog, then those of each table by name, from the lowest keys on. O(partitions).
+    pub fn partitions(&self) -> Result<Vec<PartitionInfo>> {
+        self.snapshot()?.partitions()
     }
 
     /// Takes a checkpoint now, after writing back every page that is dirty. Transactions go on meanwhile.

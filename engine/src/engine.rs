@@ -85,16 +85,42 @@ pub(crate) struct PartitionHandle {
     /// There may be overflow runs to free. True at open: what was let go of before a restart is due (hazard H9).
     pub(crate) pending: AtomicBool,
     pub(crate) vacuum: Mutex<VacuumState>,
+    /// That of the table its rows belong to, once somebody has opened the table.
+    gate: OnceLock<Arc<TableGate>>,
+}
+
+/// Where those who write to a table, and those who drop it, meet: one for each table, whatever it was opened through.
+#[derive(Debug)]
+pub(crate) struct TableGate {
+    pub(crate) table: u32,
     /// Id of the transaction that has locked the table to drop it; 0: nobody.
     pub(crate) dropper: AtomicU64,
     /// A commit has dropped the table.
     pub(crate) dropped: AtomicBool,
 }
 
+impl TableGate {
+    /// That of a table nobody drops.
+    pub(crate) fn new(table: u32) -> TableGate {
+        TableGate { table, dropper: AtomicU64::new(0), dropped: AtomicBool::new(false) }
+    }
+}
+
 impl PartitionHandle {
-    /// The table its rows belong to, which has its first partition's id.
-    pub(crate) fn table(&self) -> u32 {
-        self.partition.id().0
+    /// The table its rows belong to. `None`: nobody has opened that, so nobody has written to it either since the database was opened.
+    pub(crate) fn table(&self) -> Option<u32> {
+        self.gate.get().map(|gate| gate.table)
+    }
+
+    /// The gate of its table: this one, unless there is one already. `Corrupt` if that is another table's.
+    pub(crate) fn enter(&self, gate: &Arc<TableGate>) -> Result<Arc<TableGate>> {
+        let known = self.gate.get_or_init(|| gate.clone());
+        if known.table != gate.table {
+            let (id, one, other) = (self.partition.id(), known.table, gate.table);
+            let what = format!("partition {id} belongs to table {one} and to table {other}");
+            return Err(Error::new(ErrorKind::Corrupt, what));
+        }
+        Ok(known.clone())
     }
 
     /// The tree of user rows.
@@ -298,7 +324,6 @@ impl Engine {
         let lsn = self.journal.append(&Record::PartitionDeleted { partition: id })?;
         self.log.make_durable(lsn)?;
         self.pause("between the record of a deletion and the deletion");
-        self.timeline.forget_table(id.0);
         self.partitions.write().remove(&id);
         if let Err(error) = self.pager.close_partition(id, true) {
             // The record is durable, so nothing depends on the file any more: whatever is left of it goes at the next open.
@@ -307,11 +332,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Draws an id for a table and its first partition. Never given out again.
+    /// Draws an id for a table or a partition. Never given out again.
     pub(crate) fn draw_id(&self) -> Result<u32> {
         self.next_id
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(1))
-            .map_err(|_| Error::new(ErrorKind::Limit, "all table ids have been used"))
+            .map_err(|_| Error::new(ErrorKind::Limit, "all ids of tables and partitions have been used"))
     }
 
     /// After a failure that leaves the disk's content unknown: no more transactions in this handle. The caller holds nothing.
@@ -361,8 +386,7 @@ fn new_handle(partition: Arc<Partition>) -> Arc<PartitionHandle> {
         garbage: AtomicU64::new(0),
         pending: AtomicBool::new(true),
         vacuum: Mutex::new(VacuumState::default()),
-        dropper: AtomicU64::new(0),
-        dropped: AtomicBool::new(false),
+        gate: OnceLock::new(),
     })
 }
 

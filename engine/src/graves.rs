@@ -19,6 +19,8 @@ const FEW_BYTES: u64 = 64 << 10;
 /// A partition that is to go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grave {
+    /// The table it was of, which goes as a whole.
+    pub(crate) table: u32,
     pub(crate) partition: PartitionId,
     /// Who dropped it, or made it and took that back.
     pub(crate) dropper: TxnId,
@@ -76,6 +78,7 @@ impl Engine {
             if grave.lsn != Lsn::NEVER {
                 self.log.make_durable(grave.lsn)?;
             }
+            self.timeline.forget_table(grave.table);
             self.delete_partition(&locked, grave.partition)?;
         }
         drop(locked);

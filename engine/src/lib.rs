@@ -24,6 +24,7 @@ pub mod metrics;
 mod node;
 mod options;
 mod overflow;
+mod partitions;
 #[doc(hidden)]
 pub mod planted;
 mod raw;
@@ -32,6 +33,7 @@ mod recovery;
 mod report;
 mod retry;
 mod rollback;
+mod routes;
 mod schema;
 mod shard;
 mod snapshot;
@@ -58,6 +60,7 @@ pub use encoding::Serde;
 pub use encoding::{Key, Value};
 pub use error::{Error, ErrorKind, Result};
 pub use options::{Durability, Isolation, Maintenance, OpenMode, Options, TransactionOptions};
+pub use partitions::{PartitionInfo, PartitionState};
 pub use raw::ValueReader;
 pub use report::{
     CheckpointReport, Finding, PartitionReport, PassReport, RecoveryPass, RecoveryProgress, RecoveryReport,

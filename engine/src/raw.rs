@@ -10,9 +10,11 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::active::TxnEntry;
 use crate::change::Row;
 use crate::engine::Engine;
 use crate::journal::{Author, Chain};
+use crate::routes::{Route, Routes};
 use crate::snapshot::Snapshot;
 use crate::transaction::{Access, OpenTable, Transaction};
 use crate::tree::{Decision, Eyes, RowChange, Tree, Updated};
@@ -64,6 +66,18 @@ impl Before {
             }
         }
     }
+}
+
+/// Who writes.
+struct Writer<'t, 'w> {
+    transaction: &'t Transaction,
+    entry: &'w Arc<TxnEntry>,
+}
+
+/// Where a key is written: its partition, and the transaction's chain there.
+struct Place<'p> {
+    route: &'p Route,
+    chain: Chain,
 }
 
 /// A row that is written, or (no row) removed, once nothing is in the way.
@@ -151,8 +165,15 @@ impl<'t> RawTable<'t> {
         }
     }
 
-    pub(crate) fn tree(&self) -> &Tree {
-        &self.table.meta.tree
+    /// Where its rows are.
+    pub(crate) fn routes(&self) -> &Routes {
+        &self.table.meta.routes
+    }
+
+    /// Where its writers and whoever drops it meet.
+    #[cfg(test)]
+    pub(crate) fn gate(&self) -> &Arc<crate::engine::TableGate> {
+        &self.table.meta.gate
     }
 
     /// Changes of this transaction so far: a range that finds another number descends again.
@@ -173,15 +194,21 @@ impl<'t> RawTable<'t> {
         Ok(())
     }
 
-    /// The transaction and its chain; snapshots cannot write.
-    fn writer(&self) -> Result<(&'t Transaction, &Chain)> {
-        match (self.owner, &self.table.chain) {
-            (Owner::Transaction(t), Some(chain)) => {
-                t.check_writable(&self.table)?;
-                Ok((t, chain))
+    /// The transaction; snapshots cannot write.
+    fn writer(&self) -> Result<Writer<'t, '_>> {
+        match (self.owner, &self.table.writer) {
+            (Owner::Transaction(transaction), Some(entry)) => {
+                transaction.check_writable(&self.table)?;
+                Ok(Writer { transaction, entry })
             }
             _ => Err(Error::invalid("a snapshot is read-only")),
         }
+    }
+
+    /// Where a write of the key goes.
+    fn place(&self, writer: &Writer<'t, '_>, key: &[u8]) -> Place<'_> {
+        let route = self.routes().of(key);
+        Place { route, chain: Chain { entry: writer.entry.clone(), partition: route.id() } }
     }
 
     /// Whether its owner may still read: one that was cancelled, or has failed, shows nothing any more. What a rollback has left half
@@ -194,7 +221,7 @@ impl<'t> RawTable<'t> {
     }
 
     /// Whose rows are shown: calls `look` with the view.
-    fn with_eyes<R>(&self, look: impl FnOnce(Eyes<'_>) -> R) -> R {
+    pub(crate) fn with_eyes<R>(&self, look: impl FnOnce(Eyes<'_>) -> R) -> R {
         let versions = &self.engine().versions;
         match self.owner {
             Owner::Transaction(t) => look(Eyes { view: &t.view(), versions, table: self.table.meta.id }),
@@ -210,7 +237,7 @@ impl<'t> RawTable<'t> {
         let mut answer = |row: Row<'_>| read.take().map(|read| read(row));
         let found = self.with_eyes(|eyes| {
             let mut spilled = None;
-            let found = self.table.meta.tree.get(key, |row| {
+            let found = self.routes().of(key).tree.get(key, |row| {
                 own = row.stamp == eyes.view.own;
                 if eyes.view.sees(row.stamp) {
                     return if row.ghost { None } else { answer(row) };
@@ -264,38 +291,21 @@ impl<'t> RawTable<'t> {
             out.extend_from_slice(row.value);
             row.overflow
         })?;
-        self.finish_value(found, out)
-    }
-
-    /// A value that was found, or its reference, which is resolved.
-    fn finish_value(&self, found: Option<bool>, out: &mut Vec<u8>) -> Result<bool> {
-        match found {
-            None => Ok(false),
-            Some(false) => Ok(true),
-            Some(true) => {
-                let reference = std::mem::take(out);
-                self.resolve(&reference, out)?;
-                Ok(true)
-            }
-        }
+        finish_value(self.routes().of(key), found, out)
     }
 
     /// Locks the key, whether or not there is a row, and appends its value to `out` (cleared first); whether there is one.
     pub(crate) fn get_locked(&self, key: &[u8], out: &mut Vec<u8>) -> Result<bool> {
-        let (transaction, chain) = self.writer()?;
+        let writer = self.writer()?;
+        let transaction = writer.transaction;
         self.check_key(key)?;
         transaction.begin_waits();
         transaction.intend_to_write(&self.table)?;
+        let place = self.place(&writer, key);
         let mut look = RowLock { transaction, table: self.table.meta.id, key, out, found: None };
-        self.change_row(transaction, chain, key, 0, &mut look)?;
+        self.change_row(transaction, &place, key, 0, &mut look)?;
         let found = look.found;
-        self.finish_value(found, out)
-    }
-
-    /// Fills `out` with the value that an overflow reference stands for.
-    pub(crate) fn resolve(&self, reference: &[u8], out: &mut Vec<u8>) -> Result<()> {
-        let mut reader = overflow::Reader::open(&self.table.meta.handle.partition, reference)?;
-        reader.read_to_end(out)
+        finish_value(place.route, found, out)
     }
 
     pub(crate) fn contains(&self, key: &[u8]) -> Result<bool> {
@@ -327,73 +337,75 @@ impl<'t> RawTable<'t> {
         wanted: bool,
         mut decode: impl FnMut(Vec<u8>) -> Result<T>,
     ) -> Result<Option<T>> {
-        let (transaction, chain) = self.writer()?;
+        let writer = self.writer()?;
+        let transaction = writer.transaction;
         self.check_key(key)?;
         let inline = Tree::max_inline_bytes(self.engine().page_bytes, key.len());
-        transaction.row_statement(&self.table, chain, || {
+        let place = self.place(&writer, key);
+        transaction.row_statement(&self.table, &place.chain, || {
             let old = if value.len() <= inline {
-                self.write_row(transaction, chain, key, (value, false), wanted)?
+                self.write_row(transaction, &place, key, (value, false), wanted)?
             } else {
-                let mut writer = self.overflow_writer(chain);
+                let mut writer = self.overflow_writer(&place);
                 writer.write(value)?;
                 let reference = writer.finish(inline)?;
-                self.write_row(transaction, chain, key, (&reference, true), wanted)?
+                self.write_row(transaction, &place, key, (&reference, true), wanted)?
             };
             old.map(|old| transaction.call_out(|| decode(old))).transpose()
         })
     }
 
-    fn overflow_writer<'w>(&'w self, chain: &'w Chain) -> overflow::Writer<'w> {
-        overflow::Writer::new(&self.engine().journal, chain, &self.table.meta.handle.space)
+    fn overflow_writer<'w>(&'w self, place: &'w Place<'_>) -> overflow::Writer<'w> {
+        overflow::Writer::new(&self.engine().journal, &place.chain, &place.route.handle.space)
     }
 
     /// Writes the row, and lists the extents of the value it replaces for freeing.
     fn write_row(
         &self,
         transaction: &Transaction,
-        chain: &Chain,
+        place: &Place<'_>,
         key: &[u8],
         (value, overflow): (&[u8], bool),
         wanted: bool,
     ) -> Result<Option<Vec<u8>>> {
-        let row = Row { stamp: chain.txn(), ghost: false, overflow, value };
+        let row = Row { stamp: place.chain.txn(), ghost: false, overflow, value };
         let mut write = RowWrite::new(transaction, self.table.meta.id, key, Some(row), wanted);
-        self.change_row(transaction, chain, key, value.len(), &mut write)?;
+        self.change_row(transaction, place, key, value.len(), &mut write)?;
         let before = write.before;
-        self.after_write(transaction, chain, key, before, true, wanted)
+        self.after_write(transaction, place, key, before, true, wanted)
     }
 
     /// Removes the row; its bytes stay in a ghost.
     fn remove_row(
         &self,
         transaction: &Transaction,
-        chain: &Chain,
+        place: &Place<'_>,
         key: &[u8],
         wanted: bool,
     ) -> Result<Option<Vec<u8>>> {
         let mut removal = RowWrite::new(transaction, self.table.meta.id, key, None, wanted);
-        if self.change_row(transaction, chain, key, 0, &mut removal)? == Updated::Kept {
+        if self.change_row(transaction, place, key, 0, &mut removal)? == Updated::Kept {
             // That there was nothing to remove is a read; nothing is locked.
             transaction.gave_up(self.table.meta.id, key);
             transaction.note_point(self.table.meta.id, key);
             return Ok(None);
         }
         let before = removal.before;
-        self.after_write(transaction, chain, key, before, false, wanted)
+        self.after_write(transaction, place, key, before, false, wanted)
     }
 
     /// Changes a row as soon as nothing is in the way any more.
     fn change_row(
         &self,
         transaction: &Transaction,
-        chain: &Chain,
+        place: &Place<'_>,
         key: &[u8],
         max_value_bytes: usize,
         change: &mut dyn RowChange<'_>,
     ) -> Result<Updated> {
-        let author = Author::Transaction(chain);
+        let author = Author::Transaction(&place.chain);
         let mut attempt = || loop {
-            match self.table.meta.tree.update(&self.engine().journal, author, key, max_value_bytes, change)? {
+            match place.route.tree.update(&self.engine().journal, author, key, max_value_bytes, change)? {
                 Updated::Stopped(obstacle) => transaction.overcome(obstacle, self.table.meta.id, key)?,
                 updated => return Ok(updated),
             }
@@ -404,7 +416,7 @@ impl<'t> RawTable<'t> {
     fn after_write(
         &self,
         transaction: &Transaction,
-        chain: &Chain,
+        place: &Place<'_>,
         key: &[u8],
         before: Before,
         exists: bool,
@@ -414,15 +426,15 @@ impl<'t> RawTable<'t> {
         if before.unseen {
             self.table.overtaken.store(true, Ordering::Relaxed);
         }
-        let handle = &self.table.meta.handle;
+        let handle = &place.route.handle;
         let mut value = before.value;
         if let Some(reference) = &before.reference {
             if wanted {
                 let mut bytes = Vec::new();
-                self.resolve(reference, &mut bytes)?;
+                resolve(place.route, reference, &mut bytes)?;
                 value = Some(bytes);
             }
-            overflow::unlink(&self.engine().journal, chain, &handle.space, reference)?;
+            overflow::unlink(&self.engine().journal, &place.chain, &handle.space, reference)?;
             handle.pending.store(true, Ordering::Relaxed);
         }
         if before.existed && (!exists || before.reference.is_some()) {
@@ -449,12 +461,14 @@ impl<'t> RawTable<'t> {
         wanted: bool,
         mut decode: impl FnMut(Vec<u8>) -> Result<T>,
     ) -> Result<Option<T>> {
-        let (transaction, chain) = self.writer()?;
+        let writer = self.writer()?;
+        let transaction = writer.transaction;
         if key.len() > self.max_key_bytes() {
             return Ok(None);
         }
-        transaction.row_statement(&self.table, chain, || {
-            let old = self.remove_row(transaction, chain, key, wanted)?;
+        let place = self.place(&writer, key);
+        transaction.row_statement(&self.table, &place.chain, || {
+            let old = self.remove_row(transaction, &place, key, wanted)?;
             old.map(|old| transaction.call_out(|| decode(old))).transpose()
         })
     }
@@ -487,7 +501,8 @@ impl<'t> RawTable<'t> {
     /// Writes a value read from `source` to its end, in bounded memory; returns its length in bytes. An error of the source is
     /// `Io`, and leaves the old value.
     pub(crate) fn put_stream(&self, key: &[u8], source: &mut dyn io::Read) -> Result<u64> {
-        let (transaction, chain) = self.writer()?;
+        let writer = self.writer()?;
+        let transaction = writer.transaction;
         self.check_key(key)?;
         let inline = Tree::max_inline_bytes(self.engine().page_bytes, key.len());
         let mut head = Vec::new();
@@ -498,11 +513,12 @@ impl<'t> RawTable<'t> {
         }
         // A source can be read only once, so this statement is not tried again when the log is full.
         let mut once = Some(source);
-        transaction.row_statement(&self.table, chain, || {
+        let place = self.place(&writer, key);
+        transaction.row_statement(&self.table, &place.chain, || {
             let source = once.take().ok_or_else(|| {
                 Error::new(ErrorKind::LogFull, "the log is full, and the value's source cannot be read again")
             })?;
-            let mut writer = self.overflow_writer(chain);
+            let mut writer = self.overflow_writer(&place);
             let mut total = head.len() as u64;
             writer.write(&head)?;
             let mut chunk = Vec::with_capacity(STREAM_BYTES);
@@ -516,7 +532,7 @@ impl<'t> RawTable<'t> {
                 total += chunk.len() as u64;
             }
             let reference = writer.finish(inline)?;
-            self.write_row(transaction, chain, key, (&reference, true), false)?;
+            self.write_row(transaction, &place, key, (&reference, true), false)?;
             Ok(total)
         })
     }
@@ -535,11 +551,30 @@ impl<'t> RawTable<'t> {
             None => return Ok(None),
             Some(false) => Source::Inline(io::Cursor::new(bytes)),
             Some(true) => {
-                Source::Overflow(overflow::Reader::open(&self.table.meta.handle.partition, &bytes)?)
+                Source::Overflow(overflow::Reader::open(&self.routes().of(key).handle.partition, &bytes)?)
             }
         };
         Ok(Some(ValueReader { source, _table: self.clone() }))
     }
+}
+
+/// A value that was found in a partition, or its reference, which is resolved.
+fn finish_value(route: &Route, found: Option<bool>, out: &mut Vec<u8>) -> Result<bool> {
+    match found {
+        None => Ok(false),
+        Some(false) => Ok(true),
+        Some(true) => {
+            let reference = std::mem::take(out);
+            resolve(route, &reference, out)?;
+            Ok(true)
+        }
+    }
+}
+
+/// Fills `out` with the value that an overflow reference in a partition stands for.
+fn resolve(route: &Route, reference: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    let mut reader = overflow::Reader::open(&route.handle.partition, reference)?;
+    reader.read_to_end(out)
 }
 
 /// Appends up to `limit` bytes of `source`.

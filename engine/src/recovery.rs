@@ -22,6 +22,7 @@ mod redo;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -29,14 +30,13 @@ use hamal_pager::{PagerOptions, PartitionId};
 use hamal_storage::{Error as LowError, Lock, Storage};
 use hamal_wal::{Log, LogOptions, Lsn, Scanner};
 
-use crate::catalog::{CATALOG, TableRow, Tables, partition_of};
+use crate::catalog::{CATALOG, Definition, Tables, each_row, partition_of};
 use crate::checkpoint::{CheckpointState, Effort};
 use crate::engine::{Engine, Layers, Parts};
 use crate::master::{self, CREATING, Found, Master, MasterFiles};
 use crate::options::{MAX_LOG_BYTES, Maintenance, OpenMode};
 use crate::report::{PartitionReport, RecoveryPass, RecoveryProgress, RecoveryReport};
 use crate::rollback;
-use crate::tree::LeafCopy;
 use crate::versions::run::remove_leftovers;
 use crate::{Error, ErrorKind, Options, Result};
 use analysis::Analysis;
@@ -212,48 +212,37 @@ fn undo(engine: &Engine, analysis: &Analysis, report: &mut RecoveryReport) -> Re
     progress(&engine.options, RecoveryPass::Undo, done, done)
 }
 
-/// Removes the files of partitions that no table has: creations that were rolled back, drops whose file had not gone yet.
+/// Removes the files of partitions that no table has: creations that were rolled back, drops whose file had not gone yet. And the row
+/// counts of tables that are no more.
 fn remove_orphans(engine: &Engine) -> Result<()> {
-    let known = tables(engine)?;
+    let tables = tables(engine)?;
+    let ids: HashSet<u32> = tables.iter().map(|(_, table)| table.row.id).collect();
+    engine.timeline.keep_tables(|id| ids.contains(&id));
+    let known: HashSet<PartitionId> = tables.iter().flat_map(|(_, table)| table.partitions()).collect();
     for name in engine.storage.list("part").map_err(|e| LowError::io("list", "part", e))? {
         let Some(id) = partition_of(&name) else {
             continue;
         };
-        if id == CATALOG || known.iter().any(|(_, row)| row.partition == id) {
+        if id == CATALOG || known.contains(&id) {
             continue;
         }
         engine.next_id.fetch_max(id.0.saturating_add(1), std::sync::atomic::Ordering::Relaxed);
         tracing::info!(partition = id.0, "removing the file of a partition that no table has");
         engine.delete_partition(&engine.lock_files(), id)?;
     }
-    // Every table's file is looked for now: a missing one is told at open, not at the first read.
-    for (_, row) in &known {
-        engine.partition(row.partition)?;
+    // Every table's files are looked for now: a missing one is told at open, not at the first read.
+    for (_, table) in &tables {
+        table.partitions().try_for_each(|id| engine.partition(id).map(drop))?;
     }
     Ok(())
 }
 
 /// All tables in the catalog as it is, whoever has written it: for when nobody writes. `Corrupt` if two claim one id or partition.
-pub(crate) fn tables(engine: &Engine) -> Result<Vec<(String, TableRow)>> {
-    let tree = engine.partition(CATALOG)?.tree();
-    let mut leaf = LeafCopy::default();
+pub(crate) fn tables(engine: &Engine) -> Result<Vec<(String, Definition)>> {
     let mut tables = Tables::default();
-    let (mut at, mut key): (Option<Vec<u8>>, _) = (None, Vec::new());
-    loop {
-        tree.leaf_at(at.as_deref(), None, &mut leaf)?;
-        for index in 0..leaf.len() {
-            let row = leaf.row(index);
-            if !row.ghost {
-                key.clear();
-                leaf.key_into(index, &mut key);
-                tables.add(&key, row)?;
-            }
-        }
-        match leaf.upper_fence() {
-            Some(fence) => at = Some(fence.to_vec()),
-            None => return Ok(tables.rows),
-        }
-    }
+    let catalog = engine.partition(CATALOG)?.tree();
+    each_row(&catalog, None, &[], None, &mut |key, row| tables.add(key, row))?;
+    Ok(tables.rows)
 }
 
 fn first_report(master: &Master, analysis: &Analysis) -> RecoveryReport {

@@ -68,8 +68,12 @@ pub(crate) fn undo_step(
         if chain.partition == CATALOG {
             engine.schema.forget();
         }
-        if root == ROOT && stamp != chain.entry.id {
-            give_up_row(engine, &chain.entry, handle.table(), key, lock);
+        // Before a table has been opened there are only the losers of a recovery: they have neither versions nor locks to give up.
+        if let Some(table) = handle.table()
+            && root == ROOT
+            && stamp != chain.entry.id
+        {
+            give_up_row(engine, &chain.entry, table, key, lock);
         }
     };
     let leaves_ghost = |is_ghost: bool| {

@@ -11,11 +11,11 @@ use hashbrown::HashMap;
 use parking_lot::RwLock;
 
 use crate::Result;
-use crate::catalog::{CATALOG, TableRow, table_key};
-use crate::engine::{Engine, PartitionHandle};
+use crate::catalog::{CATALOG, Definition, TableRow, cuts_of, row_place, table_key};
+use crate::engine::{Engine, TableGate};
 use crate::ids::TxnId;
+use crate::routes::Routes;
 use crate::shard::Shards;
-use crate::tree::Tree;
 use crate::view::View;
 
 /// What all who have opened a table share.
@@ -24,16 +24,10 @@ pub(crate) struct TableMeta {
     pub(crate) id: u32,
     pub(crate) key_type: String,
     pub(crate) value_type: String,
-    pub(crate) handle: Arc<PartitionHandle>,
-    pub(crate) tree: Tree,
-}
-
-impl TableMeta {
-    /// Of the table with this row in the catalog, whose partition is open.
-    fn new(row: TableRow, handle: Arc<PartitionHandle>) -> TableMeta {
-        let tree = handle.tree();
-        TableMeta { id: row.id, key_type: row.key_type, value_type: row.value_type, handle, tree }
-    }
+    /// Where its rows are.
+    pub(crate) routes: Routes,
+    /// Where writers and whoever drops it meet.
+    pub(crate) gate: Arc<TableGate>,
 }
 
 /// A table that is remembered.
@@ -75,16 +69,32 @@ impl Schema {
 }
 
 impl Engine {
-    /// What the table with this row in the catalog is.
-    pub(crate) fn table_meta(&self, row: TableRow) -> Result<Arc<TableMeta>> {
-        let handle = self.partition(row.partition)?;
-        Ok(Arc::new(TableMeta::new(row, handle)))
+    /// What the table with this definition is. `Corrupt` if a partition's file is missing, or another table has it.
+    pub(crate) fn table_meta(&self, table: Definition) -> Result<Arc<TableMeta>> {
+        let Definition { row, cuts } = table;
+        let first = self.partition(row.partition)?;
+        let gate = first.enter(&Arc::new(TableGate::new(row.id)))?;
+        let mut others = Vec::with_capacity(cuts.len());
+        for cut in cuts {
+            let handle = self.partition(cut.partition)?;
+            handle.enter(&gate)?;
+            others.push((cut.lower, handle));
+        }
+        let routes = Routes::new(first, others.into_iter());
+        Ok(Arc::new(TableMeta {
+            id: row.id,
+            key_type: row.key_type,
+            value_type: row.value_type,
+            routes,
+            gate,
+        }))
     }
 
     /// What the catalog itself is, as a table.
     pub(crate) fn catalog_meta(&self) -> Result<Arc<TableMeta>> {
         let (key_type, value_type) = (String::new(), String::new());
-        self.table_meta(TableRow { id: CATALOG.0, partition: CATALOG, key_type, value_type })
+        let row = TableRow { id: CATALOG.0, partition: CATALOG, key_type, value_type };
+        self.table_meta(Definition { row, cuts: Vec::new() })
     }
 
     /// Remembers what the catalog has under this name now, if there is something.
@@ -101,7 +111,9 @@ impl Engine {
         let found =
             catalog.get(table_key(name)?, |row| (!row.ghost).then(|| (row.stamp, TableRow::of(row))))?;
         let Some((stamp, row)) = found.flatten() else { return Ok(()) };
-        let meta = self.table_meta(row?)?;
+        let row = row.map_err(|e| e.context(row_place(name)))?;
+        let cuts = cuts_of(&catalog, None, row.id)?;
+        let meta = self.table_meta(Definition { row, cuts })?;
         let mut state = shard.write();
         if state.changes == changes {
             state.tables.insert(Arc::from(name), Remembered { stamp, meta });

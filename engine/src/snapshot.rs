@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::catalog::Catalog;
 use crate::database::Handle;
 use crate::engine::Engine;
+use crate::partitions::{PartitionInfo, partition_infos};
 use crate::raw::{Owner, RawTable};
 use crate::timeline::LiveView;
 use crate::transaction::{OpenTable, check_types, no_table, table_infos};
@@ -55,9 +56,9 @@ impl Snapshot {
         let (name, meta) = if let Some(found) = engine.schema.find(name, self.view()) {
             found
         } else {
-            let row = self.catalog()?.find(name)?.ok_or_else(|| no_table(name))?;
+            let table = self.catalog()?.definition(name)?.ok_or_else(|| no_table(name))?;
             engine.remember_table(name)?;
-            (Arc::from(name), engine.table_meta(row)?)
+            (Arc::from(name), engine.table_meta(table)?)
         };
         check_types(&name, &meta, types)?;
         Ok((name, RawTable::new(Owner::Snapshot(self), Arc::new(OpenTable::new(meta, None)))))
@@ -71,6 +72,11 @@ impl Snapshot {
     /// All tables, by name.
     pub fn tables(&self) -> Result<Vec<TableInfo>> {
         table_infos(self.engine(), self.catalog()?.all()?, self.live.view.as_of, &BTreeMap::new())
+    }
+
+    /// All partitions, as [`crate::Database::partitions`] has them.
+    pub(crate) fn partitions(&self) -> Result<Vec<PartitionInfo>> {
+        partition_infos(self.engine(), self.catalog()?.all()?, self.live.view.as_of)
     }
 }
 

@@ -402,6 +402,11 @@ impl Timeline {
         self.state.lock().counts.forget(table);
     }
 
+    /// Only these tables are still there.
+    pub(crate) fn keep_tables(&self, is_there: impl Fn(u32) -> bool) {
+        self.state.lock().counts.keep(is_there);
+    }
+
     /// The id the next transaction will get.
     pub(crate) fn next_id(&self) -> TxnId {
         TxnId(self.state.lock().next)

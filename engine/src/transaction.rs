@@ -34,7 +34,7 @@ use crate::active::TxnEntry;
 use crate::catalog::CATALOG;
 use crate::checkpoint::Effort;
 use crate::database::Handle;
-use crate::engine::{Engine, PartitionHandle};
+use crate::engine::{Engine, TableGate};
 use crate::ids::TxnId;
 use crate::journal::Chain;
 use crate::options::{Durability, Isolation, Maintenance};
@@ -93,12 +93,13 @@ struct Work {
     tables: SmallVec<[Arc<OpenTable>; 2]>,
     /// What the catalog is known to say: by name, ids of tables that are open.
     names: SmallVec<[(Arc<str>, u32); 2]>,
-    created: Vec<PartitionId>,
-    /// Those whose creation was taken back.
-    unmade: BTreeSet<PartitionId>,
-    dropped: Vec<PartitionId>,
+    /// Partitions it has made, and of which tables.
+    created: Vec<(u32, PartitionId)>,
+    /// Tables whose creation was taken back.
+    unmade: BTreeSet<u32>,
+    dropped: Vec<Arc<TableMeta>>,
     /// Tables it has locked to drop them, whether or not the drop was taken back since.
-    dropping: Vec<Arc<PartitionHandle>>,
+    dropping: Vec<Arc<TableGate>>,
     savepoints: Vec<Mark>,
     next_savepoint: u64,
     failure: Option<String>,
@@ -174,6 +175,11 @@ impl Work {
         self.name_position(name).ok().map(|at| self.names.remove(at).1)
     }
 
+    /// Whether it drops the table of this id.
+    fn has_dropped(&self, table: u32) -> bool {
+        self.dropped.iter().any(|dropped| dropped.id == table)
+    }
+
     fn check_usable(&self) -> Result<()> {
         match &self.failure {
             None => Ok(()),
@@ -238,6 +244,12 @@ impl Transaction {
         self.entry.age
     }
 
+    /// The partitions it has a chain in.
+    #[cfg(test)]
+    pub(crate) fn chains(&self) -> Vec<PartitionId> {
+        self.entry.lock().chains.iter().map(|chain| chain.partition).collect()
+    }
+
     /// What it sees.
     pub(crate) fn view(&self) -> Ref<'_, View> {
         Ref::map(self.live.borrow(), |live| &live.view)
@@ -285,8 +297,7 @@ impl Transaction {
         self.check_usable()?;
         self.check_between_statements()?;
         let work = self.work.borrow();
-        let partition = table.meta.handle.partition.id();
-        if work.unmade.contains(&partition) || work.dropped.contains(&partition) {
+        if work.unmade.contains(&table.meta.id) || work.has_dropped(table.meta.id) {
             return Err(Error::new(
                 ErrorKind::NotFound,
                 "the table has been dropped, or its creation rolled back, since this handle was opened",
@@ -326,7 +337,7 @@ impl Transaction {
         result
     }
 
-    /// Runs a statement on the rows of one table, whose records are all in the table's chain; if it fails, takes back what it did (I1).
+    /// Runs a statement on the rows of one table, whose records are all in one chain; if it fails, takes back what it did (I1).
     /// `LogFull` is tried once more after a checkpoint.
     pub(crate) fn row_statement<T>(
         &self,
@@ -388,7 +399,7 @@ impl Transaction {
         work.names.clear();
         work.dropped.truncate(mark.dropped);
         // Partitions made since stay in `created`: their catalog rows are gone, their files go when the transaction ends.
-        work.unmade.extend(&work.created[mark.created..]);
+        work.unmade.extend(work.created[mark.created..].iter().map(|(table, _)| *table));
         Ok(())
     }
 

@@ -1,21 +1,22 @@
 //! Verification: proves every invariant of every page of every partition, and of partitions, catalog and counts to each other.
 //!
 //! Per partition: its header; both trees (every page, each against its parent); every overflow value, read to its end; every pending
-//! run; and the bitmaps against all of these: each page is reachable, free, or allocated to something, exactly once. Per table: the
-//! row count against the rows. Damage becomes a finding, and the search goes on; an I/O error ends it.
+//! run; and the bitmaps against all of these: each page is reachable, free, or allocated to something, exactly once; and that no key lies
+//! outside of the partition's range. Per table: the row count against the rows of all its partitions. Damage becomes a finding, and the search goes on; an I/O error ends it.
 //!
 //! The caller keeps writers out; this module keeps the vacuum out.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use hamal_pager::PartitionId;
+use hamal_pager::{PageNo, PartitionId};
 
-use crate::catalog::CATALOG;
+use crate::catalog::{CATALOG, Definition};
 use crate::engine::{Engine, PartitionHandle};
 use crate::node::{Node, Sort};
 use crate::report::{Finding, VerifyProgress, VerifyReport};
 use crate::space::Fault;
-use crate::tree::{PageSet, TreeReport};
+use crate::tree::{PageSet, ROOT, TreeReport};
 use crate::{Error, ErrorKind, Result, overflow, recovery};
 
 /// Bytes read at a time from overflow values.
@@ -38,30 +39,26 @@ pub(crate) fn run(
         Err(e) => return Err(e),
     };
     report.tables = tables.len() as u64;
-    let mut partitions = vec![(CATALOG, None)];
-    partitions.extend(tables.iter().map(|(name, row)| (row.partition, Some((name, row.id)))));
-    let mut handles = Vec::new();
-    for (id, table) in partitions {
-        match engine.partition(id) {
-            Ok(handle) => handles.push((handle, table)),
-            Err(e) if e.kind() == ErrorKind::Corrupt => note(&mut report, id, None, e.to_string()),
-            Err(e) => return Err(e),
-        }
-    }
-    let pages_total = handles.iter().map(|(h, _)| u64::from(h.partition.file_pages())).sum();
+    let mut scopes = open_all(engine, &tables, &mut report)?;
+    let pages_total = scopes.iter().map(|scope| u64::from(scope.handle.partition.file_pages())).sum();
     let mut tick = |pages_done: u64| match progress(VerifyProgress { pages_done, pages_total }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::new(ErrorKind::Cancelled, "verification was stopped")),
     };
-    for (handle, table) in handles {
+    for scope in &mut scopes {
         report.partitions += 1;
         engine.pause("between partitions of a verification");
-        let rows = check_partition(&handle, &mut report, &mut tick)?;
-        if let Some((name, id)) = table {
-            let counted = engine.timeline.newest_rows(id);
-            if let Some(rows) = rows.filter(|rows| *rows != counted) {
+        scope.rows = check_partition(scope, &mut report, &mut tick)?;
+    }
+    for (at, (name, table)) in tables.iter().enumerate() {
+        let parts = scopes.iter().filter(|scope| scope.table == Some(at));
+        let rows: Vec<u64> = parts.filter_map(|scope| scope.rows).collect();
+        // Only if all of its rows could be seen.
+        if rows.len() == table.partitions().count() {
+            let (counted, rows) = (engine.timeline.newest_rows(table.row.id), rows.iter().sum::<u64>());
+            if rows != counted {
                 let what = format!("table {name:?}: expected {counted} rows by its count, found {rows}");
-                note(&mut report, handle.partition.id(), None, what);
+                note(&mut report, table.row.partition, None, what);
             }
         }
     }
@@ -69,6 +66,44 @@ pub(crate) fn run(
     let (pages, rows, findings) = (report.pages, report.rows, report.findings.len());
     tracing::info!(pages, rows, findings, "verified");
     Ok(report)
+}
+
+/// A partition that is checked.
+struct Scope {
+    handle: Arc<PartitionHandle>,
+    /// Which table it is of; `None`: it is the catalog.
+    table: Option<usize>,
+    /// Where its keys are: not below, and below. Empty: there is no bound.
+    lower: Box<[u8]>,
+    upper: Box<[u8]>,
+    /// Its rows, if all could be seen.
+    rows: Option<u64>,
+}
+
+/// All partitions that there should be, and can be opened.
+fn open_all(
+    engine: &Engine,
+    tables: &[(String, Definition)],
+    report: &mut VerifyReport,
+) -> Result<Vec<Scope>> {
+    let mut wanted = vec![(CATALOG, None, Box::default(), Box::default())];
+    for (at, (_, table)) in tables.iter().enumerate() {
+        let mut uppers = table.cuts.iter().map(|cut| cut.lower.clone());
+        let mut upper = || uppers.next().unwrap_or_default();
+        wanted.push((table.row.partition, Some(at), Box::default(), upper()));
+        for cut in &table.cuts {
+            wanted.push((cut.partition, Some(at), cut.lower.clone(), upper()));
+        }
+    }
+    let mut scopes = Vec::with_capacity(wanted.len());
+    for (id, table, lower, upper) in wanted {
+        match engine.partition(id) {
+            Ok(handle) => scopes.push(Scope { handle, table, lower, upper, rows: None }),
+            Err(e) if e.kind() == ErrorKind::Corrupt => note(report, id, None, e.to_string()),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(scopes)
 }
 
 fn note(report: &mut VerifyReport, partition: PartitionId, page: Option<u32>, what: String) {
@@ -90,10 +125,11 @@ fn noted<T>(report: &mut VerifyReport, partition: PartitionId, result: Result<T>
 
 /// Checks one partition; returns the number of rows in its user tree if the whole tree could be seen.
 fn check_partition(
-    handle: &PartitionHandle,
+    scope: &Scope,
     report: &mut VerifyReport,
     tick: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Option<u64>> {
+    let handle = &*scope.handle;
     let id = handle.partition.id();
     let before = report.findings.len();
     let base = report.pages;
@@ -104,11 +140,16 @@ fn check_partition(
     let mut references = Vec::new();
     let mut rows = 0;
     for tree in [handle.tree(), handle.system_tree()] {
+        let has_users_rows = tree.root == ROOT;
+        let mut strays: Vec<Fault> = Vec::new();
         let mut faults: Vec<Fault> = Vec::new();
         let mut visited = 0;
         let seen = tree.check(
             &mut pages,
-            &mut |_, node| {
+            &mut |page, node| {
+                if has_users_rows {
+                    strays.extend(find_stray(scope, page, node)?);
+                }
                 visited += 1;
                 if visited % 256 == 0 {
                     tick(base + visited)?;
@@ -121,10 +162,10 @@ fn check_partition(
             },
         )?;
         add(report, &seen);
-        if tree.root == crate::tree::ROOT {
+        if has_users_rows {
             rows = seen.rows;
         }
-        for fault in faults {
+        for fault in faults.into_iter().chain(strays) {
             note_fault(report, id, &fault);
         }
     }
@@ -152,6 +193,20 @@ fn check_partition(
         note_fault(report, id, fault);
     }
     Ok(Some(rows))
+}
+
+/// A key in this page that is not in its partition's range, if there is one; ghosts too, for undo would bring them back.
+fn find_stray(scope: &Scope, page: PageNo, node: Node<'_>) -> Result<Option<Fault>> {
+    let Some(last) = node.len().checked_sub(1).filter(|_| node.sort() == Sort::Leaf) else { return Ok(None) };
+    for index in [0, last] {
+        let key = node.key(index)?.to_vec();
+        if *key < *scope.lower || (!scope.upper.is_empty() && *key >= *scope.upper) {
+            let (lower, upper) = (scope.lower.escape_ascii(), scope.upper.escape_ascii());
+            let expected = format!("keys in the partition's range, from \"{lower}\" up to \"{upper}\"");
+            return Ok(Some(Fault::new(page, &expected, &format!("\"{}\"", key.escape_ascii()))));
+        }
+    }
+    Ok(None)
 }
 
 fn note_fault(report: &mut VerifyReport, id: PartitionId, fault: &Fault) {

@@ -1,5 +1,6 @@
 //! What one run is like: sizes, shapes and odds, all drawn from its seed.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hamal::{Durability, Maintenance, OpenMode, Options};
@@ -9,6 +10,9 @@ use crate::keys::{SHAPES, Shape, max_key_bytes};
 
 /// Names that tables may have. Each has a shape of keys of its own; renaming mixes them.
 pub const NAMES: [&str; 4] = ["accounts", "blobs", "paths", "z"];
+
+/// Most partitions that a table has.
+const MOST_PARTITIONS: u64 = 8;
 
 /// Longest wait of those who do not choose another: verifications, for transactions to end.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(5);
@@ -32,6 +36,8 @@ pub struct Plan {
     pub shapes: [Shape; NAMES.len()],
     /// Keys per table that are ever used.
     pub key_space: u64,
+    /// At which keys tables of [`NAMES`] are cut into partitions when they are made; taken modulo the key space.
+    pub cuts: [Vec<u64>; NAMES.len()],
     /// Rows written before anything else, so that the data is larger than the cache.
     pub preload_rows: u64,
     /// Length of an ordinary value is mostly below this, bytes.
@@ -69,6 +75,10 @@ impl Plan {
             big_value_bytes: *choices.pick(&[20_000, 100_000, 300_000]),
             relaxed_one_in: *choices.pick(&[0, 2, 5]),
             transactions: choices.between(3, 40),
+            cuts: std::array::from_fn(|_| {
+                let partitions = choices.between(1, MOST_PARTITIONS);
+                (1..partitions).map(|_| choices.fresh()).collect()
+            }),
         }
     }
 
@@ -89,6 +99,7 @@ impl Plan {
             big_value_bytes: 20_000,
             relaxed_one_in: 3,
             transactions: 8,
+            cuts: [vec![20, 40], vec![30], vec![], vec![10, 30]],
         }
     }
 
@@ -116,6 +127,20 @@ impl Plan {
     pub fn key(&self, table: &str, index: u64) -> Vec<u8> {
         let slot = NAMES.iter().position(|name| *name == table).unwrap_or(0);
         self.shapes[slot].key(index, self.max_key_bytes())
+    }
+
+    /// The split keys of the table of this name, if it is made now: where some of its keys are, so that partitions meet in the middle of
+    /// what is used.
+    pub fn splits(&self, table: &str) -> Vec<Vec<u8>> {
+        let slot = NAMES.iter().position(|name| *name == table).unwrap_or(0);
+        let keys = self.cuts[slot].iter().map(|cut| {
+            let mut key = self.key(table, cut % self.key_space.max(1));
+            // A split key leaves room for what stands before it in the catalog.
+            key.truncate(self.max_key_bytes() - 5);
+            key
+        });
+        let splits: BTreeSet<Vec<u8>> = keys.filter(|key| !key.is_empty()).collect();
+        splits.into_iter().collect()
     }
 
     /// Length of a value to write, bytes: mostly ordinary, sometimes empty, around a quarter or a whole page, or big.

@@ -37,7 +37,7 @@ pub(crate) fn table_json(table: &hamal::TableInfo) -> serde_json::Value {
         "key_type": table.key_type,
         "value_type": table.value_type,
         "rows": table.rows,
-        "partition": table.partition,
+        "partitions": table.partitions,
         "file_bytes": table.file_bytes,
     })
 }
@@ -49,8 +49,8 @@ pub(crate) fn listing(tables: &[hamal::TableInfo]) -> Table {
         ("KEY", Align::Left),
         ("VALUE", Align::Left),
         ("ROWS", Align::Right),
-        ("PARTITION", Align::Right),
-        ("FILE", Align::Right),
+        ("PARTITIONS", Align::Right),
+        ("FILES", Align::Right),
     ]);
     for table in tables {
         listing.row([
@@ -58,7 +58,7 @@ pub(crate) fn listing(tables: &[hamal::TableInfo]) -> Table {
             text::escape(table.key_type.as_bytes()),
             text::escape(table.value_type.as_bytes()),
             text::grouped(table.rows),
-            table.partition.to_string(),
+            text::grouped(table.partitions.len() as u64),
             text::bytes(table.file_bytes),
         ]);
     }

@@ -131,10 +131,44 @@ fn recovery_is_foretold_done_and_done_with() {
 }
 
 #[test]
+fn a_table_is_cut_where_it_is_told_to_be() {
+    let place = Place::new();
+    let made = place.hamal(&["create", "db", "-t", "t", "--split", "p", "--split", "h"]);
+    assert_eq!(made.text(), "table \"t\": 3 partitions\n");
+    for key in ["a", "h", "o", "p", "z"] {
+        place.hamal(&["put", "db", "-t", "t", key, "value"]).text();
+    }
+    assert_eq!(place.hamal(&["scan", "db", "-t", "t", "--keys-only"]).text(), "a\nh\no\np\nz\n");
+    let reversed = place.hamal(&["scan", "db", "-t", "t", "--keys-only", "--reverse", "--limit", "3"]).text();
+    assert_eq!(reversed, "z\np\no\n");
+    let partitions = place.hamal(&["partitions", "db", "-t", "t", "--json"]).json_lines();
+    let bounds: Vec<_> = partitions.iter().map(|p| (p["from"].as_str(), p["below"].as_str())).collect();
+    assert_eq!(bounds, [(None, Some("h")), (Some("h"), Some("p")), (Some("p"), None)]);
+    for partition in &partitions {
+        assert_eq!((&partition["table"], &partition["state"]), (&json!("t"), &json!("online")));
+        let file = place.path(&format!("db/{}", partition["file"].as_str().unwrap()));
+        assert_eq!(std::fs::metadata(file).unwrap().len(), partition["bytes"].as_u64().unwrap());
+    }
+    let listed = place.hamal(&["partitions", "db"]).text();
+    assert_eq!(listed.lines().count(), 1 + 1 + 3, "{listed}");
+    assert!(listed.lines().nth(1).unwrap().contains("(catalog)"), "{listed}");
+    assert_eq!(place.hamal(&["tables", "db", "--json"]).json()["partitions"], json!([1, 2, 3]));
+    assert!(place.hamal(&["check", "db"]).text().contains("sound"));
+
+    assert_eq!(place.hamal(&["partitions", "db", "-t", "none"]).failure(2), "there is no table \"none\"");
+    assert_eq!(place.hamal(&["create", "db", "-t", "t"]).failure(2), "there is a table \"t\" already");
+    place.hamal(&["create", "db", "-t", "hashes", "--hex", "--split", "80ff"]).text();
+    let cut = place.hamal(&["partitions", "db", "-t", "hashes", "--json"]).json_lines();
+    assert_eq!((&cut[0]["below_hex"], &cut[1]["from_hex"]), (&json!("80ff"), &json!("80ff")));
+    assert_eq!(place.hamal(&["create", "db", "-t", "u", "--split", ""]).status(), Some(2));
+    assert_eq!(place.hamal(&["tables", "db", "--json"]).json_lines().len(), 2);
+}
+
+#[test]
 fn a_page_is_decoded_and_a_damaged_one_says_so() {
     let place = letters();
     let info = place.hamal(&["tables", "db", "--json"]).json();
-    let partition = info["partition"].to_string();
+    let partition = info["partitions"][0].to_string();
     let pages: Vec<_> = (0..8)
         .map(|page| place.hamal(&["page", "db", &partition, &page.to_string(), "--json"]))
         .filter(|answer| answer.status() == Some(0))

@@ -112,7 +112,7 @@ fn a_pass_that_meets_damage_says_so_once() {
     let disk = SimStorage::new(1);
     let db = open(&disk);
     put_rows(&db, 2000, &[1; 900]);
-    let file = format!("part/{}.dat", db.tables().unwrap()[0].partition);
+    let file = format!("part/{}.dat", db.tables().unwrap()[0].partitions[0]);
     db.close().unwrap();
     let bytes = disk.read_file(&file).unwrap().len() as u64;
     for page in 8..bytes / 4096 {

@@ -8,10 +8,13 @@
 //! I4. A serializable transaction has the whole range in its read set from the start, and what was walked of it once the range is
 //!     dropped. So one that is leaked is coarser, never wrong.
 //! I5. Reverse walks descend again by the leaf's low fence; nothing is ever latched leftwards (hazard H21).
+//! I6. The outermost leaves of a partition have no fence on that side: the bound of the partition is one, so that a walk goes on in the
+//!     next partition as it goes on in the next leaf.
 
 use std::ops::Bound;
 
-use crate::raw::RawTable;
+use crate::raw::{RawTable, resolve};
+use crate::routes::{RouteSlot, Routes};
 use crate::tree::LeafCopy;
 use crate::validation::RangeId;
 use crate::{Error, Result};
@@ -23,11 +26,25 @@ type KeyBound = Bound<Vec<u8>>;
 #[derive(Debug, Default)]
 struct End {
     leaf: LeafCopy,
+    /// Which partition the leaf is in.
+    slot: RouteSlot,
     /// Rows `start..stop` of the copy are still in the range.
     start: usize,
     stop: usize,
     /// The table's write count when the copy was taken; `None`: there is no copy.
     writes: Option<u64>,
+}
+
+impl End {
+    /// No key of the leaf is below; `None`: it has the lowest keys of the table.
+    fn lower_fence<'e>(&'e self, routes: &'e Routes) -> Option<&'e [u8]> {
+        self.leaf.lower_fence().or_else(|| routes.lower(self.slot))
+    }
+
+    /// All keys of the leaf are below; `None`: it has the highest keys of the table.
+    fn upper_fence<'e>(&'e self, routes: &'e Routes) -> Option<&'e [u8]> {
+        self.leaf.upper_fence().or_else(|| routes.upper(self.slot))
+    }
 }
 
 /// A range of a table, walked from both ends; holds no latch between calls.
@@ -111,11 +128,11 @@ impl<'t> RawRange<'t> {
                 key.clear();
                 self.front.leaf.key_into(index, key);
                 set_excluded(&mut self.lower, key);
-                fill(&self.table, &self.front.leaf, index, value)?;
+                fill(&self.table, &self.front, index, value)?;
                 return Ok(true);
             }
             // The leaf is used up: go on above its upper fence, unless the range ends first.
-            match self.front.leaf.upper_fence() {
+            match self.front.upper_fence(self.table.routes()) {
                 Some(fence) if before_upper(fence, &self.upper) => {
                     self.lower = Bound::Included(fence.to_vec());
                     self.front.writes = None;
@@ -147,10 +164,10 @@ impl<'t> RawRange<'t> {
                 key.clear();
                 self.back.leaf.key_into(index, key);
                 set_excluded(&mut self.upper, key);
-                fill(&self.table, &self.back.leaf, index, value)?;
+                fill(&self.table, &self.back, index, value)?;
                 return Ok(true);
             }
-            match self.back.leaf.lower_fence() {
+            match self.back.lower_fence(self.table.routes()) {
                 Some(fence) if after_lower(fence, &self.lower) => {
                     self.upper = Bound::Excluded(fence.to_vec());
                     self.back.writes = None;
@@ -167,7 +184,10 @@ impl<'t> RawRange<'t> {
             Bound::Included(key) | Bound::Excluded(key) => Some(key.as_slice()),
             Bound::Unbounded => None,
         };
-        self.table.with_eyes(|eyes| self.table.tree().leaf_at(from, Some(eyes), &mut self.front.leaf))?;
+        let (routes, end) = (self.table.routes(), &mut self.front);
+        end.slot = routes.slot_of(from.unwrap_or_default());
+        let tree = &routes.at(end.slot).tree;
+        self.table.with_eyes(|eyes| tree.leaf_at(from, Some(eyes), &mut end.leaf))?;
         self.front.start = start_index(&self.front.leaf, &self.lower);
         self.front.stop = stop_index(&self.front.leaf, &self.upper);
         self.front.writes = Some(writes);
@@ -176,12 +196,20 @@ impl<'t> RawRange<'t> {
 
     fn descend_back(&mut self, writes: u64) -> Result<()> {
         self.table.engine().pause("before a leaf of a range");
-        let tree = self.table.tree();
-        let (upper, leaf) = (&self.upper, &mut self.back.leaf);
-        self.table.with_eyes(|eyes| match upper {
-            Bound::Included(key) => tree.leaf_at(Some(key), Some(eyes), leaf),
-            Bound::Excluded(key) => tree.leaf_before(Some(key), Some(eyes), leaf),
-            Bound::Unbounded => tree.leaf_before(None, Some(eyes), leaf),
+        let (routes, end) = (self.table.routes(), &mut self.back);
+        let (key, is_in) = match &self.upper {
+            Bound::Included(key) => (Some(key.as_slice()), true),
+            Bound::Excluded(key) => (Some(key.as_slice()), false),
+            Bound::Unbounded => (None, false),
+        };
+        end.slot = match key {
+            Some(key) if is_in => routes.slot_of(key),
+            _ => routes.slot_before(key),
+        };
+        let (tree, leaf) = (&routes.at(end.slot).tree, &mut end.leaf);
+        self.table.with_eyes(|eyes| match key {
+            Some(_) if is_in => tree.leaf_at(key, Some(eyes), leaf),
+            _ => tree.leaf_before(key, Some(eyes), leaf),
         })?;
         self.back.start = start_index(&self.back.leaf, &self.lower);
         self.back.stop = stop_index(&self.back.leaf, &self.upper);
@@ -242,12 +270,12 @@ fn after_lower(fence: &[u8], lower: &KeyBound) -> bool {
     }
 }
 
-fn fill(table: &RawTable<'_>, leaf: &LeafCopy, index: usize, value: Option<&mut Vec<u8>>) -> Result<()> {
+fn fill(table: &RawTable<'_>, end: &End, index: usize, value: Option<&mut Vec<u8>>) -> Result<()> {
     let Some(value) = value else { return Ok(()) };
-    let row = leaf.row(index);
+    let row = end.leaf.row(index);
     value.clear();
     if row.overflow {
-        table.resolve(row.value, value)
+        resolve(table.routes().at(end.slot), row.value, value)
     } else {
         value.extend_from_slice(row.value);
         Ok(())

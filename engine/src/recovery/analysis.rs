@@ -346,13 +346,11 @@ impl Analysis {
             .collect()
     }
 
-    /// Rows of each table, every commit included (I3).
+    /// Rows of each table, every commit included (I3); also of tables that are no more, which only the catalog tells.
     pub(crate) fn row_counts(&self) -> BTreeMap<u32, u64> {
         let mut counts = self.counts.clone();
-        // A table has its first partition's id.
-        counts.retain(|table, _| !self.deleted.contains(&PartitionId(*table)));
         for (lsn, table, delta) in &self.deltas {
-            if *lsn >= self.counts_as_of && !self.deleted.contains(&PartitionId(*table)) {
+            if *lsn >= self.counts_as_of {
                 let count = counts.entry(*table).or_default();
                 *count = count.saturating_add_signed(*delta);
             }

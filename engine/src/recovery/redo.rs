@@ -149,7 +149,7 @@ mod tests {
             let disk = SimStorage::new(1);
             let db = options().open_on(Arc::new(disk.clone())).unwrap();
             db.transact(|tx| tx.open_bytes_table("t")?.put(b"k", b"v")).unwrap();
-            let partition = PartitionId(db.tables().unwrap()[0].partition);
+            let partition = PartitionId(db.tables().unwrap()[0].partitions[0]);
             let change = PageChange::Overflow { data: &[1, 2, 3] };
             let part = PagePart { partition, page: PageNo(page), page_prev_lsn: Lsn::NEVER, change };
             db.handle.engine.journal.append(&Record::Structure { parts: vec![part] }).unwrap();

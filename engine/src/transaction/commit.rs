@@ -91,8 +91,9 @@ impl Transaction {
             tracing::warn!(%error, "before-images could not be moved to a file");
         }
         self.let_go(&work);
-        let gone = work.dropped.iter().chain(work.created.iter().filter(|p| work.unmade.contains(p)));
-        self.dig_graves(gone, lsn);
+        let dropped = work.dropped.iter().flat_map(|t| t.routes.iter().map(|route| (t.id, route.id())));
+        let unmade = work.created.iter().filter(|(table, _)| work.unmade.contains(table));
+        self.dig_graves(dropped.chain(unmade.copied()), lsn);
         self.handle.after_commit(self.durability);
         Ok(lsn)
     }
@@ -110,7 +111,7 @@ impl Transaction {
             engine.versions.forget(self.entry.id);
         }
         self.let_go(work);
-        self.dig_graves(work.created.iter(), Lsn::NEVER);
+        self.dig_graves(work.created.iter().copied(), Lsn::NEVER);
         as_of
     }
 
@@ -160,8 +161,8 @@ impl Transaction {
         let mut placed = None;
         let reserve = || {
             let lsn = placed.insert(permit.place(&payload)?).lsn();
-            for handle in work.dropping.iter().filter(|h| work.dropped.contains(&h.partition.id())) {
-                handle.dropped.store(true, Ordering::SeqCst);
+            for gate in work.dropping.iter().filter(|gate| work.has_dropped(gate.table)) {
+                gate.dropped.store(true, Ordering::SeqCst);
             }
             Ok(lsn)
         };
@@ -191,9 +192,9 @@ impl Transaction {
         let engine = self.engine();
         let locked = mem::take(&mut self.entry.lock().locked);
         engine.row_locks.release(self.entry.id, &locked);
-        for handle in &work.dropping {
+        for gate in &work.dropping {
             // Whoever comes now asks whether the table is still there. Another may be dropping it already: that one stays.
-            let _other = handle.dropper.compare_exchange(
+            let _other = gate.dropper.compare_exchange(
                 self.entry.id.0,
                 TxnId::NONE.0,
                 Ordering::SeqCst,
@@ -203,10 +204,10 @@ impl Transaction {
         engine.waits.ended(self.entry.id);
     }
 
-    /// These partitions are to go, once the commit is durable that says so.
-    fn dig_graves<'p>(&self, gone: impl Iterator<Item = &'p PartitionId>, lsn: Lsn) {
+    /// These partitions, each of a table, are to go, once the commit is durable that says so.
+    fn dig_graves(&self, gone: impl Iterator<Item = (u32, PartitionId)>, lsn: Lsn) {
         let dropper = self.entry.id;
-        self.engine().graves.dig(gone.map(|partition| Grave { partition: *partition, dropper, lsn }));
+        self.engine().graves.dig(gone.map(|(table, partition)| Grave { table, partition, dropper, lsn }));
     }
 
     /// Lets go of what nobody needs any more, after a commit.
@@ -252,7 +253,7 @@ impl Transaction {
             self.finish();
             engine.pause("between a rollback and its letting go");
             engine.versions.forget(self.entry.id);
-            self.dig_graves(work.created.iter(), Lsn::NEVER);
+            self.dig_graves(work.created.iter().copied(), Lsn::NEVER);
         }
         self.let_go(work);
         engine.tidy();

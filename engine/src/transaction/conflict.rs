@@ -15,7 +15,7 @@ use super::{OpenTable, Transaction};
 use crate::active::TxnState;
 use crate::catalog::CATALOG;
 use crate::change::Row;
-use crate::engine::PartitionHandle;
+use crate::engine::TableGate;
 use crate::ids::TxnId;
 use crate::options::Isolation;
 use crate::planted::{PlantedBug, is_planted};
@@ -222,39 +222,39 @@ impl Transaction {
         if table.intended.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let (id, handle) = (table.meta.handle.partition.id(), &table.meta.handle);
-        let pass_on = || self.engine().waits.gave_up(self.entry.id, table_key(table.meta.id));
+        let (id, gate) = (table.meta.id, &table.meta.gate);
+        let pass_on = || self.engine().waits.gave_up(self.entry.id, table_key(id));
         loop {
             // Said before the look, as whoever drops says so before it looks: one of the two sees the other.
             self.entry.lock().writes_to.push(id);
-            let dropper = TxnId(handle.dropper.load(Ordering::SeqCst));
+            let dropper = TxnId(gate.dropper.load(Ordering::SeqCst));
             // Asked after who drops it: whoever has dropped it says so before it lets go.
-            let dropped = handle.dropped.load(Ordering::SeqCst);
+            let dropped = gate.dropped.load(Ordering::SeqCst);
             if !dropped && (dropper == TxnId::NONE || dropper == self.entry.id) {
                 table.intended.store(true, Ordering::Relaxed);
                 // Writers do not exclude each other: those who have queued behind this one may write too.
                 pass_on();
                 return Ok(());
             }
-            self.entry.lock().writes_to.retain(|partition| *partition != id);
+            self.entry.lock().writes_to.retain(|table| *table != id);
             // Whoever drops the table may wait for this one because of the claim: it looks again.
             pass_on();
             if dropped {
                 return Err(conflict("the table has been dropped since the transaction's start"));
             }
-            let waited = self.wait_for(dropper, table_key(table.meta.id), || {
-                format!("table {}, which transaction {dropper} is dropping", table.meta.id)
+            let waited = self.wait_for(dropper, table_key(id), || {
+                format!("table {id}, which transaction {dropper} is dropping")
             });
             waited.inspect_err(|_| pass_on())?;
         }
     }
 
     /// Keeps writers from a table that is about to be dropped, and waits for those that have written.
-    pub(super) fn lock_table(&self, table: u32, handle: &Arc<PartitionHandle>) -> Result<()> {
-        handle.dropper.store(self.entry.id.0, Ordering::SeqCst);
-        self.work.borrow_mut().dropping.push(handle.clone());
-        let id = handle.partition.id();
-        let writes = |section: &TxnState| section.writes_to.contains(&id);
+    pub(super) fn lock_table(&self, gate: &Arc<TableGate>) -> Result<()> {
+        gate.dropper.store(self.entry.id.0, Ordering::SeqCst);
+        self.work.borrow_mut().dropping.push(gate.clone());
+        let table = gate.table;
+        let writes = |section: &TxnState| section.writes_to.contains(&table);
         let timeline = &self.engine().timeline;
         while let Some(writer) = timeline.others(self.entry.id, writes) {
             // Asked again once it is known that this one waits: a writer that takes its claim back wakes only who waits.

@@ -10,9 +10,8 @@ use hamal_wal::Lsn;
 
 use super::Transaction;
 use crate::active::TxnEntry;
-use crate::catalog::{CATALOG, Catalog, TableRow, table_key};
+use crate::catalog::{CATALOG, Catalog, Cut, Definition, TableRow, table_key};
 use crate::engine::Engine;
-use crate::journal::Chain;
 use crate::raw::{Owner, RawTable};
 use crate::schema::TableMeta;
 use crate::tree::Tree;
@@ -22,8 +21,8 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug)]
 pub(crate) struct OpenTable {
     pub(crate) meta: Arc<TableMeta>,
-    /// The transaction's chain in the table's partition; `None` in a snapshot.
-    pub(crate) chain: Option<Chain>,
+    /// Whose chains its writes are in; `None` in a snapshot.
+    pub(crate) writer: Option<Arc<TxnEntry>>,
     /// Rows added less rows removed by this transaction.
     pub(crate) delta: AtomicI64,
     /// Bumped by every write of this transaction, so that ranges notice.
@@ -37,10 +36,9 @@ pub(crate) struct OpenTable {
 impl OpenTable {
     /// `writer`: the transaction that opens it.
     pub(crate) fn new(meta: Arc<TableMeta>, writer: Option<&Arc<TxnEntry>>) -> OpenTable {
-        let partition = meta.handle.partition.id();
         OpenTable {
             meta,
-            chain: writer.map(|entry| Chain { entry: entry.clone(), partition }),
+            writer: writer.cloned(),
             delta: AtomicI64::new(0),
             writes: AtomicU64::new(0),
             intended: AtomicBool::new(false),
@@ -63,9 +61,9 @@ pub struct TableInfo {
     pub value_type: String,
     /// Rows.
     pub rows: u64,
-    /// Its partition.
-    pub partition: u32,
-    /// Bytes its file takes.
+    /// Its partitions, from the lowest keys on: at least one. [`Database::partitions`](crate::Database::partitions) tells more of them.
+    pub partitions: Vec<u32>,
+    /// Bytes their files take.
     pub file_bytes: u64,
 }
 
@@ -83,9 +81,9 @@ impl Transaction {
             self.note_point(CATALOG.0, name.as_bytes());
             return Ok(Some(found));
         }
-        let Some(row) = self.catalog()?.find(name)? else { return Ok(None) };
+        let Some(table) = self.catalog()?.definition(name)? else { return Ok(None) };
         engine.remember_table(name)?;
-        Ok(Some((Arc::from(name), engine.table_meta(row)?)))
+        Ok(Some((Arc::from(name), engine.table_meta(table)?)))
     }
 
     /// Opens a table by name. `types`: the key's and value's type names, or `None` to take it as bytes whatever it is.
@@ -105,8 +103,7 @@ impl Transaction {
                 Some(found) => found,
                 None if create => {
                     let types = types.unwrap_or(("bytes", "bytes"));
-                    let row = self.statement(|| self.create_table(name, types))?;
-                    (Arc::from(name), self.engine().table_meta(row)?)
+                    (Arc::from(name), self.make_table(name, types, Vec::new())?)
                 }
                 None => return Err(no_table(name)),
             };
@@ -118,21 +115,65 @@ impl Transaction {
         Ok((name, RawTable::new(Owner::Transaction(self), table)))
     }
 
-    fn create_table(&self, name: &str, (key_type, value_type): (&str, &str)) -> Result<TableRow> {
+    /// Makes a table, cut at these keys, and opens it. `AlreadyExists`.
+    pub(crate) fn create_raw(
+        &self,
+        name: &str,
+        types: (&str, &str),
+        splits: Vec<Vec<u8>>,
+    ) -> Result<(Arc<str>, RawTable<'_>)> {
+        self.check_usable()?;
+        if self.find_table(name)?.is_some() {
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("there is a table {name:?} already")));
+        }
+        let meta = self.make_table(name, types, splits)?;
+        let name: Arc<str> = Arc::from(name);
+        let mut work = self.work.borrow_mut();
+        work.set_name(name.clone(), meta.id);
+        let table = work.open(meta, &self.entry);
+        Ok((name, RawTable::new(Owner::Transaction(self), table)))
+    }
+
+    /// Makes a table that is not there, cut at these keys.
+    fn make_table(
+        &self,
+        name: &str,
+        types: (&str, &str),
+        mut splits: Vec<Vec<u8>>,
+    ) -> Result<Arc<TableMeta>> {
         table_key(name)?;
+        self.catalog()?.sort_splits(&mut splits)?;
+        let definition = self.statement(|| self.write_table(name, types, &splits))?;
+        self.engine().table_meta(definition)
+    }
+
+    fn write_table(
+        &self,
+        name: &str,
+        (key_type, value_type): (&str, &str),
+        splits: &[Vec<u8>],
+    ) -> Result<Definition> {
+        let id = self.engine().draw_id()?;
+        let partition = PartitionId(id);
+        self.make_partition(id, partition)?;
+        let mut cuts = Vec::with_capacity(splits.len());
+        for split in splits {
+            let partition = PartitionId(self.engine().draw_id()?);
+            self.make_partition(id, partition)?;
+            cuts.push(Cut { lower: split.as_slice().into(), partition });
+        }
+        let (key_type, value_type) = (key_type.to_owned(), value_type.to_owned());
+        let definition = Definition { row: TableRow { id, partition, key_type, value_type }, cuts };
+        self.catalog()?.create(name, &definition)?;
+        Ok(definition)
+    }
+
+    /// Makes an empty partition of a table that is being made.
+    fn make_partition(&self, table: u32, partition: PartitionId) -> Result<()> {
         let engine = self.engine();
-        let id = engine.draw_id()?;
-        let row = TableRow {
-            id,
-            partition: PartitionId(id),
-            key_type: key_type.to_owned(),
-            value_type: value_type.to_owned(),
-        };
-        let handle = engine.create_partition(row.partition)?;
-        self.work.borrow_mut().created.push(row.partition);
-        Tree::format_partition(&engine.journal, &handle.partition)?;
-        self.catalog()?.write(name, Some(&row))?;
-        Ok(row)
+        let handle = engine.create_partition(partition)?;
+        self.work.borrow_mut().created.push((table, partition));
+        Tree::format_partition(&engine.journal, &handle.partition)
     }
 
     /// Whether there is a table of this name.
@@ -146,8 +187,8 @@ impl Transaction {
         self.check_usable()?;
         self.settle_counts()?;
         let rows = self.catalog()?.all()?;
-        for (_, row) in &rows {
-            self.note_count(row.id);
+        for (_, table) in &rows {
+            self.note_count(table.row.id);
         }
         let deltas = self.deltas();
         let as_of = self.view().as_of;
@@ -193,20 +234,20 @@ impl Transaction {
         Ok(())
     }
 
-    /// Drops a table and all its rows, once those who have written to it have ended; its file goes once the commit is durable and
+    /// Drops a table and all its rows, once those who have written to it have ended; its files go once the commit is durable and
     /// nobody sees the table any more. `NotFound`. Open handles to it write no more
     /// (`NotFound`), unless the drop is rolled back to a savepoint.
     pub fn drop_table(&self, name: &str) -> Result<()> {
         let catalog = self.catalog()?;
-        let row = catalog.find(name)?.ok_or_else(|| no_table(name))?;
-        let handle = self.engine().partition(row.partition)?;
+        let table = catalog.definition(name)?.ok_or_else(|| no_table(name))?;
+        let meta = self.engine().table_meta(table.clone())?;
         self.statement(|| {
-            catalog.write(name, None)?;
-            self.lock_table(row.id, &handle)
+            catalog.remove(name, &table)?;
+            self.lock_table(&meta.gate)
         })?;
         let mut work = self.work.borrow_mut();
         work.unset_name(name);
-        work.dropped.push(row.partition);
+        work.dropped.push(meta);
         Ok(())
     }
 }
@@ -233,23 +274,30 @@ pub(crate) fn check_types(name: &str, table: &TableMeta, types: Option<(&str, &s
 /// What tools show of the catalog.
 pub(crate) fn table_infos(
     engine: &Engine,
-    rows: Vec<(String, TableRow)>,
+    tables: Vec<(String, Definition)>,
     as_of: Lsn,
     deltas: &BTreeMap<u32, i64>,
 ) -> Result<Vec<TableInfo>> {
-    rows.into_iter()
-        .map(|(name, row)| {
+    tables
+        .into_iter()
+        .map(|(name, table)| {
+            let mut file_bytes = 0;
+            for id in table.partitions() {
+                let file_pages = engine.partition(id)?.partition.file_pages();
+                file_bytes += u64::from(file_pages) * engine.page_bytes as u64;
+            }
+            let partitions = table.partitions().map(|id| id.0).collect();
+            let row = table.row;
             let committed = engine.timeline.rows_as_of(row.id, as_of);
             let delta = deltas.get(&row.id).copied().unwrap_or(0);
-            let file_pages = engine.partition(row.partition)?.partition.file_pages();
             Ok(TableInfo {
                 name,
                 id: row.id,
                 key_type: row.key_type,
                 value_type: row.value_type,
                 rows: committed.saturating_add_signed(delta),
-                partition: row.partition.0,
-                file_bytes: u64::from(file_pages) * engine.page_bytes as u64,
+                partitions,
+                file_bytes,
             })
         })
         .collect()

@@ -6,6 +6,7 @@ use hamal::{ErrorKind, ReadTable, Result, Savepoint, Snapshot, Table, Transactio
 
 use super::operation::{Answer, Bounds, End, Get, Operation, Put, Removal, RowOperation, Step, shown};
 use crate::model::Key;
+use crate::plan::Plan;
 use crate::value::Value;
 use crate::workload::{Doing, Stop};
 
@@ -30,9 +31,10 @@ impl From<Stop> for Broken {
 
 pub(super) type Performed = std::result::Result<Answer, Broken>;
 
-/// Asks a transaction. `savepoints`: those it has.
+/// Asks a transaction. `savepoints`: those it has; `plan` says where tables are cut.
 pub(super) fn in_transaction(
     tx: &Transaction,
+    plan: &Plan,
     operation: &mut Operation,
     savepoints: &mut Vec<Savepoint>,
 ) -> Performed {
@@ -54,7 +56,12 @@ pub(super) fn in_transaction(
             Ok(Answer::Is(tx.has_table(name).doing(|| format!("has_table({name})"))?))
         }
         Operation::Create(name) => {
-            tx.open_bytes_table(name).doing(|| format!("open or create table {name}"))?;
+            let doing = || format!("open or create table {name}");
+            if tx.has_table(name).doing(doing)? {
+                tx.open_bytes_table(name).doing(doing)?;
+            } else {
+                tx.create_bytes_table(name, &plan.splits(name)).doing(doing)?;
+            }
             Ok(Answer::Done)
         }
         Operation::Drop(name) => refusable(tx.drop_table(name), || format!("drop table {name}")),

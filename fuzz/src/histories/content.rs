@@ -1,9 +1,10 @@
 //! What the tables of a round hold: keys that are checked, and rows between them that only take up room.
 //!
-//! The first half of the keys is in one table, the second in another, so that transactions span partitions. A row of a key is
+//! The first half of the keys is in one table, the second in another, and both are cut into partitions, so that transactions span them. A row of a key is
 //! named `kNNNNN`, a row behind it `kNNNNN.NNN`. A list is its elements, 8 bytes each; a register is its element and bytes that
 //! follow from it.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use hamal::{Database, ReadTable, Table, Transaction};
@@ -23,6 +24,8 @@ pub(super) const TABLES: [&str; 2] = ["left", "right"];
 #[derive(Debug)]
 pub(super) struct Layout {
     keys: u32,
+    /// Partitions of each table.
+    partitions: u32,
     /// Rows behind each key that nobody ever changes.
     rows_between: u32,
     row_bytes: usize,
@@ -35,7 +38,8 @@ impl Layout {
         // Now and then more than the cache holds.
         let (rows_between, row_bytes) =
             *choices.pick(&[(0, 0), (0, 0), (2, 100), (1500_u32.div_ceil(keys.max(2)), 1000)]);
-        Layout { keys, rows_between, row_bytes, padding_bytes: *choices.pick(&[1, 100, 1500]) }
+        let padding_bytes = *choices.pick(&[1, 100, 1500]);
+        Layout { keys, partitions: *choices.pick(&[1, 2, 3, 8]), rows_between, row_bytes, padding_bytes }
     }
 
     /// Three keys in five are lists, the others are registers.
@@ -66,10 +70,20 @@ impl Layout {
         self.keys_of(table).len() as u64 * u64::from(self.rows_between)
     }
 
+    /// Where a table is cut: its keys are spread evenly.
+    fn splits(&self, table: usize) -> Vec<Vec<u8>> {
+        let keys = self.keys_of(table);
+        let at = |part: u32| {
+            keys.start + (keys.len() as u64 * u64::from(part) / u64::from(self.partitions)) as u32
+        };
+        let cuts: BTreeSet<Key> = (1..self.partitions).map(at).collect();
+        cuts.into_iter().map(Self::name).collect()
+    }
+
     /// Makes the tables.
     pub(super) fn fill(&self, db: &Database) -> hamal::Result<()> {
         for (table, name) in TABLES.iter().enumerate() {
-            db.transact(|tx| tx.open_bytes_table(name).map(drop))?;
+            db.transact(|tx| tx.create_bytes_table(name, &self.splits(table)).map(drop))?;
             for key in self.keys_of(table) {
                 db.transact(|tx| self.fill_behind(tx, name, key))?;
             }

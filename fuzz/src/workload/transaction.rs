@@ -62,8 +62,7 @@ impl Session<'_> {
         let tx = self.db.begin_with(options).doing(|| "begin".to_owned())?;
         let load = || -> Step {
             let name = NAMES[0];
-            let mut table = tx.open_bytes_table(name).doing(|| format!("open table {name}"))?;
-            self.model.create(name);
+            let mut table = self.open_or_create(&tx, name)?;
             for index in indexes {
                 let len = self.plan.value_bytes / 2 + self.choices.below(self.plan.value_bytes);
                 let recipe = Recipe { len: len as u32, seed: self.choices.fresh() };
@@ -162,11 +161,22 @@ impl Session<'_> {
             7 => self.compare_tables(tx),
             kind => {
                 let name = self.some_name();
-                let mut table = tx.open_bytes_table(name).doing(|| format!("open table {name}"))?;
-                self.model.create(name);
+                let mut table = self.open_or_create(tx, name)?;
                 self.row_operation(&mut table, name, kind)
             }
         }
+    }
+
+    /// The table of this name, made with the plan's split keys if there is none.
+    fn open_or_create<'t>(&mut self, tx: &'t Transaction, name: &str) -> Step<Bytes<'t>> {
+        if self.model.working().tables.contains_key(name) {
+            return tx.open_bytes_table(name).doing(|| format!("open table {name}"));
+        }
+        let splits = self.plan.splits(name);
+        self.trace.say(|| format!("  create table {name}, cut at {}", shown_keys(&splits)));
+        let table = tx.create_bytes_table(name, &splits).doing(|| format!("create table {name}"))?;
+        self.model.create(name);
+        Ok(table)
     }
 
     fn row_operation(&mut self, table: &mut Bytes<'_>, name: &str, kind: u64) -> Step {
@@ -377,14 +387,22 @@ impl Session<'_> {
                 }
             }
             _ => {
-                self.trace.say(|| format!("  create table {name}"));
-                tx.open_bytes_table(name).doing(|| format!("create table {name}"))?;
-                self.model.create(name);
+                if there(self, name) {
+                    let again = tx.create_bytes_table(name, &self.plan.splits(name));
+                    let kind = ErrorKind::AlreadyExists;
+                    return expect_error(again, kind, || format!("create table {name} again"));
+                }
+                self.open_or_create(tx, name)?;
             }
         }
         self.tally.table_changes += 1;
         Ok(())
     }
+}
+
+fn shown_keys(keys: &[Vec<u8>]) -> String {
+    let keys: Vec<String> = keys.iter().map(|key| Hex(key).to_string()).collect();
+    format!("[{}]", keys.join(", "))
 }
 
 /// Things that must be refused and change nothing.

@@ -92,7 +92,7 @@ fn examine(db: &Database, states: &States, context: &str) {
     drop(snapshot);
     let engine = &db.handle.engine;
     for info in db.tables().unwrap() {
-        let handle = engine.partition(hamal_pager::PartitionId(info.partition)).unwrap();
+        let handle = engine.partition(hamal_pager::PartitionId(info.partitions[0])).unwrap();
         assert_ne!(handle.partition.id(), CATALOG);
         let (mut leaf, mut references) = (LeafCopy::default(), Vec::new());
         handle.tree().leaf_at(None, None, &mut leaf).unwrap();

@@ -24,17 +24,26 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
     OneTable,
+    /// All in one table, which is cut into partitions: two chains too.
+    CutTable,
     /// The odd keys in one, the even keys in the other: two partitions, so two chains of each transaction.
     TwoTables,
 }
 
 impl Layout {
-    const ALL: [Layout; 2] = [Layout::OneTable, Layout::TwoTables];
+    const ALL: [Layout; 3] = [Layout::OneTable, Layout::CutTable, Layout::TwoTables];
 
     pub(super) fn tables(self) -> &'static [&'static str] {
         match self {
-            Layout::OneTable => &["all"],
+            Layout::OneTable | Layout::CutTable => &["all"],
             Layout::TwoTables => &["even", "odd"],
+        }
+    }
+
+    fn splits(self) -> &'static [u64] {
+        match self {
+            Layout::CutTable => &[2, 3, 20],
+            Layout::OneTable | Layout::TwoTables => &[],
         }
     }
 
@@ -46,7 +55,7 @@ impl Layout {
 
 pub(super) const LEVELS: [Isolation; 2] = [Isolation::Serializable, Isolation::Snapshot];
 
-/// Runs a schedule at both levels, with its keys in one table and in two.
+/// Runs a schedule at both levels, with its keys in one table, in one that is cut, and in two.
 pub(super) fn everywhere(schedule: impl Fn(&mut Stage)) {
     for level in LEVELS {
         for layout in Layout::ALL {
@@ -184,7 +193,7 @@ impl Stage {
         let db = options.maintenance(Maintenance::Manual).open_on(Arc::new(disk.clone())).unwrap();
         db.transact(|tx| {
             for name in layout.tables() {
-                tx.open_table(numbers(name))?;
+                tx.create_table(numbers(name), layout.splits().iter().copied())?;
             }
             rows.iter()
                 .try_for_each(|(key, value)| tx.open_table(numbers(layout.table_of(*key)))?.put(*key, *value))

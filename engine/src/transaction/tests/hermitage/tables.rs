@@ -10,7 +10,9 @@ use crate::Isolation::{Serializable, Snapshot};
 
 fn at_both_levels(schedule: impl Fn(&mut Stage)) {
     for level in LEVELS {
-        schedule(&mut Stage::new(level, Layout::OneTable));
+        for layout in [Layout::OneTable, Layout::CutTable] {
+            schedule(&mut Stage::new(level, layout));
+        }
     }
 }
 
@@ -205,7 +207,7 @@ fn a_drop_that_is_rolled_back_lets_the_writers_go_on() {
 #[test]
 fn a_writer_that_takes_its_claim_back_for_a_drop_is_no_deadlock() {
     at_both_levels(|stage| {
-        let id = hamal_pager::PartitionId(stage.db.tables().unwrap()[0].partition);
+        let id = stage.db.tables().unwrap()[0].id;
         stage.begin([1, 2]);
         // As between a first write's claim and its look at who drops the table.
         let claim = work(move |tx, _| {
@@ -292,6 +294,7 @@ fn a_reader_whose_view_is_older_than_a_drop_reads_on() {
     at_both_levels(|stage| {
         stage.begin([1, 2]);
         let snapshot = stage.snapshot();
+        let partitions = stage.db.partitions().unwrap().len() as u64;
         stage.go(2, drop_table("all")).done();
         stage.go(2, commit()).done();
         stage.db.maintain().unwrap();
@@ -301,7 +304,7 @@ fn a_reader_whose_view_is_older_than_a_drop_reads_on() {
         stage.go(1, commit()).conflicts_if_serializable(stage.level);
         assert!(snapshot.has_table("all").unwrap());
         assert_eq!(stage.rows_in(&snapshot), [(1, 10), (2, 20)]);
-        assert_eq!(stage.db.stats().partitions, 3);
+        assert_eq!(stage.db.stats().partitions, partitions + 1);
         assert!(!stage.snapshot().has_table("all").unwrap());
         drop(snapshot);
         stage.db.maintain().unwrap();
@@ -419,14 +422,13 @@ fn a_name_is_locked_by_a_rename_from_it_and_to_it() {
 #[test]
 fn a_table_that_the_next_one_has_locked_to_drop_it_is_not_unlocked_by_the_last() {
     let mut stage = Stage::new(Serializable, Layout::OneTable);
-    let id = stage.db.tables().unwrap()[0].partition;
-    let handle = stage.db.handle.engine.partition(hamal_pager::PartitionId(id)).unwrap();
     let tx = stage.db.begin().unwrap();
+    let gate = tx.open_raw("all", None, false).unwrap().1.gate().clone();
     tx.drop_table("all").unwrap();
     // As by one that comes when this transaction is out of the timeline, but has not let go of everything yet.
     let next = tx.id().0 + 1;
-    handle.dropper.store(next, Ordering::SeqCst);
+    gate.dropper.store(next, Ordering::SeqCst);
     tx.rollback().unwrap();
-    assert_eq!(handle.dropper.swap(0, Ordering::SeqCst), next);
+    assert_eq!(gate.dropper.swap(0, Ordering::SeqCst), next);
     ends_with_tables(&mut stage, &[("all", 2)]);
 }

@@ -1,0 +1,91 @@
+//! What people and tools are told of the range partitions.
+
+use std::fmt;
+
+use hamal_pager::PartitionId;
+use hamal_wal::Lsn;
+
+use crate::Result;
+use crate::catalog::{CATALOG, Definition};
+use crate::engine::Engine;
+
+#[cfg(test)]
+mod tests;
+
+/// What a partition can be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PartitionState {
+    /// Reading and writing.
+    Online,
+}
+
+impl fmt::Display for PartitionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PartitionState::Online => "online",
+        })
+    }
+}
+
+/// One range partition: a part of a table's keys, which has a file, a tree and a recovery scope of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartitionInfo {
+    /// Its number; never reused.
+    pub id: u32,
+    /// The table's name; `None`: it is the catalog.
+    pub table: Option<String>,
+    /// No key in it is below this one, encoded; `None`: there is no bound.
+    pub lower: Option<Vec<u8>>,
+    /// All keys in it are below this one, encoded; `None`: there is no bound.
+    pub upper: Option<Vec<u8>>,
+    /// What it can be used for.
+    pub state: PartitionState,
+    /// Rows, if the partition is all of a table; those of one part among several are not counted.
+    pub rows: Option<u64>,
+    /// Pages its file has room for.
+    pub pages: u32,
+    /// Bytes its file takes.
+    pub bytes: u64,
+    /// Its file, in the database's directory.
+    pub file: String,
+}
+
+/// What tools are told of the partitions of these tables.
+pub(crate) fn partition_infos(
+    engine: &Engine,
+    tables: Vec<(String, Definition)>,
+    as_of: Lsn,
+) -> Result<Vec<PartitionInfo>> {
+    let mut infos = vec![describe(engine, CATALOG)?];
+    for (name, table) in tables {
+        let first = infos.len();
+        for id in table.partitions() {
+            infos.push(PartitionInfo { table: Some(name.clone()), ..describe(engine, id)? });
+        }
+        for (at, cut) in table.cuts.iter().enumerate() {
+            infos[first + at].upper = Some(cut.lower.to_vec());
+            infos[first + at + 1].lower = Some(cut.lower.to_vec());
+        }
+        if table.cuts.is_empty() {
+            infos[first].rows = Some(engine.timeline.rows_as_of(table.row.id, as_of));
+        }
+    }
+    Ok(infos)
+}
+
+fn describe(engine: &Engine, id: PartitionId) -> Result<PartitionInfo> {
+    let pages = engine.partition(id)?.partition.file_pages();
+    Ok(PartitionInfo {
+        id: id.0,
+        table: None,
+        lower: None,
+        upper: None,
+        state: PartitionState::Online,
+        rows: None,
+        pages,
+        bytes: u64::from(pages) * engine.page_bytes as u64,
+        file: format!("part/{id}.dat"),
+    })
+}
