@@ -295,3 +295,25 @@ fn panicked(lsn: Lsn, panic: &(dyn Any + Send)) -> Error {
     let text = crate::recovery::panic_text(panic);
     Error::new(ErrorKind::Poisoned, format!("redo of log record {lsn} panicked: {text}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_spread_evenly_over_the_workers_and_stay_with_theirs() {
+        for lanes in [2, 3, 7, 256] {
+            let mut pages = vec![0_u64; lanes];
+            for partition in 0..16 {
+                for page in 0..2_000 {
+                    let lane = lane_of(PartitionId(partition), PageNo(page), lanes);
+                    assert_eq!(lane, lane_of(PartitionId(partition), PageNo(page), lanes));
+                    pages[lane] += 1;
+                }
+            }
+            let mean = 32_000 / lanes as u64;
+            assert!(pages.iter().all(|n| n.abs_diff(mean) < mean / 4), "{lanes}: {pages:?}");
+        }
+        assert!(lane_of(PartitionId(u32::MAX), PageNo(u32::MAX), 3) < 3);
+    }
+}
