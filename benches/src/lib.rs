@@ -7,6 +7,7 @@ pub mod floor;
 pub mod memory;
 pub mod peer;
 pub mod place;
+pub mod plot;
 pub mod rows;
 pub mod spread;
 pub mod writers;

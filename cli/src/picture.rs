@@ -163,8 +163,10 @@ pub(crate) fn to_json(report: &RecoveryReport) -> Json {
                 "dirty_pages": partition.dirty_pages,
                 "redone": partition.redone,
                 "skipped": partition.skipped,
+                "redo_bytes": partition.redo_bytes,
                 "undone": partition.undone,
                 "restored_pages": partition.restored_pages,
+                "ready_ms": text::millis(partition.ready),
             })
         })
         .collect();
@@ -180,9 +182,12 @@ pub(crate) fn to_json(report: &RecoveryReport) -> Json {
         "winners": report.winners,
         "analysis": pass(&report.analysis),
         "redo": pass(&report.redo),
+        "redo_workers": report.redo_workers,
         "undo": pass(&report.undo),
+        "undo_workers": report.undo_workers,
         "partitions": partitions,
         "incarnation": report.incarnation,
+        "elapsed_ms": text::millis(report.elapsed),
     })
 }
 

@@ -74,6 +74,9 @@ pub enum Maintenance {
     Manual,
 }
 
+/// The most threads that may be asked to recover.
+const MAX_RECOVERY_WORKERS: usize = 256;
+
 /// A callback that hears of recovery's progress and can stop it.
 pub(crate) type ProgressCallback = Arc<dyn Fn(&RecoveryProgress) -> ControlFlow<()> + Send + Sync>;
 
@@ -94,6 +97,7 @@ pub struct Options {
     pub(crate) lock_timeout: Duration,
     pub(crate) version_bytes: u64,
     pub(crate) maintenance: Maintenance,
+    pub(crate) recovery_workers: Option<usize>,
     pub(crate) on_recovery: Option<ProgressCallback>,
 }
 
@@ -113,6 +117,7 @@ impl Default for Options {
             lock_timeout: Duration::from_secs(10),
             version_bytes: 64 << 20,
             maintenance: Maintenance::default(),
+            recovery_workers: None,
             on_recovery: None,
         }
     }
@@ -134,6 +139,7 @@ impl fmt::Debug for Options {
             .field("lock_timeout", &self.lock_timeout)
             .field("version_bytes", &self.version_bytes)
             .field("maintenance", &self.maintenance)
+            .field("recovery_workers", &self.recovery_workers)
             .finish_non_exhaustive()
     }
 }
@@ -237,6 +243,15 @@ impl Options {
         self
     }
 
+    /// How many threads redo and undo when the database was not closed, beside the one that reads the log; 1: that one does
+    /// it all, so that the same files give the same I/O in the same order. 1 to 256. Default: as many as the machine runs at once, at
+    /// most 8, and 1 where there is little to do; 1 with [`Maintenance::Manual`].
+    #[must_use]
+    pub fn recovery_workers(mut self, workers: usize) -> Self {
+        self.recovery_workers = Some(workers);
+        self
+    }
+
     /// Hears of recovery's progress while the database opens; `Break` stops it with `Cancelled` (nothing is lost: the next
     /// open starts recovery again).
     #[must_use]
@@ -296,6 +311,13 @@ impl Options {
             return Err(Error::invalid(format!(
                 "a log limit of {} bytes is not from four times the log buffer ({least_log_bytes} bytes) to 2^60",
                 self.max_log_bytes
+            )));
+        }
+        if let Some(workers) = self.recovery_workers
+            && !(1..=MAX_RECOVERY_WORKERS).contains(&workers)
+        {
+            return Err(Error::invalid(format!(
+                "{workers} threads for recovery: it must be 1 to {MAX_RECOVERY_WORKERS}"
             )));
         }
         Ok(())
@@ -388,6 +410,8 @@ mod tests {
             small(4096).log_segment_bytes((1 << 40) + 4096),
             small(4096).max_log_bytes((1 << 60) + 1),
             small(4096).max_log_bytes(1 << 20),
+            small(4096).recovery_workers(0),
+            small(4096).recovery_workers(257),
         ] {
             refused(&SimStorage::new(2), bad.clone());
             refused(&made, bad);

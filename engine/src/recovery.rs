@@ -8,7 +8,7 @@
 //! | resume | - | the log's unattested end again, its torn tail away, synced (F6) |
 //! | torn pages | doublewrite area | pages whose copy in place is torn (F5, hazard H13) |
 //! | redo ([`redo`]) | log from the oldest `rec_lsn` | pages, in memory |
-//! | undo ([`crate::rollback`]) | losers' chains, backwards | compensation and end records |
+//! | undo ([`undo`], [`crate::rollback`]) | losers' chains, backwards | compensation and end records |
 //! | orphans | catalog, `part/` | partition-deleted records; files without a catalog row go (F8) |
 //! | checkpoint | - | so that the next open starts here |
 //!
@@ -21,10 +21,14 @@ mod create;
 mod redo;
 #[cfg(test)]
 mod tests;
+mod undo;
 
+use std::any::Any;
 use std::collections::HashSet;
+use std::num::NonZero;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hamal_pager::{PagerOptions, PartitionId};
 use hamal_storage::{Error as LowError, Lock, Storage};
@@ -36,13 +40,16 @@ use crate::engine::{Engine, Layers, Parts};
 use crate::master::{self, CREATING, Found, Master, MasterFiles};
 use crate::options::{MAX_LOG_BYTES, Maintenance, OpenMode};
 use crate::report::{PartitionReport, RecoveryPass, RecoveryProgress, RecoveryReport};
-use crate::rollback;
 use crate::versions::run::remove_leftovers;
 use crate::{Error, ErrorKind, Options, Result};
 use analysis::Analysis;
 
+/// The most threads that recover if their number is not given.
+const DEFAULT_WORKERS: usize = 8;
+
 /// Opens the database on `storage`, as `options` say.
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Engine> {
+    let began = storage.monotonic();
     // Looked at before the lock file is made, so that a foreign directory stays untouched.
     let found = master::find(&*storage)?;
     check_options(&options, &found)?;
@@ -67,7 +74,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Engine
         Found::Database(_) if options.mode == OpenMode::Create => {
             Err(Error::new(ErrorKind::AlreadyExists, "there is a database in this directory already"))
         }
-        Found::Database(master) => recover(storage, options, lock, &master),
+        Found::Database(master) => recover(storage, options, lock, &master, began),
     }
 }
 
@@ -127,13 +134,44 @@ pub(crate) fn dry_run(storage: &Arc<dyn Storage>) -> Result<RecoveryReport> {
     }
 }
 
+/// A database behind analysis: nothing is redone yet, but everything is open that redo needs.
+struct Analysed {
+    engine: Engine,
+    log_options: LogOptions,
+    analysis: Analysis,
+    report: RecoveryReport,
+}
+
 fn recover(
     storage: Arc<dyn Storage>,
     options: Options,
     lock: Box<dyn Lock>,
     master: &Master,
+    began: Duration,
 ) -> Result<Engine> {
     let _span = tracing::info_span!("recovery").entered();
+    let Analysed { engine, log_options, analysis, mut report } = analyse(storage, options, lock, master)?;
+    redo::run(&engine, &log_options, &analysis, &mut report, began)?;
+    undo::run(&engine, &analysis, &mut report, began)?;
+    remove_orphans(&engine)?;
+    if !report.clean {
+        engine.take_checkpoint(Effort::Fuzzy)?;
+    }
+    engine.checkpoint.lock().last_at = engine.storage.monotonic();
+    report.partitions.sort_by_key(|p| p.partition);
+    report.elapsed = engine.storage.monotonic().saturating_sub(began);
+    tracing::info!(?report, "recovered");
+    engine.report.get_or_init(|| report);
+    Ok(engine)
+}
+
+/// Everything up to redo.
+fn analyse(
+    storage: Arc<dyn Storage>,
+    options: Options,
+    lock: Box<dyn Lock>,
+    master: &Master,
+) -> Result<Analysed> {
     let page_bytes = master.page_bytes;
     let mut log_options = log_options(&options, master.log_segment_bytes);
     // A log that is longer than today's limit is still recovered; the limit holds for what comes after.
@@ -170,46 +208,23 @@ fn recover(
             master: files,
             last_begin: master.checkpoint_lsn,
             last_end: analysis.resume.end,
-            last_at: std::time::Duration::ZERO,
+            last_at: Duration::ZERO,
         },
         lock,
     })?;
-
-    redo::run(&engine, &log_options, &analysis, &mut report)?;
-    undo(&engine, &analysis, &mut report)?;
-    remove_orphans(&engine)?;
-    if !report.clean {
-        engine.take_checkpoint(Effort::Fuzzy)?;
-    }
-    engine.checkpoint.lock().last_at = engine.storage.monotonic();
-    tracing::info!(?report, "recovered");
-    engine.report.get_or_init(|| report);
-    Ok(engine)
+    Ok(Analysed { engine, log_options, analysis, report })
 }
 
-/// Rolls the losers back, before anybody else can begin: what they wrote is locked by their stamps.
-fn undo(engine: &Engine, analysis: &Analysis, report: &mut RecoveryReport) -> Result<()> {
-    let _span = tracing::info_span!("undo", losers = report.losers).entered();
-    let started = engine.storage.monotonic();
-    let entries: Vec<_> = analysis.losers().iter().map(|image| engine.timeline.restore(image)).collect();
-    let total = analysis.loser_records;
-    let mut done = 0;
-    for entry in entries.iter().rev() {
-        entry.lock().chains.retain(|c| !analysis.deleted.contains(&c.partition));
-        rollback::roll_back(engine, entry, &mut |partition| {
-            done += 1;
-            partition_report(report, partition).undone += 1;
-            // What is undone stays undone, also if the caller stops here: its compensation records are made durable.
-            progress(&engine.options, RecoveryPass::Undo, done, total.max(done)).inspect_err(|_| {
-                let _next_time_then = engine.log.flush();
-            })
-        })?;
-        engine.timeline.end(entry, None);
+impl Engine {
+    /// How many threads recover: as the options say, but one where a simulation decides who runs.
+    fn recovery_workers(&self) -> usize {
+        match (self.storage.scheduler(), self.options.recovery_workers) {
+            (Some(_), _) => 1,
+            (None, Some(workers)) => workers,
+            (None, None) if self.options.maintenance == Maintenance::Manual => 1,
+            (None, None) => std::thread::available_parallelism().map_or(1, NonZero::get).min(DEFAULT_WORKERS),
+        }
     }
-    report.undo.records = done;
-    report.undo.applied = done;
-    report.undo.elapsed = engine.storage.monotonic().saturating_sub(started);
-    progress(&engine.options, RecoveryPass::Undo, done, done)
 }
 
 /// Removes the files of partitions that no table has: creations that were rolled back, drops whose file had not gone yet. And the row
@@ -275,6 +290,12 @@ fn partition_report(report: &mut RecoveryReport, id: PartitionId) -> &mut Partit
         report.partitions.len() - 1
     });
     &mut report.partitions[at]
+}
+
+/// What a thread that panicked said.
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 fn remove_marker(storage: &dyn Storage) -> Result<()> {

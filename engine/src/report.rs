@@ -147,10 +147,15 @@ pub struct PartitionReport {
     pub redone: u64,
     /// Page changes found on the page already.
     pub skipped: u64,
+    /// Log that these page changes take, bytes.
+    pub redo_bytes: u64,
     /// Records undone.
     pub undone: u64,
     /// Torn pages put back from the doublewrite area.
     pub restored_pages: u64,
+    /// When nothing of it was left to redo or undo, from the beginning of the open. A partition that is not in the report was so once
+    /// analysis had ended.
+    pub ready: Duration,
 }
 
 /// What opening found and did. All LSNs are byte offsets in the log stream; 0 is never.
@@ -179,10 +184,16 @@ pub struct RecoveryReport {
     pub analysis: PassReport,
     /// Redo.
     pub redo: PassReport,
+    /// Threads that redid (0: there was nothing to redo). 1: the one that read the log.
+    pub redo_workers: u64,
     /// Undo.
     pub undo: PassReport,
-    /// Per partition.
+    /// Threads that undid (0: there was nothing to undo). 1: the opening one.
+    pub undo_workers: u64,
+    /// Per partition that had something to redo or undo, by id.
     pub partitions: Vec<PartitionReport>,
+    /// The whole open, the checkpoint at its end included.
+    pub elapsed: Duration,
     /// The log's incarnation from now on.
     pub incarnation: u32,
 }

@@ -163,28 +163,45 @@ pub(crate) fn roll_back(
     let mut partitions: Vec<PartitionId> = entry.lock().chains.iter().map(|c| c.partition).collect();
     partitions.sort_by_key(|p| *p == CATALOG);
     let mut undone = 0;
-    for (at, partition) in partitions.iter().enumerate() {
-        let chain = Chain { entry: entry.clone(), partition: *partition };
-        let handle = engine.partition(*partition)?;
-        while undo_step(engine, &handle, &chain, Lsn::NEVER, Lock::Release)? {
-            undone += 1;
-            step(*partition)?;
-        }
-        end_chain(engine, &chain, at + 1 == partitions.len())?;
+    for partition in partitions {
+        undone += roll_back_chain(engine, entry, partition, step)?;
     }
-    engine.counters.rollbacks.fetch_add(1, Ordering::Relaxed);
+    note_rolled_back(engine);
     Ok(undone)
 }
 
-/// Logs that a chain is undone to its start, in the transaction's critical section (hazard H2).
-fn end_chain(engine: &Engine, chain: &Chain, last: bool) -> Result<()> {
+/// Undoes one chain of a transaction that ends, and logs that. Returns how many records were undone; `step` hears of each, and can stop it.
+pub(crate) fn roll_back_chain(
+    engine: &Engine,
+    entry: &Arc<TxnEntry>,
+    partition: PartitionId,
+    step: &mut dyn FnMut(PartitionId) -> Result<()>,
+) -> Result<u64> {
+    let chain = Chain { entry: entry.clone(), partition };
+    let handle = engine.partition(partition)?;
+    let mut undone = 0;
+    while undo_step(engine, &handle, &chain, Lsn::NEVER, Lock::Release)? {
+        undone += 1;
+        step(partition)?;
+    }
+    end_chain(engine, &chain)?;
+    Ok(undone)
+}
+
+/// A transaction's last chain has been undone.
+pub(crate) fn note_rolled_back(engine: &Engine) {
+    engine.counters.rollbacks.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Logs that a chain is undone to its start, in the transaction's critical section (hazard H2). The last one ends the transaction.
+fn end_chain(engine: &Engine, chain: &Chain) -> Result<()> {
     let mut payload = Vec::new();
     Record::End { txn: chain.entry.id, partition: chain.partition }.encode(&mut payload);
     let mut permit = engine.log.admit_promised(Log::framed_bytes(payload.len()))?;
     let mut state = chain.entry.lock();
     permit.append(&payload)?;
     state.chains.retain(|c| c.partition != chain.partition);
-    state.ended |= last;
+    state.ended |= state.chains.is_empty();
     Ok(())
 }
 

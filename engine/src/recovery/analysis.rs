@@ -7,13 +7,14 @@
 //!     `last_lsn` at or above the last record there is of it, seen or not: only a copy with all of them takes it out.
 //! I3. Counts: the checkpoint's, plus the deltas of commits at or after `counts_as_of` (hazard H17).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hamal_pager::space::Geometry;
 use hamal_pager::{PageNo, PartitionId};
 use hamal_storage::Storage;
 use hamal_wal::{Lsn, Resume};
+use hashbrown::{HashMap, HashSet};
 
 use super::{log_options, progress, scanner};
 use crate::change::PageChange;
@@ -305,7 +306,8 @@ impl Analysis {
         if self.deleted.contains(&partition) {
             return false;
         }
-        let entry = DirtyEntry { rec_lsn: page_lsn, last_lsn: page_lsn };
+        // The page may have been clean, and its records be anywhere in the log.
+        let entry = DirtyEntry { rec_lsn: page_lsn, last_lsn: self.resume.end };
         let known = self.dirty.entry((partition, page)).or_insert(entry);
         known.rec_lsn = known.rec_lsn.min(page_lsn);
         true
@@ -319,6 +321,21 @@ impl Analysis {
     /// The page's `rec_lsn`, if it may miss changes.
     pub(crate) fn rec_lsn(&self, partition: PartitionId, page: PageNo) -> Option<Lsn> {
         self.dirty.get(&(partition, page)).map(|d| d.rec_lsn)
+    }
+
+    /// How many pages may miss changes.
+    pub(crate) fn dirty_pages(&self) -> u64 {
+        self.dirty.len() as u64
+    }
+
+    /// The partitions of the pages that may miss changes, each with an LSN behind which there is no record of any of these pages.
+    pub(crate) fn last_lsns(&self) -> BTreeMap<PartitionId, Lsn> {
+        let mut partitions = BTreeMap::new();
+        for ((partition, _), entry) in &self.dirty {
+            let last = partitions.entry(*partition).or_insert(entry.last_lsn);
+            *last = entry.last_lsn.max(*last);
+        }
+        partitions
     }
 
     /// The partition of every page that may miss changes.

@@ -1,36 +1,135 @@
 //! The redo pass: repeats history for every page that may miss changes, losers' changes included.
 //!
+//! One thread reads the log and hands the parts of its records out by page, to itself or to workers ([`fan_out`]):
+//!
+//! ```text
+//!   log --read, check, decode--> parts of pages in the dirty page table --by (partition, page)--> worker 0: fix, check, apply
+//!        (in log order: partitions are made, files grow)                                     \--> worker 1: ...
+//! ```
+//!
 //! I1. A change is applied if and only if its page is in the dirty page table with `rec_lsn` at or below the record, and the page's
-//!     LSN is below the record's.
+//!     LSN is below the record's. The table does not change during the pass.
 //! I2. Then the page's LSN equals the record's `page_prev_lsn`, or a write was lost (F14): `Corrupt`, never a guess. Blind changes
-//!     need no predecessor.
-//! I3. One page's part is applied without the others of its record.
+//!     (images, overflow data) need no predecessor.
+//! I3. One page's part is applied without the others of its record, and looks at no other page. So all that counts is the order of
+//!     the parts of one page, and that is kept: a page belongs to one worker, whose queue is in log order. Bitmaps, roots and
+//!     partition headers are pages like any other. A page that was freed and is used again begins anew with a blind part (analysis
+//!     has dropped what came before, hazard H21), which is behind the earlier ones in the same queue.
 //! I4. A page that the file does not have yet is less than one bitmap's pages behind its end: whoever took it had a bitmap for it, and
 //!     that bitmap's page is in the file, or was redone earlier. A number further out is damage, not a reason to fill the disk.
+//! I5. What a part does beyond its page is done by the reader before it hands the part out, and so in log order: a partition's file is
+//!     made again (F8: page 0 is formatted by the record that makes the partition), a file grows for a blind part (I4 counts
+//!     on it). Removed partitions have no page in the table. Records without parts concern analysis and undo alone.
+//! I6. The error that is reported is the first in log order, as with one thread: what is behind a failure is left out, what is before it
+//!     is still done, and may fail itself. What was redone beyond it harms nobody: the pass is idempotent by page LSN.
+//! I7. A partition is done when the reader is behind the last record there is of it and its parts have been applied ([`Target`]).
 
-use hamal_pager::space::Geometry;
-use hamal_pager::{Attempt, PageNo, Partition, header};
-use hamal_wal::{LogOptions, Lsn};
+mod apply;
+mod fan_out;
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use hamal_pager::PartitionId;
+use hamal_wal::{LogOptions, Lsn, Scanner};
+use hashbrown::HashMap;
 
 use super::analysis::Analysis;
 use super::{partition_report, progress, scanner};
-use crate::engine::Engine;
+use crate::engine::{Engine, PartitionHandle};
 use crate::record::{PagePart, Record};
-use crate::report::{RecoveryPass, RecoveryReport};
-use crate::{Error, ErrorKind, Result};
+use crate::report::{PassReport, RecoveryPass, RecoveryReport};
+use crate::{Error, Result};
+use apply::{Outcome, creates, in_redo, pages_with, part_bytes, redo_part};
 
-/// What became of one page's part.
-enum Outcome {
-    Redone,
-    /// The page has it already.
-    Skipped,
+/// Records between two calls of the progress callback.
+const PROGRESS_RECORDS: u64 = if cfg!(test) { 64 } else { 65_536 };
+/// Log that is worth starting threads for, bytes, unless their number is given.
+const PARALLEL_BYTES: u64 = 1 << 20;
+
+/// Where a part stands in the log: record, and which of its parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    lsn: Lsn,
+    part: usize,
 }
 
+/// Why the pass ends early, and where that is in the log.
+#[derive(Debug)]
+struct Failure {
+    at: Place,
+    error: Error,
+}
+
+/// Index of a partition in [`Pass::targets`].
+type TargetIndex = usize;
+
+/// A partition with pages in the dirty page table.
+#[derive(Debug)]
+struct Target {
+    id: PartitionId,
+    /// No record of any of its pages in the table is newer.
+    last_lsn: Lsn,
+    /// Set when the reader meets its first part.
+    handle: OnceLock<Arc<PartitionHandle>>,
+    /// When its last part had been redone.
+    done_at: OnceLock<Duration>,
+}
+
+/// What was done to one partition.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    redone: u64,
+    skipped: u64,
+    bytes: u64,
+}
+
+impl Tally {
+    fn count(&mut self, outcome: Outcome, bytes: u64) {
+        match outcome {
+            Outcome::Redone => self.redone += 1,
+            Outcome::Skipped => self.skipped += 1,
+        }
+        self.bytes += bytes;
+    }
+
+    fn add(&mut self, other: Tally) {
+        self.redone += other.redone;
+        self.skipped += other.skipped;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Takes the parts that the reader hands out, in log order.
+trait Sink {
+    /// A part that may be missing from its page. The partition is open and its file large enough.
+    fn part(&mut self, at: Place, target: TargetIndex, part: &PagePart<'_>) -> Result<(), Failure>;
+    /// No more parts of this partition will come.
+    fn end_of(&mut self, target: TargetIndex);
+    /// Everything below this LSN has been redone, if all that was handed out is below `position`.
+    fn done_to(&mut self, position: Lsn) -> Lsn;
+    /// Whether something that was handed out has failed.
+    fn has_failed(&self) -> bool;
+}
+
+/// What one redo pass works on: read by all of its threads.
+struct Pass<'e> {
+    engine: &'e Engine,
+    analysis: &'e Analysis,
+    targets: Vec<Target>,
+    by_id: HashMap<PartitionId, TargetIndex>,
+}
+
+/// Runs the pass. `began`: when the open began, on the storage's clock.
 pub(super) fn run(
     engine: &Engine,
     log_options: &LogOptions,
     analysis: &Analysis,
     report: &mut RecoveryReport,
+    began: Duration,
 ) -> Result<()> {
     let from = analysis.redo_lsn().map(|lsn| lsn.0);
     let _span = tracing::info_span!("redo", from, end = analysis.resume.end.0).entered();
@@ -38,127 +137,165 @@ pub(super) fn run(
     let end = analysis.resume.end;
     if let Some(from) = analysis.redo_lsn() {
         let mut scanner = scanner(&engine.storage, log_options, from, end)?;
-        while let Some(frame) = scanner.next_frame()? {
-            if frame.lsn >= end {
-                break;
-            }
-            let lsn = frame.lsn;
-            let record = Record::decode(frame.payload).map_err(|e| e.context(format!("log record {lsn}")))?;
-            for part in record.parts() {
-                if analysis.rec_lsn(part.partition, part.page).is_none_or(|rec_lsn| lsn < rec_lsn) {
-                    continue;
-                }
-                let outcome = redo_part(engine, lsn, part).map_err(|e| {
-                    e.context(format!(
-                        "redo of log record {lsn} on page {} of part/{}.dat",
-                        part.page, part.partition
-                    ))
-                })?;
-                let partition = partition_report(report, part.partition);
-                match outcome {
-                    Outcome::Redone => {
-                        partition.redone += 1;
-                        report.redo.applied += 1;
-                    }
-                    Outcome::Skipped => partition.skipped += 1,
-                }
-            }
-            report.redo.records += 1;
-            report.redo.bytes = frame.end.0 - from.0;
-            if report.redo.records.is_multiple_of(65_536) {
-                progress(&engine.options, RecoveryPass::Redo, report.redo.bytes, end.0 - from.0)?;
-            }
+        let pass = Pass::new(engine, analysis);
+        let workers = pass.workers(end.0 - from.0);
+        let read = |sink: &mut dyn Sink| pass.read(&mut scanner, from, sink, &mut report.redo);
+        let (tallies, workers) = fan_out::run(&pass, workers, read).map_err(|failure| failure.error)?;
+        report.redo_workers = workers as u64;
+        for (target, tally) in pass.targets.iter().zip(tallies) {
+            report.redo.applied += tally.redone;
+            let partition = partition_report(report, target.id);
+            partition.redone = tally.redone;
+            partition.skipped = tally.skipped;
+            partition.redo_bytes = tally.bytes;
+            partition.ready = target.done_at.get().map_or(Duration::ZERO, |at| at.saturating_sub(began));
         }
     }
-    report.redo.pages = report.analysis.pages;
+    report.redo.pages = analysis.dirty_pages();
     report.redo.elapsed = engine.storage.monotonic().saturating_sub(started);
     progress(&engine.options, RecoveryPass::Redo, report.redo.bytes, report.redo.bytes)
 }
 
-/// How many pages a file must have so that `page` is one of them (I4).
-fn pages_with(engine: &Engine, partition: &Partition, page: PageNo) -> Result<u32> {
-    let most = partition.file_pages().saturating_add(Geometry::new(engine.page_bytes).coverage());
-    page.0.checked_add(1).filter(|pages| *pages <= most).ok_or_else(|| {
-        Error::corrupt(
-            format!("part/{}.dat", partition.id()),
-            u64::from(page.0) * engine.page_bytes as u64,
-            format!("a page below {most}, as the file and its next bitmap have"),
-            page,
-        )
-    })
+impl<'e> Pass<'e> {
+    fn new(engine: &'e Engine, analysis: &'e Analysis) -> Pass<'e> {
+        let mut pass = Pass { engine, analysis, targets: Vec::new(), by_id: HashMap::new() };
+        for (id, last_lsn) in analysis.last_lsns() {
+            pass.by_id.insert(id, pass.targets.len());
+            pass.targets.push(Target { id, last_lsn, handle: OnceLock::new(), done_at: OnceLock::new() });
+        }
+        pass
+    }
+
+    /// How many threads redo this much log; 1: the one that reads it.
+    fn workers(&self, log_bytes: u64) -> usize {
+        let workers = self.engine.recovery_workers();
+        if log_bytes < PARALLEL_BYTES && self.engine.options.recovery_workers.is_none() { 1 } else { workers }
+    }
+
+    /// Reads the log and hands the parts out.
+    fn read(
+        &self,
+        scanner: &mut Scanner,
+        from: Lsn,
+        sink: &mut dyn Sink,
+        report: &mut PassReport,
+    ) -> Result<(), Failure> {
+        let end = self.analysis.resume.end;
+        let mut ending: Vec<TargetIndex> = (0..self.targets.len()).collect();
+        // The one that ends first is the last.
+        ending.sort_by_key(|&target| std::cmp::Reverse((self.targets[target].last_lsn, target)));
+        let known = Cell::new(None);
+        let mut position = from;
+        loop {
+            let failed = |error| Failure { at: Place { lsn: position, part: 0 }, error };
+            let Some(frame) = scanner.next_frame().map_err(|e| failed(e.into()))? else { break };
+            if frame.lsn >= end || sink.has_failed() {
+                break;
+            }
+            let lsn = frame.lsn;
+            let record =
+                Record::decode(frame.payload).map_err(|e| failed(e.context(format!("log record {lsn}"))))?;
+            while let Some(target) = ending.pop_if(|target| self.targets[*target].last_lsn < lsn) {
+                sink.end_of(target);
+            }
+            for (index, part) in record.parts().iter().enumerate() {
+                if self.analysis.rec_lsn(part.partition, part.page).is_none_or(|rec_lsn| lsn < rec_lsn) {
+                    continue;
+                }
+                let at = Place { lsn, part: index };
+                let target = self.prepare(part, &known).map_err(|error| {
+                    let error = in_redo(error, lsn, part.partition, part.page);
+                    Failure { at, error }
+                })?;
+                sink.part(at, target, part)?;
+            }
+            position = frame.end;
+            report.records += 1;
+            report.bytes = position.0 - from.0;
+            if report.records.is_multiple_of(PROGRESS_RECORDS) {
+                let done = sink.done_to(position).0 - from.0;
+                progress(&self.engine.options, RecoveryPass::Redo, done, end.0 - from.0)
+                    .map_err(|error| Failure { at: Place { lsn: position, part: 0 }, error })?;
+            }
+        }
+        while let Some(target) = ending.pop() {
+            sink.end_of(target);
+        }
+        Ok(())
+    }
+
+    /// Does what a part needs besides its page (I5). `known`: the partition of the part before.
+    fn prepare(
+        &self,
+        part: &PagePart<'_>,
+        known: &Cell<Option<(PartitionId, TargetIndex)>>,
+    ) -> Result<TargetIndex> {
+        let index = match known.get() {
+            Some((id, index)) if id == part.partition => index,
+            _ => {
+                // Every page in the table has its partition here.
+                let index = *self.by_id.get(&part.partition).ok_or_else(|| {
+                    Error::corrupt("the log", 0, "a partition that analysis has seen", part.partition)
+                })?;
+                known.set(Some((part.partition, index)));
+                index
+            }
+        };
+        let target = &self.targets[index];
+        let handle = if let Some(handle) = target.handle.get() {
+            handle
+        } else {
+            let handle = match self.engine.partition(part.partition) {
+                Err(e) if creates(part, &e) => self.engine.create_partition(part.partition)?,
+                other => other?,
+            };
+            target.handle.get_or_init(|| handle)
+        };
+        if part.change.is_blind() {
+            let partition = &handle.partition;
+            partition.ensure_file_pages(pages_with(self.engine, partition, part.page)?)?;
+        }
+        Ok(index)
+    }
+
+    /// Redoes a part that the reader has prepared.
+    fn redo(&self, at: Place, target: TargetIndex, part: &PagePart<'_>) -> Result<Outcome, Failure> {
+        let target = &self.targets[target];
+        let redone = match target.handle.get() {
+            Some(handle) => redo_part(&handle.partition, at.lsn, part),
+            None => Err(Error::corrupt("the log", at.lsn.0, "a partition that is open", target.id)),
+        };
+        redone.map_err(|error| Failure { at, error: in_redo(error, at.lsn, target.id, part.page) })
+    }
+
+    /// Notes that a partition is done.
+    fn note_done(&self, target: TargetIndex) {
+        self.targets[target].done_at.get_or_init(|| self.engine.storage.monotonic());
+    }
 }
 
-fn redo_part(engine: &Engine, lsn: Lsn, part: &PagePart<'_>) -> Result<Outcome> {
-    // Page 0 is formatted by the record that makes the partition: the file itself may never have become durable (F8).
-    let creates = part.page == PageNo(0) && part.change.is_blind();
-    let handle = match engine.partition(part.partition) {
-        Err(e) if creates && e.kind() == ErrorKind::Corrupt => engine.create_partition(part.partition)?,
-        other => other?,
-    };
-    let partition = &handle.partition;
-    let mut page = if part.change.is_blind() {
-        partition.ensure_file_pages(pages_with(engine, partition, part.page)?)?;
-        match partition.try_exclusive(part.page) {
-            Attempt::Fixed(page) if header::page_lsn(page.bytes()) >= lsn => return Ok(Outcome::Skipped),
-            // Whatever the page was before goes first: it may have been of the other class.
-            Attempt::Fixed(page) => page.discard(),
-            Attempt::Busy | Attempt::Absent => {}
-        }
-        partition.fix_new(part.page, part.change.class())?
-    } else {
-        partition.fix_exclusive(part.page)?
-    };
-    let page_lsn = header::page_lsn(page.bytes());
-    if page_lsn >= lsn {
-        return Ok(Outcome::Skipped);
-    }
-    if !part.change.is_blind() {
-        if page_lsn != part.page_prev_lsn {
-            return Err(Error::corrupt(
-                format!("part/{}.dat", part.partition),
-                u64::from(part.page.0) * engine.page_bytes as u64,
-                format!("page LSN {} (a write has been lost)", part.page_prev_lsn),
-                page_lsn,
-            ));
-        }
-        part.change.check(page.bytes())?;
-    }
-    page.mark_dirty(|| lsn);
-    page.edit(|bytes| {
-        part.change.apply(bytes);
-        header::set_page_lsn(bytes, lsn);
-    });
-    Ok(Outcome::Redone)
+/// The reader's own hands: every part is redone before the next one is read.
+struct Here<'p> {
+    pass: &'p Pass<'p>,
+    tallies: Vec<Tally>,
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
+impl Sink for Here<'_> {
+    fn part(&mut self, at: Place, target: TargetIndex, part: &PagePart<'_>) -> Result<(), Failure> {
+        let outcome = self.pass.redo(at, target, part)?;
+        self.tallies[target].count(outcome, part_bytes(&part.change));
+        Ok(())
+    }
 
-    use hamal_pager::PartitionId;
-    use hamal_storage::sim::{CrashMode, SimStorage};
+    fn end_of(&mut self, target: TargetIndex) {
+        self.pass.note_done(target);
+    }
 
-    use super::*;
-    use crate::change::PageChange;
-    use crate::{Maintenance, Options};
+    fn done_to(&mut self, position: Lsn) -> Lsn {
+        position
+    }
 
-    #[test]
-    fn a_page_number_far_behind_the_file_is_corrupt_and_takes_no_disk_space() {
-        let options = || Options::new().page_bytes(4096).maintenance(Maintenance::Manual);
-        for page in [1 << 20, 1 << 31, u32::MAX] {
-            let disk = SimStorage::new(1);
-            let db = options().open_on(Arc::new(disk.clone())).unwrap();
-            db.transact(|tx| tx.open_bytes_table("t")?.put(b"k", b"v")).unwrap();
-            let partition = PartitionId(db.tables().unwrap()[0].partitions[0]);
-            let change = PageChange::Overflow { data: &[1, 2, 3] };
-            let part = PagePart { partition, page: PageNo(page), page_prev_lsn: Lsn::NEVER, change };
-            db.handle.engine.journal.append(&Record::Structure { parts: vec![part] }).unwrap();
-            db.flush().unwrap();
-            let image = disk.crash_image(CrashMode::KeepAll, 1);
-            let used = image.used_bytes();
-            let error = options().open_on(Arc::new(image.clone())).map(drop).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-            assert!(image.used_bytes() < used + (4 << 20), "page {page}: {}", image.used_bytes());
-        }
+    fn has_failed(&self) -> bool {
+        false
     }
 }

@@ -14,6 +14,8 @@ use crate::record::Record;
 use crate::report::RecoveryPass;
 use crate::{Database, Durability, ErrorKind, Maintenance, Options, Transaction, inspect};
 
+mod parallel;
+
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn options() -> Options {

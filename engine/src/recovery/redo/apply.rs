@@ -1,0 +1,83 @@
+//! Redo of one page's part of a record: what decides, and what is checked first. The same for one thread and for many.
+
+use hamal_pager::space::Geometry;
+use hamal_pager::{Attempt, PageNo, Partition, header};
+use hamal_wal::Lsn;
+
+use crate::change::PageChange;
+use crate::engine::Engine;
+use crate::record::PagePart;
+use crate::{Error, ErrorKind, Result};
+
+/// What became of one page's part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Redone,
+    /// The page has it already.
+    Skipped,
+}
+
+/// How many pages a file must have so that `page` is one of them (I4 of the pass).
+pub(super) fn pages_with(engine: &Engine, partition: &Partition, page: PageNo) -> Result<u32> {
+    let most = partition.file_pages().saturating_add(Geometry::new(engine.page_bytes).coverage());
+    page.0.checked_add(1).filter(|pages| *pages <= most).ok_or_else(|| {
+        Error::corrupt(
+            format!("part/{}.dat", partition.id()),
+            u64::from(page.0) * engine.page_bytes as u64,
+            format!("a page below {most}, as the file and its next bitmap have"),
+            page,
+        )
+    })
+}
+
+/// Adds to an error which record was being redone, and where.
+pub(super) fn in_redo(error: Error, lsn: Lsn, partition: impl std::fmt::Display, page: PageNo) -> Error {
+    error.context(format!("redo of log record {lsn} on page {page} of part/{partition}.dat"))
+}
+
+/// Redoes a part whose partition is open and, if the change is blind, has room for the page.
+pub(super) fn redo_part(partition: &Partition, lsn: Lsn, part: &PagePart<'_>) -> Result<Outcome> {
+    let mut page = if part.change.is_blind() {
+        match partition.try_exclusive(part.page) {
+            Attempt::Fixed(page) if header::page_lsn(page.bytes()) >= lsn => return Ok(Outcome::Skipped),
+            // Whatever the page was before goes first: it may have been of the other class.
+            Attempt::Fixed(page) => page.discard(),
+            Attempt::Busy | Attempt::Absent => {}
+        }
+        partition.fix_new(part.page, part.change.class())?
+    } else {
+        partition.fix_exclusive(part.page)?
+    };
+    let page_lsn = header::page_lsn(page.bytes());
+    if page_lsn >= lsn {
+        return Ok(Outcome::Skipped);
+    }
+    if !part.change.is_blind() {
+        if page_lsn != part.page_prev_lsn {
+            return Err(Error::corrupt(
+                format!("part/{}.dat", part.partition),
+                u64::from(part.page.0) * partition.page_bytes() as u64,
+                format!("page LSN {} (a write has been lost)", part.page_prev_lsn),
+                page_lsn,
+            ));
+        }
+        part.change.check(page.bytes())?;
+    }
+    page.mark_dirty(|| lsn);
+    page.edit(|bytes| {
+        part.change.apply(bytes);
+        header::set_page_lsn(bytes, lsn);
+    });
+    Ok(Outcome::Redone)
+}
+
+/// Whether the part may make its partition's file: page 0 is formatted by the record that makes the partition, and the file itself
+/// may never have become durable (F8).
+pub(super) fn creates(part: &PagePart<'_>, error: &Error) -> bool {
+    part.page == PageNo(0) && part.change.is_blind() && error.kind() == ErrorKind::Corrupt
+}
+
+/// The encoding's length, bytes: what a part counts for in the report.
+pub(super) fn part_bytes(change: &PageChange<'_>) -> u64 {
+    (crate::record::PART_BYTES + change.encoded_bytes()) as u64
+}
