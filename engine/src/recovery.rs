@@ -169,6 +169,7 @@ fn recover(
         checkpoint: CheckpointState {
             master: files,
             last_begin: master.checkpoint_lsn,
+            needed_from: master.oldest_lsn,
             last_end: analysis.resume.end,
             last_at: std::time::Duration::ZERO,
         },
