@@ -1,5 +1,6 @@
 //! The commands, one module each: its arguments and what it does.
 
+pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod del;
 pub(crate) mod demo;
@@ -12,6 +13,7 @@ pub(crate) mod page;
 pub(crate) mod put;
 pub(crate) mod recover;
 pub(crate) mod rename;
+pub(crate) mod restore;
 pub(crate) mod scan;
 pub(crate) mod stat;
 pub(crate) mod tables;
