@@ -1,5 +1,6 @@
 //! The commands, one module each: its arguments and what it does.
 
+pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod create;
 pub(crate) mod del;
@@ -14,6 +15,7 @@ pub(crate) mod partitions;
 pub(crate) mod put;
 pub(crate) mod recover;
 pub(crate) mod rename;
+pub(crate) mod restore;
 pub(crate) mod scan;
 pub(crate) mod stat;
 pub(crate) mod tables;

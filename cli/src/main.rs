@@ -9,12 +9,14 @@ mod commands;
 mod demo;
 mod failure;
 mod formats;
+mod moment;
 mod output;
 mod picture;
 mod session;
 mod takeback;
 mod text;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -51,6 +53,9 @@ struct Cli {
     /// Memory for pages, for instance 64M [default: 256M; demo: 4M]
     #[arg(long, global = true, value_name = "BYTES", value_parser = text::parse_bytes)]
     cache: Option<u64>,
+    /// Archive the log of the database to this target, as `hamal archive` does
+    #[arg(long, global = true, value_name = "TARGET")]
+    archive: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -87,6 +92,14 @@ enum Command {
     Page(commands::page::PageArgs),
     /// Recover a crashed database, or show what that would do
     Recover(commands::recover::RecoverArgs),
+    /// Copy a database to a target, while nothing else has it open
+    Backup(commands::backup::BackupArgs),
+    /// List or verify the backups in a target
+    Backups(commands::backup::BackupsArgs),
+    /// Copy the log to a target, for restoring to any moment
+    Archive(commands::backup::ArchiveArgs),
+    /// Restore a database from a target, as of any moment
+    Restore(commands::restore::RestoreArgs),
     /// Kill a database at random moments, recover it, check every row
     Demo(commands::demo::DemoArgs),
     /// The process that `demo` kills
@@ -111,7 +124,7 @@ fn main() -> ExitCode {
         return demo::worker::run(args);
     }
     let style = if cli.json { Style::Json } else { Style::Human };
-    let mut session = Session { out: Output::stdout(style), cache_bytes: cli.cache };
+    let mut session = Session { out: Output::stdout(style), cache_bytes: cli.cache, archive: cli.archive };
     let result = run(&cli.command, &mut session);
     // What was printed before a failure is still true.
     let flushed = session.out.flush();
@@ -143,6 +156,10 @@ fn run(command: &Command, session: &mut Session) -> Result<()> {
         Command::Log(args) => commands::log::run(args, session),
         Command::Page(args) => commands::page::run(args, session),
         Command::Recover(args) => commands::recover::run(args, session),
+        Command::Backup(args) => commands::backup::run(args, session),
+        Command::Backups(args) => commands::backup::run_list(args, session),
+        Command::Archive(args) => commands::backup::run_archive(args, session),
+        Command::Restore(args) => commands::restore::run(args, session),
         Command::Demo(args) => commands::demo::run(args, session),
         Command::DemoWorker(_) => Err(Failure::input("this command is for the demo itself")),
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use hamal::backup::DirectoryTarget;
 use hamal::{Database, OpenMode, Options, RecoveryPass, RecoveryProgress, RecoveryReport, TableInfo};
 use hamal_storage::{OsStorage, Storage};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -23,6 +24,7 @@ use crate::text;
 pub(crate) struct Session {
     pub(crate) out: Output,
     pub(crate) cache_bytes: Option<u64>,
+    pub(crate) archive: Option<PathBuf>,
 }
 
 /// The database a command works on.
@@ -43,7 +45,10 @@ pub(crate) struct TableArg {
 
 impl Session {
     fn options(&self, mode: OpenMode) -> Options {
-        let options = Options::new().mode(mode);
+        let mut options = Options::new().mode(mode);
+        if let Some(target) = &self.archive {
+            options = options.archive(Arc::new(DirectoryTarget::new(target)));
+        }
         match self.cache_bytes {
             Some(bytes) => options.cache_bytes(bytes),
             None => options,
@@ -58,6 +63,21 @@ impl Session {
     ) -> Result<T> {
         must_exist(&at.directory)?;
         let db = open(self.options(OpenMode::Open), &at.directory)?;
+        let result = work(self, &db)?;
+        db.close().map_err(|error| Failure::from(error).context("closing the database"))?;
+        Ok(result)
+    }
+
+    /// As [`Session::with_database`], for one that was restored just now: that it is recovered is no news.
+    pub(crate) fn with_restored<T>(
+        &mut self,
+        at: &DatabaseArg,
+        work: impl FnOnce(&mut Session, &Database) -> Result<T>,
+    ) -> Result<T> {
+        let bar = RecoveryBar::new();
+        let options = self.options(OpenMode::Open).on_recovery(bar.callback());
+        let db = options.open(&at.directory).map_err(|error| open_failure(&at.directory, error))?;
+        drop(bar);
         let result = work(self, &db)?;
         db.close().map_err(|error| Failure::from(error).context("closing the database"))?;
         Ok(result)

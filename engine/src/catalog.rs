@@ -173,6 +173,20 @@ pub(crate) fn each_row(
     }
 }
 
+/// Whether a row, committed or not, names the partition. For when others write: rows of a table that is being made need not be complete.
+pub(crate) fn is_named(tree: &Tree, partition: PartitionId) -> Result<bool> {
+    let mut named = partition == CATALOG;
+    each_row(tree, None, &[], None, &mut |key, row| {
+        let named_here = match key.first() {
+            Some(&CUT) => Cut::of(key, row)?.1.partition,
+            _ => TableRow::of(row)?.partition,
+        };
+        named |= named_here == partition;
+        Ok(())
+    })?;
+    Ok(named)
+}
+
 /// The cuts of a table, as the eyes see them, or as they are; their lower bounds ascend. `Corrupt` if they do not.
 pub(crate) fn cuts_of(tree: &Tree, eyes: Option<Eyes<'_>>, table: u32) -> Result<Vec<Cut>> {
     let mut cuts: Vec<Cut> = Vec::new();
@@ -435,6 +449,16 @@ mod tests {
         for ((key, value), (expected_key, expected_value)) in rows.iter().zip(expected) {
             assert_eq!((&**key, &**value), (expected_key, expected_value), "{}", key.escape_ascii());
         }
+    }
+
+    #[test]
+    fn a_partition_is_named_by_the_rows_of_a_table_that_is_being_made() {
+        let db = open(&SimStorage::new(1));
+        let catalog = db.handle.engine.partition(CATALOG).unwrap().tree();
+        plant(&db, &Cut::key(7, b"m"), &[9, 0, 0, 0]);
+        assert!(db.tables().is_err(), "the cut comes before its table");
+        let named = |id| is_named(&catalog, PartitionId(id)).unwrap();
+        assert!(named(0) && named(9) && !named(7) && !named(8));
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! 3. Append the tables and END; make END durable; write both master copies; recycle the log below what anybody needs.
 //!
 //! I1. The master record names a checkpoint only when its END, and so all of its tables, are durable.
-//! I2. Log is given back only below the oldest of: BEGIN, every `rec_lsn`, the first record of every active transaction.
+//! I2. Log is given back only below the oldest of: BEGIN, every `rec_lsn`, the first record of every active transaction, and what others
+//!     hold ([`crate::retention`]).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -41,6 +42,8 @@ pub(crate) struct CheckpointState {
     pub(crate) master: MasterFiles,
     /// BEGIN of the last checkpoint.
     pub(crate) last_begin: Lsn,
+    /// The oldest LSN that recovery from it needs.
+    pub(crate) needed_from: Lsn,
     /// The log's tail behind its END.
     pub(crate) last_end: Lsn,
     /// When it was taken, monotonic.
@@ -147,19 +150,24 @@ impl Engine {
         // A batch that failed since has put its pages back, but what the disk holds of them is unknown (F7).
         self.check_poison()?;
         let used = self.log.used_bytes();
+        if let Some(archive) = &self.archive {
+            archive.give_up(self.options.archive_hold_bytes, oldest, tail);
+        }
+        let kept = self.retention.floor().map_or(oldest, |floor| oldest.min(floor));
         let next = Master {
             checkpoint_lsn: begin,
             attested: self.log.durable(),
-            oldest_lsn: oldest,
+            oldest_lsn: kept,
             ..state.master.current().clone()
         };
         state.master.write(next).map_err(|error| Failure { error, poisons: true })?;
         state.last_begin = begin;
+        state.needed_from = oldest;
         self.checkpointed_to.store(begin.0, Ordering::Relaxed);
         state.last_end = tail;
         state.last_at = self.storage.monotonic();
         self.pause("before the log is cut");
-        self.log.truncate(oldest)?;
+        self.log.truncate(kept)?;
         report.log_freed_bytes = used.saturating_sub(self.log.used_bytes());
         self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(?report, "checkpoint");

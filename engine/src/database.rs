@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hamal_storage::{OsStorage, Storage};
 
+use crate::backup::{self, BackupInfo, BackupOptions, Moment, Target};
 use crate::checkpoint::Effort;
 use crate::engine::Engine;
 use crate::maintenance::Threads;
@@ -15,8 +16,8 @@ use crate::options::{Durability, Maintenance};
 use crate::report::{CheckpointReport, RecoveryReport, Stats, VerifyProgress, VerifyReport};
 use crate::validation::History;
 use crate::{
-    Error, ErrorKind, Options, PartitionInfo, Result, Snapshot, TableInfo, Transaction, TransactionOptions,
-    recovery, verify,
+    ArchiveReport, Error, ErrorKind, Options, PartitionInfo, Result, Snapshot, TableInfo, Transaction,
+    TransactionOptions, recovery, verify,
 };
 
 /// An open database. Cheap to clone; all clones, transactions and snapshots share one handle, which closes when the last is
@@ -127,6 +128,32 @@ impl Database {
         self.handle.engine.take_checkpoint(Effort::Full)
     }
 
+    /// Takes a backup while transactions go on: nobody waits for it. It is in the target when this returns, and as of
+    /// [`BackupInfo::end_lsn`]; what it had written before it failed, or was stopped, is removed. O(database). Until it is done no log is
+    /// given back that it has not copied yet, and files of dropped tables stay.
+    pub fn backup(
+        &self,
+        target: &dyn Target,
+        options: &BackupOptions,
+        progress: &mut dyn FnMut(backup::Progress) -> ControlFlow<()>,
+    ) -> Result<BackupInfo> {
+        backup::run(&self.handle.engine, target, options, progress)
+    }
+
+    /// Archives all log there is, now: flushes it first, and returns when it is in the target. `InvalidArgument` if the database was
+    /// opened without an archive.
+    pub fn archive(&self) -> Result<ArchiveReport> {
+        self.handle.engine.archive_all()
+    }
+
+    /// This moment, as [`crate::backup::RestorePoint`] names it. A database restored to its LSN has every commit that has returned, and none
+    /// that begins later; restored to its time likewise, as far as the clock tells moments apart.
+    pub fn restore_point(&self) -> Moment {
+        let engine = &self.handle.engine;
+        // The next record begins at the tail.
+        Moment { lsn: engine.log.tail().0 - 1, micros: engine.storage.now_micros() }
+    }
+
     /// With [`Maintenance::Manual`]: does what the background threads would do by now. Returns whether anything was done.
     pub fn maintain(&self) -> Result<bool> {
         self.handle.engine.maintain()
@@ -173,6 +200,8 @@ impl Database {
         let pager = engine.pager.stats();
         let waits = engine.waits.stats();
         let (views, oldest_view) = engine.timeline.live_views();
+        let archive = engine.archive.as_ref().map(|archive| archive.stats(engine.log.durable()));
+        let archive = archive.unwrap_or_default();
         Stats {
             page_bytes: engine.page_bytes as u64,
             resident_bytes: pager.resident_bytes,
@@ -207,6 +236,10 @@ impl Database {
             structure_changes: engine.journal.structure_changes(),
             active_transactions: engine.timeline.active() as u64,
             partitions: engine.open_partitions().len() as u64,
+            archive_lsn: archive.lsn,
+            archive_lag_bytes: archive.lag_bytes,
+            archive_gaps: archive.gaps,
+            archive_failures: archive.failures,
         }
     }
 

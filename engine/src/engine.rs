@@ -13,6 +13,7 @@ use hamal_storage::{Lock, Storage};
 use hamal_wal::{Log, Lsn};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
+use crate::archive::Archive;
 use crate::checkpoint::{CheckpointState, standing_promise};
 use crate::graves::Graves;
 use crate::ids::TxnId;
@@ -20,6 +21,7 @@ use crate::journal::Journal;
 use crate::locks::RowLocks;
 use crate::maintenance::VacuumState;
 use crate::record::Record;
+use crate::retention::Retention;
 use crate::schema::Schema;
 use crate::space::Space;
 use crate::timeline::Timeline;
@@ -56,6 +58,8 @@ pub(crate) struct Engine {
     pub(crate) row_locks: RowLocks,
     pub(crate) waits: Waits,
     pub(crate) graves: Graves,
+    pub(crate) retention: Retention,
+    pub(crate) archive: Option<Archive>,
     pub(crate) wakers: Wakers,
     pub(crate) checkpoint: Mutex<CheckpointState>,
     /// Held by whoever purges, merges or frees in the background; verification holds it to keep the trees still.
@@ -220,6 +224,12 @@ impl Engine {
     pub(crate) fn new(parts: Parts) -> Result<Engine> {
         let Layers { log, pager_log, pager, journal, horizon } = parts.layers;
         log.promise(standing_promise(&parts.options, parts.page_bytes))?;
+        let retention = Retention::default();
+        let archive = parts.options.archive.clone().map(|target| {
+            let master = parts.checkpoint.master.current();
+            let oldest = log.oldest();
+            Archive::new(target, (master.database_id, master.history), retention.hold(oldest), oldest)
+        });
         let versions = Versions::new(parts.storage.clone(), parts.options.version_bytes);
         Ok(Engine {
             waits: Waits::new(parts.storage.clone()),
@@ -235,6 +245,8 @@ impl Engine {
             merging: Mutex::new(()),
             row_locks: RowLocks::default(),
             graves: Graves::default(),
+            retention,
+            archive,
             wakers: Wakers::default(),
             checkpointed_to: AtomicU64::new(parts.checkpoint.last_begin.0),
             checkpoint: Mutex::new(parts.checkpoint),

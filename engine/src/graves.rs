@@ -2,6 +2,7 @@
 //!
 //! I1. A partition's file goes only when the commit that dropped it is durable, and every view sees that commit: nobody reads it any
 //!     more. What a crash leaves of them, recovery removes.
+//! I2. None goes while a backup copies files.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -33,9 +34,33 @@ pub(crate) struct Grave {
 pub(crate) struct Graves {
     open: Mutex<Vec<Grave>>,
     count: AtomicUsize,
+    /// Backups under way.
+    kept: AtomicUsize,
+}
+
+/// No partition is deleted until it is dropped.
+#[derive(Debug)]
+pub(crate) struct FilesKept<'e> {
+    graves: &'e Graves,
+}
+
+impl Drop for FilesKept<'_> {
+    fn drop(&mut self) {
+        self.graves.kept.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Graves {
+    /// Keeps all partitions there are (I2). `locked`: none is being deleted now.
+    pub(crate) fn keep(&self, _locked: &FilesLocked<'_>) -> FilesKept<'_> {
+        self.kept.fetch_add(1, Ordering::SeqCst);
+        FilesKept { graves: self }
+    }
+
+    fn are_kept(&self) -> bool {
+        self.kept.load(Ordering::SeqCst) > 0
+    }
+
     /// These partitions are to go.
     pub(crate) fn dig(&self, graves: impl Iterator<Item = Grave>) {
         let mut graves = graves.peekable();
@@ -49,7 +74,9 @@ impl Graves {
 
     /// Whether there are any that nobody can read any more.
     fn is_due(&self, horizon: TxnId) -> bool {
-        self.count.load(Ordering::Relaxed) > 0 && self.open.lock().iter().any(|grave| grave.dropper < horizon)
+        self.count.load(Ordering::Relaxed) > 0
+            && !self.are_kept()
+            && self.open.lock().iter().any(|grave| grave.dropper < horizon)
     }
 
     /// Takes those that nobody can read any more.
@@ -73,6 +100,10 @@ impl Engine {
             return Ok(false);
         }
         let Some(locked) = lock() else { return Ok(false) };
+        // Asked again: a backup begins with the files locked.
+        if self.graves.are_kept() {
+            return Ok(false);
+        }
         let due = self.graves.take_due(self.journal.horizon());
         for grave in &due {
             if grave.lsn != Lsn::NEVER {

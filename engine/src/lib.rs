@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 mod active;
+mod archive;
+pub mod backup;
 mod catalog;
 mod change;
 mod checkpoint;
@@ -31,6 +33,7 @@ mod raw;
 mod record;
 mod recovery;
 mod report;
+mod retention;
 mod retry;
 mod rollback;
 mod routes;
@@ -52,6 +55,7 @@ mod view;
 mod views;
 mod waits;
 
+pub use archive::ArchiveReport;
 pub use database::Database;
 #[cfg(target_endian = "little")]
 pub use encoding::Pod;

@@ -82,6 +82,7 @@ impl Engine {
             tracing::warn!(%error, "before-images could not be moved to a file");
         }
         done |= self.bury()?;
+        done |= self.archive_by_hand();
         let _vacuum = self.lock(&self.vacuum, "a vacuum");
         let mut looks = LOOK_LEAVES;
         for handle in self.open_partitions() {
@@ -213,8 +214,14 @@ impl Engine {
         }
     }
 
-    /// Everything written back, and a last checkpoint: the next open has nothing to do.
+    /// Everything written back, a last checkpoint, and all log archived: the next open has nothing to do.
     pub(crate) fn close(&self) -> Result<()> {
+        self.settle()?;
+        self.archive_at_close();
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<()> {
         // Nobody is left: all graves are due once all commits are durable.
         self.log.flush()?;
         self.timeline.expose(self.log.durable());
@@ -241,6 +248,7 @@ struct Signal {
     state: Mutex<SignalState>,
     wake: Condvar,
     flush: Condvar,
+    archive: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -261,11 +269,15 @@ impl Threads {
         let signal = Arc::new(Signal::default());
         let mut threads = Threads { signal: signal.clone(), threads: Vec::new() };
         let (e, s) = (engine.clone(), signal.clone());
-        let started =
+        let mut started =
             threads.spawn("hamal-maintenance", move || maintain_until_stopped(&e, &s)).and_then(|()| {
-                let (e, s) = (engine.clone(), signal);
+                let (e, s) = (engine.clone(), signal.clone());
                 threads.spawn("hamal-flush", move || flush_until_stopped(&e, &s))
             });
+        if started.is_ok() && engine.archive.is_some() {
+            let (e, s) = (engine.clone(), signal);
+            started = threads.spawn("hamal-archive", move || archive_until_stopped(&e, &s));
+        }
         match started {
             Ok(()) => Ok(threads),
             Err(error) => {
@@ -312,6 +324,7 @@ impl Threads {
         self.signal.state.lock().stop = true;
         self.signal.wake.notify_all();
         self.signal.flush.notify_all();
+        self.signal.archive.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a background thread panicked");
@@ -364,6 +377,24 @@ fn flush_until_stopped(engine: &Engine, signal: &Signal) {
         if let Err(e) = engine.flush_if_due() {
             engine.poison(&e);
             return;
+        }
+    }
+}
+
+/// Keeps the archive up to date. In a thread of its own: a target may be slow, and nothing else waits for it.
+fn archive_until_stopped(engine: &Engine, signal: &Signal) {
+    loop {
+        {
+            let mut state = signal.state.lock();
+            if !state.stop {
+                signal.archive.wait_for(&mut state, LONGEST_SLEEP.min(engine.options.archive_interval));
+            }
+            if state.stop {
+                return;
+            }
+        }
+        if let Err(error) = engine.archive_if_due() {
+            tracing::warn!(%error, "the log could not be archived; it is kept, and tried again");
         }
     }
 }

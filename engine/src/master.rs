@@ -23,6 +23,8 @@ const MAX_LSN: u64 = 1 << 62;
 pub(crate) const NAMES: [&str; 2] = ["MASTER-A", "MASTER-B"];
 /// Marks a directory in which a database is being made.
 pub(crate) const CREATING: &str = "CREATING";
+/// Marks a directory into which a database is being restored: whatever else is there is no database.
+pub(crate) const RESTORING: &str = "RESTORING";
 
 /// What the master record says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,12 +38,16 @@ pub(crate) struct Master {
     pub(crate) checkpoint_lsn: Lsn,
     /// Everything below this was durable when the record was written.
     pub(crate) attested: Lsn,
-    /// Oldest LSN that redo or undo may need.
+    /// Oldest LSN that redo or undo may need, or that the archive has not got.
     pub(crate) oldest_lsn: Lsn,
+    /// The log below was written about other copies of the files: what it says of pages on disk is not true of these. 0: none of it was.
+    pub(crate) restored_to: Lsn,
+    /// Tells the logs of a database and of what was restored from it apart, which go on differently from the same LSN. 0: as created.
+    pub(crate) history: u64,
 }
 
 impl Master {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(MASTER_BYTES);
         put_u32(&mut body, FORMAT_VERSION);
         put_u64(&mut body, self.sequence);
@@ -52,6 +58,8 @@ impl Master {
         put_u64(&mut body, self.checkpoint_lsn.0);
         put_u64(&mut body, self.attested.0);
         put_u64(&mut body, self.oldest_lsn.0);
+        put_u64(&mut body, self.restored_to.0);
+        put_u64(&mut body, self.history);
         body.resize(MASTER_BYTES - 12, 0);
         let mut out = MAGIC.to_vec();
         put_u32(&mut out, crc32c::crc32c(&body));
@@ -61,7 +69,7 @@ impl Master {
 
     /// Whether the fields are within their ranges: checked before a record is written and after one is read.
     fn is_sound(&self) -> bool {
-        let lsns = [self.checkpoint_lsn, self.attested, self.oldest_lsn];
+        let lsns = [self.checkpoint_lsn, self.attested, self.oldest_lsn, self.restored_to];
         // Far from their ends, so that sums of positions are numbers too.
         lsns.iter().all(|lsn| lsn.0.is_multiple_of(8) && lsn.0 <= MAX_LSN)
             && self.sequence < u64::MAX
@@ -105,6 +113,8 @@ impl Master {
             checkpoint_lsn: Lsn(take_u64(i, "the checkpoint's LSN")?),
             attested: Lsn(take_u64(i, "the durable frontier")?),
             oldest_lsn: Lsn(take_u64(i, "the oldest LSN")?),
+            restored_to: Lsn(take_u64(i, "the LSN restored to")?),
+            history: take_u64(i, "the history")?,
         };
         if !master.is_sound() {
             return Err(Error::corrupt(name, 12, "fields within their ranges", format!("{master:?}")));
@@ -130,6 +140,12 @@ pub(crate) fn find(storage: &dyn Storage) -> Result<Found> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(e) => return Err(LowError::io("list", "the database directory", e).into()),
     };
+    if names.iter().any(|n| n == RESTORING) {
+        return Err(Error::new(
+            ErrorKind::NotADatabase,
+            "a restore into this directory was interrupted: restore again, or remove the directory",
+        ));
+    }
     let mut best: Option<Master> = None;
     let mut failure: Option<Error> = None;
     for name in NAMES {
@@ -239,6 +255,8 @@ mod tests {
             checkpoint_lsn: Lsn(123_456),
             attested: Lsn(130_000),
             oldest_lsn: Lsn(100_000),
+            restored_to: Lsn(90_000),
+            history: 0x99aa_bbcc_ddee_ff00,
         }
     }
 
@@ -251,7 +269,7 @@ mod tests {
 
     #[test]
     fn fields_out_of_their_ranges_are_corrupt() {
-        let changes: [&dyn Fn(&mut Master); 8] = [
+        let changes: [&dyn Fn(&mut Master); 9] = [
             &|m| m.checkpoint_lsn.0 += 4,
             &|m| m.attested.0 += 1,
             &|m| m.oldest_lsn.0 += 2,
@@ -260,6 +278,7 @@ mod tests {
             &|m| m.oldest_lsn.0 = m.checkpoint_lsn.0 + 8,
             &|m| m.sequence = u64::MAX,
             &|m| m.incarnation = u32::MAX,
+            &|m| m.restored_to.0 += 4,
         ];
         for (index, change) in changes.iter().enumerate() {
             let mut master = sample();

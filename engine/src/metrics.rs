@@ -61,6 +61,10 @@ fn metrics_of(stats: &Stats) -> Vec<Metric> {
         structure_changes,
         active_transactions,
         partitions,
+        archive_lsn,
+        archive_lag_bytes,
+        archive_gaps,
+        archive_failures,
     } = stats;
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
     let level = |value: &u64| Value::Gauge(*value as f64);
@@ -146,6 +150,10 @@ fn metrics_of(stats: &Stats) -> Vec<Metric> {
             "Active read-write transactions.",
         ),
         ("hamal_partitions", Unit::Count, level(partitions), "Open partitions."),
+        ("hamal_archive_bytes_total", Unit::Bytes, sum(archive_lsn), "Below this the log is archived."),
+        ("hamal_archive_lag_bytes", Unit::Bytes, level(archive_lag_bytes), "Durable log not archived yet."),
+        ("hamal_archive_gaps_total", Unit::Count, sum(archive_gaps), "Times log was given up unarchived."),
+        ("hamal_archive_failures_total", Unit::Count, sum(archive_failures), "Times the archive failed."),
     ];
     list.into_iter().map(|(name, unit, value, help)| Metric { name, unit, help, value }).collect()
 }

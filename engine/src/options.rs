@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hamal_storage::Storage;
 
+use crate::backup::Target;
 use crate::report::RecoveryProgress;
 use crate::{Database, Error, Result};
 
@@ -99,6 +100,9 @@ pub struct Options {
     pub(crate) maintenance: Maintenance,
     pub(crate) recovery_workers: Option<usize>,
     pub(crate) on_recovery: Option<ProgressCallback>,
+    pub(crate) archive: Option<Arc<dyn Target>>,
+    pub(crate) archive_interval: Duration,
+    pub(crate) archive_hold_bytes: Option<u64>,
 }
 
 impl Default for Options {
@@ -119,6 +123,9 @@ impl Default for Options {
             maintenance: Maintenance::default(),
             recovery_workers: None,
             on_recovery: None,
+            archive: None,
+            archive_interval: Duration::from_secs(10),
+            archive_hold_bytes: None,
         }
     }
 }
@@ -140,6 +147,9 @@ impl fmt::Debug for Options {
             .field("version_bytes", &self.version_bytes)
             .field("maintenance", &self.maintenance)
             .field("recovery_workers", &self.recovery_workers)
+            .field("archive", &self.archive)
+            .field("archive_interval", &self.archive_interval)
+            .field("archive_hold_bytes", &self.archive_hold_bytes)
             .finish_non_exhaustive()
     }
 }
@@ -260,6 +270,31 @@ impl Options {
         callback: impl Fn(&RecoveryProgress) -> ControlFlow<()> + Send + Sync + 'static,
     ) -> Self {
         self.on_recovery = Some(Arc::new(callback));
+        self
+    }
+
+    /// Archives the log to this target while the database is open: with a backup in the same target, [`crate::backup::restore`] can bring
+    /// back any moment since. The log is kept until it is archived, so open the database with the same archive every time. Default: none.
+    #[must_use]
+    pub fn archive(mut self, target: Arc<dyn Target>) -> Self {
+        self.archive = Some(target);
+        self
+    }
+
+    /// How long log waits at most before it is archived, where there is less than 16 MiB of it: what the loss of the database's disk can
+    /// take. Default 10 s.
+    #[must_use]
+    pub fn archive_interval(mut self, interval: Duration) -> Self {
+        self.archive_interval = interval;
+        self
+    }
+
+    /// The most log that is kept for an archive that does not get it, bytes. Beyond it a checkpoint gives up what recovery does not need:
+    /// the archive has a gap then ([`crate::Stats::archive_gaps`]), and moments behind it can be restored from later backups only. Default
+    /// `None`: all is kept, and writers get `LogFull` once that is [`Options::max_log_bytes`].
+    #[must_use]
+    pub fn archive_hold_bytes(mut self, bytes: Option<u64>) -> Self {
+        self.archive_hold_bytes = bytes;
         self
     }
 

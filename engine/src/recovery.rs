@@ -207,6 +207,7 @@ fn analyse(
         checkpoint: CheckpointState {
             master: files,
             last_begin: master.checkpoint_lsn,
+            needed_from: master.oldest_lsn,
             last_end: analysis.resume.end,
             last_at: Duration::ZERO,
         },

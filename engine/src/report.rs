@@ -73,6 +73,14 @@ pub struct Stats {
     pub active_transactions: u64,
     /// Partitions (one per table, and the catalog's).
     pub partitions: u64,
+    /// Below this the log is archived, or was given back before this open; 0: there is no archive.
+    pub archive_lsn: u64,
+    /// Durable log that is not archived yet, bytes; it is kept. 0 without an archive.
+    pub archive_lag_bytes: u64,
+    /// Times that log was given up before it was archived ([`crate::Options::archive_hold_bytes`]).
+    pub archive_gaps: u64,
+    /// Times that the target failed.
+    pub archive_failures: u64,
 }
 
 /// What one checkpoint did.

@@ -75,6 +75,23 @@ pub fn partition(page: &[u8]) -> PartitionId {
     PartitionId(u32::from_le_bytes(b))
 }
 
+/// The number the page says it has.
+pub fn page_no(page: &[u8]) -> PageNo {
+    PageNo(u32_at(page, 8))
+}
+
+/// Checks an image of a page that is nowhere in a cache: checksum, number, partition, database. `Corrupt`, naming `file` and the place,
+/// where the image begins at `offset`. At least [`HEADER_BYTES`] bytes.
+pub fn check_image(
+    image: &[u8],
+    (partition, page): (PartitionId, PageNo),
+    database_id: u64,
+    file: &str,
+    offset: u64,
+) -> Result<(), Error> {
+    Identity { partition, page, database_id }.check(image, file, offset)
+}
+
 /// The LSN of the last record that changed the page.
 pub fn page_lsn(page: &[u8]) -> Lsn {
     Lsn(u64_at(page, 24))

@@ -11,6 +11,8 @@
 //! Under `--cfg loom` only the pieces with memory orderings are built, with their models.
 
 #[cfg(not(loom))]
+mod copy;
+#[cfg(not(loom))]
 mod core;
 #[cfg_attr(loom, expect(dead_code, reason = "the models use the pieces, not their callers"))]
 mod dirty;
@@ -40,6 +42,8 @@ mod sync;
 #[cfg(not(loom))]
 mod write_back;
 
+#[cfg(not(loom))]
+pub use copy::Copied;
 #[cfg(not(loom))]
 pub use epoch::{EpochGuard, pin_epoch};
 #[cfg(not(loom))]

@@ -86,7 +86,7 @@ impl Partition {
         u64::from(page.0) * self.core.page_bytes as u64
     }
 
-    fn identity(&self, page: PageNo) -> Identity {
+    pub(crate) fn identity(&self, page: PageNo) -> Identity {
         Identity { partition: self.id, page, database_id: self.core.database_id }
     }
 

@@ -333,6 +333,25 @@ impl Log {
         self.read_file(at)
     }
 
+    /// Fills `out` with the durable bytes of the stream from `from` on: for copies of the log. `Invalid` if they are not all between
+    /// [`Log::oldest`] and [`Log::durable`]. The caller keeps the log from being cut there.
+    pub fn read_durable(&self, from: Lsn, out: &mut [u8]) -> Result<()> {
+        let end = from.get().saturating_add(out.len() as u64);
+        let check = || {
+            let (oldest, durable) = (self.budget.oldest(), self.group.durable());
+            if from.get() < oldest || end > durable {
+                return Err(Error::Invalid(format!(
+                    "log bytes {from} to {end} are not durable and there: the log has {oldest} to {durable}"
+                )));
+            }
+            Ok(())
+        };
+        check()?;
+        self.segments.read(from.get(), out)?;
+        // A segment that was cut meanwhile may have been recycled under the read.
+        check()
+    }
+
     fn read_file(&self, at: u64) -> Result<Vec<u8>> {
         // Most records are short: one read gets header and payload.
         const FIRST_READ_BYTES: u64 = 1024;

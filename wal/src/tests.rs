@@ -7,6 +7,7 @@
 mod accounting;
 mod basics;
 mod campaign;
+mod copying;
 mod damage;
 mod faults;
 mod resuming;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests and what they share")]
 
+mod backing_up;
 mod editing;
 mod exploring;
 mod failing;

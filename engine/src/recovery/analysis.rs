@@ -185,6 +185,8 @@ impl Analysis {
                     }
                 }
             }
+            // Said of the files that a backup was taken of, when these here were copied already.
+            Record::PagesClean { .. } if lsn < master.restored_to => {}
             Record::PagesClean { pages } => {
                 for (partition, page, clean_lsn) in pages {
                     self.clean(*partition, *page, *clean_lsn);
@@ -396,6 +398,8 @@ mod tests {
             checkpoint_lsn: BEGIN,
             attested: BEGIN,
             oldest_lsn: BEGIN,
+            restored_to: Lsn::NEVER,
+            history: 0,
         };
         let mut analysis = Analysis::new(&master);
         analysis.see(BEGIN, BEGIN, &master, &Record::BeginCheckpoint { database_id: 7 }).unwrap();

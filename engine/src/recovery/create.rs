@@ -32,11 +32,14 @@ pub(super) fn create(storage: Arc<dyn Storage>, options: Options, lock: Box<dyn 
         checkpoint_lsn: Lsn::FIRST,
         attested: Lsn::FIRST,
         oldest_lsn: Lsn::FIRST,
+        restored_to: Lsn::NEVER,
+        history: 0,
     };
     let engine = Engine::new(Parts {
         checkpoint: CheckpointState {
             master: MasterFiles::open(&*storage, master)?,
             last_begin: Lsn::FIRST,
+            needed_from: Lsn::FIRST,
             last_end: Lsn::NEVER,
             last_at: storage.monotonic(),
         },

@@ -1,6 +1,7 @@
 //! Behaviour of the whole pager, over a storage with hooks.
 
 mod basics;
+mod copies;
 mod crash;
 mod doublewrite;
 mod faults;

@@ -1,0 +1,71 @@
+//! `backup`, `backups`, `archive`, `restore`.
+
+use super::support::Place;
+
+fn rows(place: &Place, db: &str) -> String {
+    place.hamal(&["scan", db, "-t", "t"]).text()
+}
+
+#[test]
+fn a_database_is_backed_up_archived_and_restored_to_any_moment() {
+    let place = Place::new();
+    let put = |key: &str, value: &str| {
+        place.hamal(&["put", "db", "-t", "t", key, value, "--archive", "vault"]).text();
+    };
+    put("a", "1");
+    let full = place.hamal(&["backup", "db", "vault", "--archive", "vault", "--json"]).json();
+    assert!(full["base"].is_null() && full["pages"].as_u64() > Some(5), "{full}");
+    put("b", "2");
+    let moment = place.hamal(&["archive", "db", "vault", "--json"]).json();
+    assert_eq!(moment["gaps"], 0);
+    let increment =
+        place.hamal(&["backup", "db", "vault", "--since", "last", "--archive", "vault", "--json"]).json();
+    assert_eq!(increment["base"], full["backup"]);
+    put("c", "3");
+
+    place.hamal(&["restore", "vault", "all"]).text();
+    assert_eq!(rows(&place, "all"), "a  1\nb  2\nc  3\n");
+    let lsn = (moment["to_lsn"].as_u64().unwrap() - 1).to_string();
+    let restored = place.hamal(&["restore", "vault", "then", "--to-lsn", &lsn, "--json"]).json();
+    assert_eq!(restored["backup"], full["backup"], "the second one is of later");
+    assert_eq!(rows(&place, "then"), "a  1\nb  2\n");
+    let micros = increment["end_micros"].to_string();
+    place.hamal(&["restore", "vault", "at", "--to-time", &micros]).text();
+    assert_eq!(rows(&place, "at"), "a  1\nb  2\n");
+
+    let verified = place.hamal(&["backups", "vault", "--verify", "last", "--json"]).json();
+    assert_eq!((&verified["sound"], &verified["backups"]), (&true.into(), &2.into()));
+    assert_eq!(place.hamal(&["backups", "vault", "--json"]).json_lines().len(), 2);
+    assert!(place.hamal(&["backups", "vault"]).text().contains(full["backup"].as_str().unwrap()));
+    place.hamal(&["backups", "vault", "--remove", increment["backup"].as_str().unwrap()]).text();
+    assert_eq!(place.hamal(&["backups", "vault", "--json"]).json_lines().len(), 1);
+}
+
+#[test]
+fn what_cannot_be_restored_is_told_in_a_line() {
+    let place = Place::new();
+    place.hamal(&["put", "db", "-t", "t", "a", "1"]).text();
+    place.hamal(&["backup", "db", "vault"]).text();
+    let taken = place.hamal(&["restore", "vault", "db"]).failure(2);
+    assert!(taken.contains("there is a database in this directory already"), "{taken}");
+    assert_eq!(rows(&place, "db"), "a  1\n");
+    let early = place.hamal(&["restore", "vault", "x", "--to-time", "2001-01-01T00:00:00Z"]).failure(2);
+    assert!(early.contains("no backup is of so early a moment"), "{early}");
+    place.hamal(&["restore", "vault", "x", "--to-time", "yesterday"]).failure(2);
+    place.hamal(&["restore", "nowhere", "x"]).failure(3);
+    let log = place.names().iter().any(|name| name == "x");
+    assert!(!log, "nothing was made");
+
+    // Damage is named, and has a status of its own.
+    let listed = place.hamal(&["backups", "vault", "--json"]).json();
+    let object = format!("vault/backup/{}/part-0", listed["backup"].as_str().unwrap());
+    let mut bytes = std::fs::read(place.path(&object)).unwrap();
+    bytes[5000] ^= 1;
+    place.write(&object, &bytes);
+    let damage = place.hamal(&["backups", "vault", "--verify", "last"]).failure(4);
+    assert!(damage.contains("part-0"), "{damage}");
+    let damage = place.hamal(&["restore", "vault", "y"]).failure(4);
+    assert!(damage.contains("part-0"), "{damage}");
+    let refused = place.hamal(&["tables", "y"]).failure(3);
+    assert!(refused.contains("interrupted"), "{refused}");
+}

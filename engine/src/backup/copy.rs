@@ -1,0 +1,280 @@
+//! A hot backup: copies pages and log while everybody goes on.
+//!
+//! 1. Keep: no partition's file goes, and no log is cut, from here to the end.
+//! 2. Take a checkpoint; recovery of the copy will start from it. Whatever page is copied from now on has all changes of before its BEGIN:
+//!    it comes from memory, or from its file when it is not in memory, which is when the file is up to date.
+//! 3. Per partition: header, bitmaps, and the pages that the copied bitmaps say are in use. Meanwhile the log that has become durable is
+//!    copied too, and let go of.
+//! 4. Flush the log, and copy it to there: no copied page is ahead of it.
+//! 5. The manifest.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use hamal_pager::space::Geometry;
+use hamal_pager::{Copied, PageNo, Partition, PartitionId, header};
+use hamal_wal::Lsn;
+
+use super::manifest::{self, BackupInfo, Manifest, PartitionEntry};
+use super::object::{Header, Kind, ObjectOut, Sum};
+use super::target::Target;
+use super::{BackupOptions, OnProgress, Progress, Stage, tell};
+use crate::catalog::{self, CATALOG};
+use crate::checkpoint::Effort;
+use crate::engine::{Engine, PartitionHandle};
+use crate::retention::Hold;
+use crate::space::HEADER_PAGE;
+use crate::{Error, ErrorKind, Result};
+
+/// Pages copied between two looks at the log and at the caller.
+const PAGES_AT_ONCE: u32 = 64;
+/// Log copied at once, bytes.
+const LOG_BYTES_AT_ONCE: u64 = 256 << 10;
+
+/// Takes a backup. What it has written is removed again if it fails.
+pub(crate) fn run(
+    engine: &Engine,
+    target: &dyn Target,
+    options: &BackupOptions,
+    on_progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<BackupInfo> {
+    engine.check_poison()?;
+    engine.check_resolved()?;
+    let _span = tracing::info_span!("backup").entered();
+    let started_micros = engine.storage.now_micros();
+    let (hold, _files) = {
+        let locked = engine.lock_files();
+        (engine.retention.hold(engine.log.oldest()), engine.graves.keep(&locked))
+    };
+    engine.take_checkpoint(Effort::Fuzzy)?;
+    let (master, needed_from) = {
+        let state = engine.lock(&engine.checkpoint, "a checkpoint");
+        (state.master.current().clone(), state.needed_from)
+    };
+    hold.advance(needed_from);
+    let mut manifest = Manifest {
+        database_id: master.database_id,
+        history: master.history,
+        page_bytes: engine.page_bytes,
+        log_segment_bytes: master.log_segment_bytes,
+        checkpoint_lsn: master.checkpoint_lsn,
+        log_lsn: needed_from,
+        end_lsn: Lsn::NEVER,
+        started_micros,
+        end_micros: 0,
+        base: options.since.clone().unwrap_or_default(),
+        log: Sum::default(),
+        partitions: Vec::new(),
+    };
+    let since = base_start(target, &manifest)?;
+    let id = manifest::new_id(manifest.checkpoint_lsn, engine.storage.random_u64());
+    let mut written = Vec::new();
+    let copied = Copy {
+        engine,
+        target,
+        id: &id,
+        since,
+        written: &mut written,
+        hold: &hold,
+        log: None,
+        log_at: needed_from,
+        done_pages: 0,
+        total_pages: 0,
+        on_progress,
+    }
+    .all(&mut manifest);
+    if let Err(error) = copied {
+        for name in written {
+            // Without a manifest it is no backup: if even that fails, it is only in the way of the disk's space.
+            let _left = target.remove(&name);
+        }
+        return Err(error);
+    }
+    let info = manifest.info(&id);
+    tracing::info!(?info, "backed up");
+    Ok(info)
+}
+
+/// From which page LSN on an incremental backup copies pages; [`Lsn::NEVER`]: a full one.
+fn base_start(target: &dyn Target, manifest: &Manifest) -> Result<Lsn> {
+    if manifest.base.is_empty() {
+        return Ok(Lsn::NEVER);
+    }
+    // All of the chain must be there.
+    let chain = manifest::chain(target, &manifest.base)?;
+    let base = chain.last().map(|(_, base)| base);
+    let base = base.filter(|base| {
+        base.database_id == manifest.database_id
+            && base.history == manifest.history
+            && base.checkpoint_lsn <= manifest.checkpoint_lsn
+    });
+    base.map(|base| base.checkpoint_lsn).ok_or_else(|| {
+        Error::invalid(format!(
+            "the backup {} is of another database, or of before this one was restored: take a full backup",
+            manifest.base
+        ))
+    })
+}
+
+/// A backup under way.
+struct Copy<'c> {
+    engine: &'c Engine,
+    target: &'c dyn Target,
+    id: &'c str,
+    since: Lsn,
+    /// Objects that are there.
+    written: &'c mut Vec<String>,
+    hold: &'c Hold,
+    log: Option<ObjectOut>,
+    /// The log is copied up to here.
+    log_at: Lsn,
+    done_pages: u64,
+    total_pages: u64,
+    on_progress: &'c mut OnProgress<'c>,
+}
+
+impl Copy<'_> {
+    fn all(mut self, manifest: &mut Manifest) -> Result<()> {
+        let header = |kind, argument| Header {
+            kind,
+            database_id: manifest.database_id,
+            history: manifest.history,
+            argument,
+            micros: manifest.started_micros,
+        };
+        let log_name = manifest::log_name(self.id);
+        self.log = Some(ObjectOut::create(self.target, &log_name, &header(Kind::Log, self.log_at.0))?);
+        let handles = self.engine.open_partitions();
+        self.total_pages = handles.iter().map(|h| u64::from(h.partition.file_pages())).sum();
+        let mut copied = BTreeSet::new();
+        for handle in handles {
+            let id = handle.partition.id();
+            self.engine.pause("between partitions of a backup");
+            let name = manifest::pages_name(self.id, id);
+            let object = ObjectOut::create(self.target, &name, &header(Kind::Pages, u64::from(id.0)))?;
+            if let Some((entry, object)) = self.partition(&handle, object)? {
+                let sum = object.finish()?;
+                self.written.push(name);
+                copied.insert(id);
+                manifest.partitions.push(PartitionEntry { sum, ..entry });
+            }
+        }
+
+        let flushed = self.engine.log.flush();
+        self.engine.durable_moved();
+        flushed?;
+        manifest.end_lsn = self.engine.log.durable();
+        // Read after the end: every commit below has taken its time before.
+        manifest.end_micros = self.engine.storage.now_micros();
+        self.copy_log(manifest.end_lsn)?;
+        if let Some(log) = self.log.take() {
+            manifest.log = log.finish()?;
+            self.written.push(log_name);
+        }
+        // A write of pages that failed meanwhile leaves unknown what was read from files.
+        self.engine.check_poison()?;
+        manifest.write(self.target, self.id)
+    }
+
+    /// `None` if the partition is being made: its log is all there is of it.
+    fn partition(
+        &mut self,
+        handle: &PartitionHandle,
+        mut object: ObjectOut,
+    ) -> Result<Option<(PartitionEntry, ObjectOut)>> {
+        let partition = &handle.partition;
+        let geometry = Geometry::new(self.engine.page_bytes);
+        let (mut image, mut bitmap) = (vec![0; self.engine.page_bytes], vec![0; self.engine.page_bytes]);
+        if !copy(partition, HEADER_PAGE, &mut image)? {
+            // A partition that no table has yet gets its first record when we have the checkpoint already.
+            if !catalog::is_named(&self.engine.partition(CATALOG)?.tree(), partition.id())? {
+                return Ok(None);
+            }
+            if !copy(partition, HEADER_PAGE, &mut image)? {
+                return Err(damaged(partition, HEADER_PAGE, "a partition header", "a page never written"));
+            }
+        }
+        let mut pages = 0;
+        for index in 0..handle.space.bitmap_pages()? {
+            let first = index * geometry.coverage();
+            let bitmap_page = PageNo(first + 1);
+            if !copy(partition, bitmap_page, &mut bitmap)? || header::kind(&bitmap) != header::kind::BITMAP {
+                return Err(damaged(partition, bitmap_page, "a bitmap", header::kind(&bitmap)));
+            }
+            let last = geometry.bits_to_last_set(&bitmap).min(geometry.coverage());
+            for bit in 0..last {
+                let page = PageNo(first + bit);
+                if bit % PAGES_AT_ONCE == 0 {
+                    self.go_on()?;
+                }
+                self.done_pages += 1;
+                if page == bitmap_page {
+                    pages += u32::from(self.put(&mut object, &bitmap)?);
+                } else if (page == HEADER_PAGE || geometry.is_set(&bitmap, bit))
+                    && copy(partition, page, &mut image)?
+                {
+                    pages += u32::from(self.put(&mut object, &image)?);
+                }
+            }
+        }
+        self.tell()?;
+        let entry = PartitionEntry {
+            id: partition.id(),
+            file_pages: partition.file_pages(),
+            pages,
+            sum: Sum::default(),
+        };
+        Ok(Some((entry, object)))
+    }
+
+    /// Whether the page went into the backup: an incremental one leaves out what its base has.
+    fn put(&self, object: &mut ObjectOut, image: &[u8]) -> Result<bool> {
+        let is_new = header::page_lsn(image) >= self.since;
+        if is_new {
+            object.put(image)?;
+        }
+        Ok(is_new)
+    }
+
+    /// Between pages: the log, so that it need not be kept, and whether to go on.
+    fn go_on(&mut self) -> Result<()> {
+        self.engine.pause("between pages of a backup");
+        let durable = self.engine.log.durable();
+        if durable.0 - self.log_at.0 >= LOG_BYTES_AT_ONCE {
+            self.copy_log(durable)?;
+        }
+        self.tell()
+    }
+
+    fn copy_log(&mut self, to: Lsn) -> Result<()> {
+        let Some(object) = &mut self.log else { return Ok(()) };
+        let mut bytes = Vec::new();
+        while self.log_at < to {
+            let count = (to.0 - self.log_at.0).min(LOG_BYTES_AT_ONCE);
+            bytes.resize(count as usize, 0);
+            self.engine.log.read_durable(self.log_at, &mut bytes)?;
+            object.put(&bytes)?;
+            self.log_at.0 += count;
+        }
+        // Only where a record starts: it may become the oldest LSN of a master record.
+        self.hold.advance(to);
+        Ok(())
+    }
+
+    fn tell(&mut self) -> Result<()> {
+        let page_bytes = self.engine.page_bytes as u64;
+        let (done, total) = (self.done_pages * page_bytes, self.total_pages * page_bytes);
+        tell(self.on_progress, Stage::Pages, done, total)
+            .map_err(|e: Error| if e.kind() == ErrorKind::Cancelled { e.context("backup") } else { e })
+    }
+}
+
+/// Copies a page; whether there was one: what is allocated is not written at once.
+fn copy(partition: &Partition, page: PageNo, image: &mut [u8]) -> Result<bool> {
+    Ok(partition.copy_page(page, image)? == Copied::Page && header::page_lsn(image) != Lsn::NEVER)
+}
+
+fn damaged(partition: &Partition, page: PageNo, expected: &str, found: impl std::fmt::Display) -> Error {
+    let offset = u64::from(page.0) * partition.page_bytes() as u64;
+    Error::corrupt(format!("part/{}.dat", partition.id()), offset, expected, found)
+}

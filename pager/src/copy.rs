@@ -1,0 +1,61 @@
+//! Copies of pages for a backup, taken while others read and write them.
+//!
+//! I1. What is handed out is a version of the page that was whole at some moment after the call began, sealed with its checksum.
+//! I2. A page that is not in memory is read from its file past the cache: a backup pushes nothing out. While it is read it may be read in
+//!     by others, changed and written back, so a copy that fails its checks proves nothing; the last attempt goes through the cache, where
+//!     nobody writes what is being read, and is believed.
+
+use hamal_storage::{Error, Result, read_exact_at};
+
+use crate::{Attempt, PageNo, Partition};
+
+/// Attempts past the cache.
+const ATTEMPTS: usize = 4;
+
+/// What a copy of a page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// The page, with its checksum.
+    Page,
+    /// The file has no page there, or only zeros: it has never been written, and nobody has it in memory.
+    NeverWritten,
+}
+
+impl Partition {
+    /// Copies a page into `out`, which has the size of one. The caller holds no latch and no epoch guard. `Corrupt` if the page fails its
+    /// checks.
+    pub fn copy_page(&self, page: PageNo, out: &mut [u8]) -> Result<Copied> {
+        for _ in 0..ATTEMPTS {
+            match self.try_shared(page) {
+                Attempt::Fixed(fixed) => {
+                    out.copy_from_slice(fixed.bytes());
+                    drop(fixed);
+                    self.identity(page).seal(out);
+                    return Ok(Copied::Page);
+                }
+                Attempt::Busy => break,
+                Attempt::Absent => {}
+            }
+            if page.0 >= self.file_pages() {
+                return Ok(Copied::NeverWritten);
+            }
+            let offset = self.offset(page);
+            match read_exact_at(self.file(), out, offset) {
+                Ok(()) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => out.fill(0),
+                Err(e) => return Err(Error::io("read", self.file_name(), e)),
+            }
+            if self.identity(page).check(out, self.file_name(), offset).is_ok() {
+                return Ok(Copied::Page);
+            }
+            if out.iter().all(|&byte| byte == 0) && matches!(self.try_shared(page), Attempt::Absent) {
+                return Ok(Copied::NeverWritten);
+            }
+        }
+        let fixed = self.fix_shared(page)?;
+        out.copy_from_slice(fixed.bytes());
+        drop(fixed);
+        self.identity(page).seal(out);
+        Ok(Copied::Page)
+    }
+}
