@@ -157,3 +157,33 @@ impl Plan {
         len as u32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_cut_into_one_to_eight_partitions_within_their_keys() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..300 {
+            let plan = Plan::draw(&mut Choices::seeded(seed), None);
+            for name in NAMES {
+                let splits = plan.splits(name);
+                assert!(splits.is_sorted_by(|a, b| a < b) && splits.iter().all(|split| !split.is_empty()));
+                assert!(splits.iter().all(|split| split.len() + 5 <= plan.max_key_bytes()), "seed {seed}");
+                let keys: BTreeSet<Vec<u8>> =
+                    (0..plan.key_space).map(|index| plan.key(name, index)).collect();
+                // Nothing of this is for show: there are keys in most partitions.
+                let used = |lower: &Vec<u8>, upper: Option<&Vec<u8>>| {
+                    keys.range(lower.clone()..)
+                        .next()
+                        .is_some_and(|key| upper.is_none_or(|upper| key < upper))
+                };
+                let ranges = splits.iter().enumerate().map(|(at, lower)| (lower, splits.get(at + 1)));
+                assert!(ranges.filter(|(lower, upper)| !used(lower, *upper)).count() <= splits.len() / 2);
+                seen.insert(splits.len() + 1);
+            }
+        }
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
+    }
+}

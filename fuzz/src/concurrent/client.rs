@@ -305,7 +305,7 @@ impl<'l> Client<'l> {
 
     fn call(&mut self, running: &mut Running, mut operation: Operation) -> Result<Answer, Broken> {
         self.life.say(self.me, || super::operation::shown(&operation));
-        match in_transaction(&running.tx, &self.life.plan, &mut operation, &mut running.savepoints) {
+        match in_transaction(&running.tx, self.life.plan, &mut operation, &mut running.savepoints) {
             Ok(answer) => {
                 self.life.say(self.me, || format!("  {}", super::operation::shown(&answer)));
                 running.attempt.calls.push((operation, answer.clone()));
