@@ -450,7 +450,8 @@ impl Storage for Panicking {
 impl File for PanickingFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let name = std::thread::current().name().map(str::to_owned);
-        assert!(!self.thread.is_some_and(|thread| name.as_deref() == Some(thread)), "a disk that panics");
+        let is_doomed = self.thread.is_some_and(|thread| name.as_deref() == Some(thread));
+        assert!(!is_doomed, "a disk that panics");
         self.file.read_at(buffer, offset)
     }
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
