@@ -54,6 +54,10 @@ peers *args:
 writers *args:
     cargo run --release -p hamal-benches --bin writers -- {{args}}
 
+# How long recovery takes, by partitions and threads.
+recoveries *args:
+    cargo run --release -p hamal-benches --bin recoveries -- {{args}}
+
 # A reader beside writers: latency of a get in a snapshot.
 readers *args:
     cargo run --release -p hamal-benches --bin readers -- {{args}}

@@ -61,6 +61,9 @@ struct Arguments {
     /// Also draw them into this file, as SVG.
     #[arg(long)]
     svg: Option<PathBuf>,
+    /// Measure nothing: print and draw what these files of earlier runs hold.
+    #[arg(long, value_delimiter = ',')]
+    from: Vec<PathBuf>,
     /// Little log and one round: shows that it works, measures nothing.
     #[arg(long)]
     smoke: bool,
@@ -79,6 +82,8 @@ struct Arguments {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Run {
     open: f64,
+    /// Processor time of all threads: what the work is, whoever else is on the machine.
+    processor: f64,
     analysis: f64,
     redo: f64,
     undo: f64,
@@ -91,14 +96,14 @@ struct Run {
 }
 
 /// All runs of one number of partitions with one number of threads; 0: the floor.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Cell {
     partitions: u64,
     workers: usize,
     runs: Vec<Run>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Results {
     log_mib: u64,
     data_mib: u64,
@@ -130,17 +135,21 @@ fn main() -> Outcome<()> {
             ..arguments
         };
     }
-    let mut cells = Vec::new();
-    for &partitions in &arguments.partitions {
-        cells.extend(measure(&arguments, partitions)?);
-    }
-    let results = Results {
-        log_mib: arguments.log_mib,
-        data_mib: arguments.data_mib,
-        loser_rows: arguments.loser_rows,
-        rounds: arguments.rounds,
-        cold: arguments.cold,
-        cells,
+    let results = if arguments.from.is_empty() {
+        let mut cells = Vec::new();
+        for &partitions in &arguments.partitions {
+            cells.extend(measure(&arguments, partitions)?);
+        }
+        Results {
+            log_mib: arguments.log_mib,
+            data_mib: arguments.data_mib,
+            loser_rows: arguments.loser_rows,
+            rounds: arguments.rounds,
+            cold: arguments.cold,
+            cells,
+        }
+    } else {
+        put_together(&arguments.from)?
     };
     print(&results, &arguments.workers);
     if let Some(path) = &arguments.json {
@@ -150,6 +159,25 @@ fn main() -> Outcome<()> {
         fs::write(path, draw(&results, &arguments.workers))?;
     }
     Ok(())
+}
+
+/// The results of several runs that differ in their numbers of partitions alone.
+fn put_together(files: &[PathBuf]) -> Outcome<Results> {
+    let mut all: Option<Results> = None;
+    for path in files {
+        let results: Results = serde_json::from_slice(&fs::read(path)?)?;
+        match &mut all {
+            None => all = Some(results),
+            Some(known)
+                if (known.log_mib, known.data_mib, known.loser_rows, known.cold)
+                    == (results.log_mib, results.data_mib, results.loser_rows, results.cold) =>
+            {
+                known.cells.extend(results.cells);
+            }
+            Some(_) => return Err(format!("{} is of another measurement", path.display()).into()),
+        }
+    }
+    all.ok_or_else(|| "no files".into())
 }
 
 fn options() -> Options {
@@ -200,11 +228,18 @@ fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
 
+/// What this process has used so far.
+fn processor_seconds() -> f64 {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
+}
+
 /// Opens the database with so many threads.
 fn open(home: &Path, workers: usize) -> Outcome<Run> {
     let began = Instant::now();
     let database: Database = options().recovery_workers(workers).open(home)?;
     let elapsed = began.elapsed();
+    let processor = processor_seconds();
     let report = database.recovery_report().clone();
     std::mem::forget(database);
     if report.clean || report.redo.applied == 0 || report.redo_workers != workers as u64 {
@@ -213,6 +248,7 @@ fn open(home: &Path, workers: usize) -> Outcome<Run> {
     let ready = report.partitions.iter().filter(|p| p.partition != 0).map(|p| seconds(p.ready));
     Ok(Run {
         open: seconds(elapsed),
+        processor,
         analysis: seconds(report.analysis.elapsed),
         redo: seconds(report.redo.elapsed),
         undo: seconds(report.undo.elapsed),
@@ -244,7 +280,7 @@ fn read_files(home: &Path) -> Outcome<Run> {
         let mut file = File::open(path)?;
         while file.read(&mut buffer)? > 0 {}
     }
-    Ok(Run { open: seconds(began.elapsed()), ..Run::default() })
+    Ok(Run { open: seconds(began.elapsed()), processor: processor_seconds(), ..Run::default() })
 }
 
 /// What an open changes, and the state of everything else.
@@ -397,27 +433,29 @@ fn tell(spread: Option<Spread>) -> String {
 
 fn print(results: &Results, workers: &[usize]) {
     println!(
-        "| partitions | workers | open, s | analysis | redo | undo | first ready | last ready | times the floor | one worker / this: open | redo |"
+        "| partitions | threads | open, s | processor, s | analysis, s | redo, s | undo, s | first ready, s | last ready, s | \
+         times the floor | one thread / this: open | one thread / this: redo |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     for partitions in results.partitions() {
         let Some(floor) = results.cell(partitions, 0) else { continue };
-        println!("| {partitions} | floor | {} | | | | | | | | |", tell(floor.spread(|run| run.open)));
+        let (open, processor) = (floor.spread(|run| run.open), floor.spread(|run| run.processor));
+        println!("| {partitions} | floor | {} | {} | | | | | | | | |", tell(open), tell(processor));
         let one = results.cell(partitions, 1);
         for cell in workers.iter().filter_map(|workers| results.cell(partitions, *workers)) {
-            println!(
-                "| {partitions} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
-                cell.workers,
-                tell(cell.spread(|run| run.open)),
-                tell(cell.spread(|run| run.analysis)),
-                tell(cell.spread(|run| run.redo)),
-                tell(cell.spread(|run| run.undo)),
-                tell(cell.spread(|run| run.first_ready)),
-                tell(cell.spread(|run| run.last_ready)),
-                tell(cell.times(floor, |run| run.open)),
-                tell(one.and_then(|one| one.times(cell, |run| run.open))),
-                tell(one.and_then(|one| one.times(cell, |run| run.redo))),
-            );
+            let columns = [
+                cell.spread(|run| run.open),
+                cell.spread(|run| run.processor),
+                cell.spread(|run| run.analysis),
+                cell.spread(|run| run.redo),
+                cell.spread(|run| run.undo),
+                cell.spread(|run| run.first_ready),
+                cell.spread(|run| run.last_ready),
+                cell.times(floor, |run| run.open),
+                one.and_then(|one| one.times(cell, |run| run.open)),
+                one.and_then(|one| one.times(cell, |run| run.redo)),
+            ];
+            println!("| {partitions} | {} | {} |", cell.workers, columns.map(tell).join(" | "));
         }
     }
     if let Some(run) =

@@ -128,9 +128,9 @@ struct FanOut<'s> {
 /// Which of `lanes` workers has the page.
 fn lane_of(partition: PartitionId, page: PageNo, lanes: usize) -> usize {
     // Fibonacci hashing: the high half of the product depends on all bits.
-    let key = u64::from(partition.0) << 32 | u64::from(page.0);
+    let key = (u64::from(partition.0) << 32) | u64::from(page.0);
     let hash = key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-    (hash * lanes as u64 >> 32) as usize
+    ((hash * lanes as u64) >> 32) as usize
 }
 
 impl Sink for FanOut<'_> {
