@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use hamal_pager::space::Geometry;
-use hamal_pager::{Copied, PageNo, Partition, PartitionId, header};
+use hamal_pager::{Copied, PageNo, Partition, header};
 use hamal_wal::Lsn;
 
 use super::manifest::{self, BackupInfo, Manifest, PartitionEntry};
