@@ -12,6 +12,7 @@ use hamal_storage::sim::SimStorage;
 
 use self::workload::{Workload, check, options};
 use super::{BackupOptions, DirectoryTarget, Progress, RestoreOptions, backups, remove, restore_on, verify};
+use crate::master::{self, Found, Master, MasterFiles};
 use crate::{Database, ErrorKind, OpenMode};
 
 fn no_progress(_: Progress) -> ControlFlow<()> {
@@ -124,4 +125,29 @@ fn a_removed_backup_is_gone() {
     assert!(disk.files().is_empty());
     assert_eq!(remove(&vault, &id).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(verify(&vault, &id, &mut no_progress).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn without_the_lsn_restored_to_the_log_would_be_believed_about_other_files() {
+    let mut misled = 0;
+    for seed in 1..=12 {
+        let vault = target_on(&SimStorage::new(100 + seed));
+        let mut workload = Workload::start(&SimStorage::new(seed), options(), seed).unwrap();
+        workload.steps(150).unwrap();
+        workload.back_up(&vault, &BackupOptions::new(), 400).unwrap();
+        let disk = SimStorage::new(99);
+        restore_on(&vault, Arc::new(disk.clone()), &RestoreOptions::new(), &mut no_progress).unwrap();
+        let Found::Database(master) = master::find(&disk).unwrap() else { panic!("no database") };
+        assert!(master.restored_to == master.attested && master.history != 0, "{master:?}");
+        let forgetful = Master { restored_to: hamal_wal::Lsn::NEVER, ..master.clone() };
+        MasterFiles::open(&disk, master).unwrap().write(forgetful).unwrap();
+        let is_right = options().open_on(Arc::new(disk)).is_ok_and(|db| {
+            workload::content(&db) == workload.committed
+                && db
+                    .verify(&mut |_| ControlFlow::Continue(()))
+                    .is_ok_and(|report| report.findings.is_empty())
+        });
+        misled += usize::from(!is_right);
+    }
+    assert!(misled > 0, "the test above would not notice");
 }
