@@ -7,13 +7,13 @@
 //! I1. A backup exists when its manifest does, which is written last. The manifest has a checksum of every other object.
 //! I2. Every page copied has all changes of before the checkpoint that the backup starts from. The log holds all records from there on, and
 //!     those that undo needs, to [`BackupInfo::end_lsn`], which no copied page is ahead of.
-//! I3. A page that is not copied was free, or was not written yet, when its bitmap was copied: whoever took it later began with a blind
-//!     record, which the log has. A partition that is not copied was made later: the log has its making.
+//! I3. A page that is not copied was free and not listed by the checkpoint, or was not written yet, when its bitmap was copied: whoever took it
+//!     later began with a blind record, which the log has. A partition that is not copied was made later: the log has its making.
 //! I4. What the log says about pages on disk ("pages clean") is not true of copies: recovery does not believe it below the end of a restored
-//!     log ([`crate::master::Master::restored_to`]).
+//!     log (`restored_to` in the master record).
 //!
 //! In the order of reading: `target` (where objects go), `directory` (a target in files), `object` (how they are framed), `manifest`, `copy`
-//! (a backup), `logs` (the log of a backup and of the archive as one), `restore`, `verify`; [`crate::archive`].
+//! (a backup), `logs` (the log of a backup and of the archive as one), `restore`, `verify`; `crate::archive`.
 
 mod copy;
 mod directory;

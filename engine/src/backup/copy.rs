@@ -3,7 +3,8 @@
 //! 1. Keep: no partition's file goes, and no log is cut, from here to the end.
 //! 2. Take a checkpoint; recovery of the copy will start from it. Whatever page is copied from now on has all changes of before its BEGIN:
 //!    it comes from memory, or from its file when it is not in memory, which is when the file is up to date.
-//! 3. Per partition: header, bitmaps, and the pages that the copied bitmaps say are in use. Meanwhile the log that has become durable is
+//! 3. Per partition: header, bitmaps, the pages that the copied bitmaps say are in use, and those that the checkpoint lists as dirty: one that
+//!    was freed while it was on its way to the disk is listed still, and redo will ask for it. Meanwhile the log that has become durable is
 //!    copied too, and let go of.
 //! 4. Flush the log, and copy it to there: no copied page is ahead of it.
 //! 5. The manifest.
@@ -12,8 +13,8 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use hamal_pager::space::Geometry;
-use hamal_pager::{Copied, PageNo, Partition, header};
-use hamal_wal::Lsn;
+use hamal_pager::{Copied, PageNo, Partition, PartitionId, header};
+use hamal_wal::{FrameStream, Lsn};
 
 use super::manifest::{self, BackupInfo, Manifest, PartitionEntry};
 use super::object::{Header, Kind, ObjectOut, Sum};
@@ -22,6 +23,7 @@ use super::{BackupOptions, OnProgress, Progress, Stage, tell};
 use crate::catalog::{self, CATALOG};
 use crate::checkpoint::Effort;
 use crate::engine::{Engine, PartitionHandle};
+use crate::record::Record;
 use crate::retention::Hold;
 use crate::space::HEADER_PAGE;
 use crate::{Error, ErrorKind, Result};
@@ -67,6 +69,7 @@ pub(crate) fn run(
         partitions: Vec::new(),
     };
     let since = base_start(target, &manifest)?;
+    let listed = listed_pages(engine, manifest.checkpoint_lsn)?;
     let id = manifest::new_id(manifest.checkpoint_lsn, engine.storage.random_u64());
     let mut written = Vec::new();
     let copied = Copy {
@@ -74,6 +77,7 @@ pub(crate) fn run(
         target,
         id: &id,
         since,
+        listed: &listed,
         written: &mut written,
         hold: &hold,
         log: None,
@@ -116,12 +120,39 @@ fn base_start(target: &dyn Target, manifest: &Manifest) -> Result<Lsn> {
     })
 }
 
+/// The pages in the dirty page table of the checkpoint that begins there, and is whole.
+fn listed_pages(engine: &Engine, begin: Lsn) -> Result<BTreeSet<(PartitionId, PageNo)>> {
+    let mut listed = BTreeSet::new();
+    let (mut frames, mut at, mut bytes) = (FrameStream::new(begin), begin, Vec::new());
+    loop {
+        let count = (engine.log.durable().0 - at.0).min(LOG_BYTES_AT_ONCE);
+        bytes.resize(count as usize, 0);
+        engine.log.read_durable(at, &mut bytes)?;
+        at.0 += count;
+        frames.push(&bytes);
+        while let Some((frame, _)) = frames.next_frame("the log")? {
+            match Record::decode(frame.payload)? {
+                Record::CheckpointPages { partition, pages } => {
+                    listed.extend(pages.into_iter().map(|(page, _)| (partition, page)));
+                }
+                Record::EndCheckpoint { begin_lsn, .. } if begin_lsn == begin => return Ok(listed),
+                _ => {}
+            }
+        }
+        if count == 0 {
+            return Err(Error::corrupt("the log", begin.0, "a whole checkpoint", "one that does not end"));
+        }
+    }
+}
+
 /// A backup under way.
 struct Copy<'c> {
     engine: &'c Engine,
     target: &'c dyn Target,
     id: &'c str,
     since: Lsn,
+    /// Pages that the checkpoint lists as dirty.
+    listed: &'c BTreeSet<(PartitionId, PageNo)>,
     /// Objects that are there.
     written: &'c mut Vec<String>,
     hold: &'c Hold,
@@ -182,7 +213,7 @@ impl Copy<'_> {
         handle: &PartitionHandle,
         mut object: ObjectOut,
     ) -> Result<Option<(PartitionEntry, ObjectOut)>> {
-        let partition = &handle.partition;
+        let (partition, id) = (&handle.partition, handle.partition.id());
         let geometry = Geometry::new(self.engine.page_bytes);
         let (mut image, mut bitmap) = (vec![0; self.engine.page_bytes], vec![0; self.engine.page_bytes]);
         if !copy(partition, HEADER_PAGE, &mut image)? {
@@ -201,19 +232,23 @@ impl Copy<'_> {
             if !copy(partition, bitmap_page, &mut bitmap)? || header::kind(&bitmap) != header::kind::BITMAP {
                 return Err(damaged(partition, bitmap_page, "a bitmap", header::kind(&bitmap)));
             }
-            let last = geometry.bits_to_last_set(&bitmap).min(geometry.coverage());
+            let covered = (id, PageNo(first))..(id, PageNo(first + geometry.coverage()));
+            let listed: BTreeSet<PageNo> = self.listed.range(covered).map(|(_, page)| *page).collect();
+            let to_last_listed = listed.last().map_or(0, |page| page.0 - first + 1);
+            let last = geometry.bits_to_last_set(&bitmap).max(to_last_listed).min(geometry.coverage());
             for bit in 0..last {
                 let page = PageNo(first + bit);
                 if bit % PAGES_AT_ONCE == 0 {
                     self.go_on()?;
                 }
                 self.done_pages += 1;
+                let is_listed = listed.contains(&page);
                 if page == bitmap_page {
-                    pages += u32::from(self.put(&mut object, &bitmap)?);
-                } else if (page == HEADER_PAGE || geometry.is_set(&bitmap, bit))
+                    pages += u32::from(self.put(&mut object, &bitmap, is_listed)?);
+                } else if (page == HEADER_PAGE || is_listed || geometry.is_set(&bitmap, bit))
                     && copy(partition, page, &mut image)?
                 {
-                    pages += u32::from(self.put(&mut object, &image)?);
+                    pages += u32::from(self.put(&mut object, &image, is_listed)?);
                 }
             }
         }
@@ -227,9 +262,9 @@ impl Copy<'_> {
         Ok(Some((entry, object)))
     }
 
-    /// Whether the page went into the backup: an incremental one leaves out what its base has.
-    fn put(&self, object: &mut ObjectOut, image: &[u8]) -> Result<bool> {
-        let is_new = header::page_lsn(image) >= self.since;
+    /// Whether the page went into the backup: an incremental one leaves out what its base has. A free page the base may not have.
+    fn put(&self, object: &mut ObjectOut, image: &[u8], is_listed: bool) -> Result<bool> {
+        let is_new = is_listed || header::page_lsn(image) >= self.since;
         if is_new {
             object.put(image)?;
         }

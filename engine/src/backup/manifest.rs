@@ -282,7 +282,7 @@ impl Manifest {
             end_micros: self.end_micros,
             partitions: self.partitions.len() as u64,
             pages: self.partitions.iter().map(|p| u64::from(p.pages)).sum(),
-            bytes: self.log.bytes + self.partitions.iter().map(|p| p.sum.bytes).sum::<u64>(),
+            bytes: self.partitions.iter().fold(self.log.bytes, |sum, p| sum.saturating_add(p.sum.bytes)),
         }
     }
 }

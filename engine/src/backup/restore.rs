@@ -262,7 +262,7 @@ fn write_partitions(
     let Some((_, newest)) = chain.last() else { return Ok(()) };
     let wanted = |entry: &&PartitionEntry| newest.partitions.iter().any(|p| p.id == entry.id);
     let all = chain.iter().flat_map(|(_, manifest)| manifest.partitions.iter().filter(wanted));
-    let total_bytes = all.map(|entry| entry.sum.bytes).sum();
+    let total_bytes = all.fold(0, |sum: u64, entry| sum.saturating_add(entry.sum.bytes));
     let mut done_bytes = 0;
     for last in &newest.partitions {
         let name = format!("part/{}.dat", last.id);

@@ -12,7 +12,11 @@ use hamal_storage::sim::SimStorage;
 
 use self::workload::{Workload, check, options};
 use super::{BackupOptions, DirectoryTarget, Progress, RestoreOptions, backups, remove, restore_on, verify};
+use crate::master::{self, Found, Master, MasterFiles};
 use crate::{Database, ErrorKind, OpenMode};
+
+/// A table of bytes.
+type Bytes<'t> = crate::Table<'t, &'static [u8], &'static [u8]>;
 
 fn no_progress(_: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
@@ -124,4 +128,74 @@ fn a_removed_backup_is_gone() {
     assert!(disk.files().is_empty());
     assert_eq!(remove(&vault, &id).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(verify(&vault, &id, &mut no_progress).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_free_page_that_the_checkpoint_lists_as_dirty_is_copied_too() {
+    let vault = target_on(&SimStorage::new(100));
+    let db = options().open_on(Arc::new(SimStorage::new(1))).unwrap();
+    let rows = |change: fn(&mut Bytes<'_>, &[u8]) -> crate::Result<()>| {
+        db.transact(|tx| {
+            let mut table = tx.open_bytes_table("t")?;
+            (0..2000_u32).try_for_each(|n| change(&mut table, &n.to_be_bytes()))
+        })
+        .unwrap();
+    };
+    rows(|table, key| table.put(key, &[1; 100]));
+    // Their pages are in the file before they are freed.
+    db.checkpoint().unwrap();
+    rows(|table, key| table.delete(key));
+    while db.maintain().unwrap() {}
+    db.checkpoint().unwrap();
+    let full = db.backup(&vault, &BackupOptions::new(), &mut no_progress).unwrap();
+    // What a page is that was freed while it was on its way to the disk: free, and dirty.
+    let engine = &db.handle.engine;
+    let handle = engine.partition(hamal_pager::PartitionId(db.tables().unwrap()[0].partition)).unwrap();
+    let bitmap = handle.space.bitmap(0).unwrap().bytes().to_vec();
+    let is_free = |page: &u32| !handle.space.geometry().is_set(&bitmap, *page);
+    let was_used = |page: &u32| handle.partition.load(hamal_pager::PageNo(*page)).is_ok();
+    let page = (6..handle.partition.file_pages()).filter(is_free).find(was_used).unwrap();
+    let mut fixed = handle.partition.fix_exclusive(hamal_pager::PageNo(page)).unwrap();
+    fixed.mark_dirty(|| engine.log.tail());
+    drop(fixed);
+    let since = BackupOptions::new().since(&full.id);
+    let increment = db.backup(&vault, &since, &mut no_progress).unwrap();
+    for (backup, is_in) in [(&full.id, false), (&increment.id, true)] {
+        let manifest = super::manifest::must_read(&vault, backup).unwrap();
+        let entry = manifest.partitions.iter().find(|p| p.id == handle.partition.id()).unwrap();
+        let mut copied = Vec::new();
+        let mut visit = |first: hamal_pager::PageNo, images: &[u8]| {
+            copied.extend((first.0..).take(images.len() / 4096));
+            Ok(())
+        };
+        super::pages::read(&vault, backup, &manifest, entry, &mut visit, &mut |_| Ok(())).unwrap();
+        assert_eq!(copied.contains(&page), is_in, "page {page} of {backup}: {copied:?}");
+    }
+    let (_, db) = restored(&vault, &RestoreOptions::new());
+    check(&db, &workload::Model::new(), "nothing is left of the rows");
+}
+
+#[test]
+fn without_the_lsn_restored_to_the_log_would_be_believed_about_other_files() {
+    let mut misled = 0;
+    for seed in 1..=12 {
+        let vault = target_on(&SimStorage::new(100 + seed));
+        let mut workload = Workload::start(&SimStorage::new(seed), options(), seed).unwrap();
+        workload.steps(150).unwrap();
+        workload.back_up(&vault, &BackupOptions::new(), 400).unwrap();
+        let disk = SimStorage::new(99);
+        restore_on(&vault, Arc::new(disk.clone()), &RestoreOptions::new(), &mut no_progress).unwrap();
+        let Found::Database(master) = master::find(&disk).unwrap() else { panic!("no database") };
+        assert!(master.restored_to == master.attested && master.history != 0, "{master:?}");
+        let forgetful = Master { restored_to: hamal_wal::Lsn::NEVER, ..master.clone() };
+        MasterFiles::open(&disk, master).unwrap().write(forgetful).unwrap();
+        let is_right = options().open_on(Arc::new(disk)).is_ok_and(|db| {
+            workload::content(&db) == workload.committed
+                && db
+                    .verify(&mut |_| ControlFlow::Continue(()))
+                    .is_ok_and(|report| report.findings.is_empty())
+        });
+        misled += usize::from(!is_right);
+    }
+    assert!(misled > 0, "the test above would not notice");
 }

@@ -51,7 +51,7 @@ pub fn verify(
         ..BackupVerification::default()
     };
     let entries = || chain.iter().flat_map(|(_, manifest)| &manifest.partitions);
-    let total_bytes = entries().map(|entry| entry.sum.bytes).sum();
+    let total_bytes = entries().fold(0, |sum: u64, entry| sum.saturating_add(entry.sum.bytes));
     let mut done_bytes = 0;
     let mut known: BTreeSet<PartitionId> = BTreeSet::new();
     for (id, manifest) in &chain {

@@ -96,11 +96,12 @@ fn the_bytes_of_a_table_and_its_cuts_are_those_of_the_format() {
 #[test]
 fn a_partition_is_named_by_the_rows_of_a_table_that_is_being_made() {
     let db = open(&SimStorage::new(1));
+    db.transact(|tx| tx.open_bytes_table("t").map(drop)).unwrap();
     let catalog = db.handle.engine.partition(CATALOG).unwrap().tree();
     plant(&db, &Cut::key(7, b"m"), &[9, 0, 0, 0]);
     assert!(db.tables().is_err(), "the cut comes before its table");
     let named = |id| is_named(&catalog, PartitionId(id)).unwrap();
-    assert!(named(0) && named(9) && !named(7) && !named(8));
+    assert!(named(0) && named(1) && named(9) && !named(7) && !named(8));
 }
 
 #[test]

@@ -215,7 +215,7 @@ fn a_changed_cut_or_missing_object_is_found_and_named() {
         match verify(&target, of, &mut no_progress) {
             // Without its manifest it is no backup; a piece of the archive may be the last that was written.
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                assert!(name.ends_with("manifest"), "{error}")
+                assert!(name.ends_with("manifest"), "{error}");
             }
             Err(error) => assert!(error.to_string().contains(name.as_str()), "{name}: {error}"),
             Ok(report) => assert!(name.starts_with("log/"), "{name}: {report:?}"),
