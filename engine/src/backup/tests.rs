@@ -150,7 +150,7 @@ fn a_free_page_that_the_checkpoint_lists_as_dirty_is_copied_too() {
     let full = db.backup(&vault, &BackupOptions::new(), &mut no_progress).unwrap();
     // What a page is that was freed while it was on its way to the disk: free, and dirty.
     let engine = &db.handle.engine;
-    let handle = engine.partition(hamal_pager::PartitionId(db.tables().unwrap()[0].partition)).unwrap();
+    let handle = engine.partition(hamal_pager::PartitionId(db.tables().unwrap()[0].partitions[0])).unwrap();
     let bitmap = handle.space.bitmap(0).unwrap().bytes().to_vec();
     let is_free = |page: &u32| !handle.space.geometry().is_set(&bitmap, *page);
     let was_used = |page: &u32| handle.partition.load(hamal_pager::PageNo(*page)).is_ok();
