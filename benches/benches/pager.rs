@@ -101,7 +101,7 @@ fn hit(c: &mut Criterion) {
     group.bench_function("fix exclusive, change a byte, release", |b| {
         b.iter(|| {
             let mut page = plain.partition.fix_exclusive(pick()).unwrap();
-            page.mark_dirty(&next_lsn);
+            page.mark_dirty(next_lsn);
             page.edit(|bytes| bytes[100] = bytes[100].wrapping_add(1));
         });
     });

@@ -156,7 +156,7 @@ fn main() -> Outcome<()> {
         fs::write(path, serde_json::to_string_pretty(&results)? + "\n")?;
     }
     if let Some(path) = &arguments.svg {
-        fs::write(path, draw(&results, &arguments.workers))?;
+        fs::write(path, draw(&results, &arguments.workers)?)?;
     }
     Ok(())
 }
@@ -231,7 +231,7 @@ fn seconds(duration: Duration) -> f64 {
 /// What this process has used so far.
 fn processor_seconds() -> f64 {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
+    Duration::try_from(used).unwrap_or_default().as_secs_f64()
 }
 
 /// Opens the database with so many threads.
@@ -468,7 +468,7 @@ fn print(results: &Results, workers: &[usize]) {
     }
 }
 
-fn draw(results: &Results, workers: &[usize]) -> String {
+fn draw(results: &Results, workers: &[usize]) -> Outcome<String> {
     let partitions = results.partitions();
     let line = |name: String, workers: usize, of: fn(&Run) -> f64| Line {
         name,
