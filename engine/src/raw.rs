@@ -19,7 +19,8 @@ use crate::snapshot::Snapshot;
 use crate::transaction::{Access, OpenTable, Transaction};
 use crate::tree::{Decision, Eyes, RowChange, Tree, Updated};
 use crate::validation::RangeId;
-use crate::versions::{Found, OwnedRow, Write};
+use crate::versions::run::Run;
+use crate::versions::{Found, OwnedRow, Search, Write};
 use crate::view::View;
 use crate::{Error, ErrorKind, Result, overflow};
 
@@ -242,20 +243,12 @@ impl<'t> RawTable<'t> {
                 if eyes.view.sees(row.stamp) {
                     return if row.ghost { None } else { answer(row) };
                 }
-                let mut older = OwnedRow::default();
-                match eyes.versions.resolve(eyes.view, (eyes.table, key), row, &mut older) {
-                    Found::Seen(seen) => seen.of(row, &older).and_then(&mut answer),
-                    Found::Spilled(search, runs) => {
-                        let mut current = OwnedRow::default();
-                        current.set(row);
-                        spilled = Some((current, older, (search, runs)));
-                        None
-                    }
-                }
+                look_behind(eyes, key, row, &mut spilled, &mut answer)
             })?;
-            let Some((current, mut older, search)) = spilled else { return Ok(found.flatten()) };
-            let seen = eyes.versions.finish(eyes.view, (eyes.table, key), search, &mut older)?;
-            Ok::<_, Error>(seen.of(current.as_row(), &older).and_then(&mut answer))
+            match spilled {
+                None => Ok(found.flatten()),
+                Some(spilled) => spilled.answer(eyes, key, &mut answer),
+            }
         })?;
         // What it has written itself nobody else can change.
         if let Owner::Transaction(t) = self.owner
@@ -291,7 +284,7 @@ impl<'t> RawTable<'t> {
             out.extend_from_slice(row.value);
             row.overflow
         })?;
-        finish_value(self.routes().of(key), found, out)
+        finish_value(|| self.routes().of(key), found, out)
     }
 
     /// Locks the key, whether or not there is a row, and appends its value to `out` (cleared first); whether there is one.
@@ -305,7 +298,7 @@ impl<'t> RawTable<'t> {
         let mut look = RowLock { transaction, table: self.table.meta.id, key, out, found: None };
         self.change_row(transaction, &place, key, 0, &mut look)?;
         let found = look.found;
-        finish_value(place.route, found, out)
+        finish_value(|| place.route, found, out)
     }
 
     pub(crate) fn contains(&self, key: &[u8]) -> Result<bool> {
@@ -558,17 +551,58 @@ impl<'t> RawTable<'t> {
     }
 }
 
-/// A value that was found in a partition, or its reference, which is resolved.
-fn finish_value(route: &Route, found: Option<bool>, out: &mut Vec<u8>) -> Result<bool> {
-    match found {
-        None => Ok(false),
-        Some(false) => Ok(true),
-        Some(true) => {
-            let reference = std::mem::take(out);
-            resolve(route, &reference, out)?;
-            Ok(true)
+/// A read that goes on in a file, without a latch. In a box: few reads come here, and all have room for it.
+struct SpilledRead {
+    current: OwnedRow,
+    older: OwnedRow,
+    search: (Search, Vec<Arc<Run>>),
+}
+
+impl SpilledRead {
+    fn answer<R>(
+        mut self,
+        eyes: Eyes<'_>,
+        key: &[u8],
+        answer: &mut dyn FnMut(Row<'_>) -> Option<R>,
+    ) -> Result<Option<R>> {
+        let seen = eyes.versions.finish(eyes.view, (eyes.table, key), self.search, &mut self.older)?;
+        Ok(seen.of(self.current.as_row(), &self.older).and_then(answer))
+    }
+}
+
+/// Answers with what the view sees instead of a row that it does not see; or says where to look for it. Out of line of the common case.
+#[cold]
+#[inline(never)]
+fn look_behind<R>(
+    eyes: Eyes<'_>,
+    key: &[u8],
+    row: Row<'_>,
+    spilled: &mut Option<Box<SpilledRead>>,
+    answer: &mut dyn FnMut(Row<'_>) -> Option<R>,
+) -> Option<R> {
+    let mut older = OwnedRow::default();
+    match eyes.versions.resolve(eyes.view, (eyes.table, key), row, &mut older) {
+        Found::Seen(seen) => seen.of(row, &older).and_then(answer),
+        Found::Spilled(search, runs) => {
+            let mut current = OwnedRow::default();
+            current.set(row);
+            *spilled = Some(Box::new(SpilledRead { current, older, search: (search, runs) }));
+            None
         }
     }
+}
+
+/// A value that was found in a partition, or its reference, which is resolved.
+fn finish_value<'r>(
+    route: impl FnOnce() -> &'r Route,
+    found: Option<bool>,
+    out: &mut Vec<u8>,
+) -> Result<bool> {
+    if found == Some(true) {
+        let reference = std::mem::take(out);
+        resolve(route(), &reference, out)?;
+    }
+    Ok(found.is_some())
 }
 
 /// Fills `out` with the value that an overflow reference in a partition stands for.

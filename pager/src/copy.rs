@@ -7,7 +7,7 @@
 
 use hamal_storage::{Error, Result, read_exact_at};
 
-use crate::{Attempt, PageNo, Partition};
+use crate::{Attempt, PageNo, Partition, SharedPage};
 
 /// Attempts past the cache.
 const ATTEMPTS: usize = 4;
@@ -27,12 +27,7 @@ impl Partition {
     pub fn copy_page(&self, page: PageNo, out: &mut [u8]) -> Result<Copied> {
         for _ in 0..ATTEMPTS {
             match self.try_shared(page) {
-                Attempt::Fixed(fixed) => {
-                    out.copy_from_slice(fixed.bytes());
-                    drop(fixed);
-                    self.identity(page).seal(out);
-                    return Ok(Copied::Page);
-                }
+                Attempt::Fixed(fixed) => return Ok(self.copy_fixed(page, fixed, out)),
                 Attempt::Busy => break,
                 Attempt::Absent => {}
             }
@@ -52,10 +47,14 @@ impl Partition {
                 return Ok(Copied::NeverWritten);
             }
         }
-        let fixed = self.fix_shared(page)?;
+        Ok(self.copy_fixed(page, self.fix_shared(page)?, out))
+    }
+
+    /// The checksum, which takes longer than the copy, is for after the latch.
+    fn copy_fixed(&self, page: PageNo, fixed: SharedPage<'_>, out: &mut [u8]) -> Copied {
         out.copy_from_slice(fixed.bytes());
         drop(fixed);
         self.identity(page).seal(out);
-        Ok(Copied::Page)
+        Copied::Page
     }
 }

@@ -20,8 +20,7 @@ use std::time::Duration;
 
 use hamal_storage::{Error, Result};
 
-use crate::sync::thread::{self, Thread};
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering, Padded, fence, wait};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, Ordering, Padded, fence, thread, wait};
 
 /// How often to give up the processor at most, in case the clock stands still.
 const MOST_YIELDS: usize = 4096;
@@ -57,47 +56,48 @@ struct State {
     company: usize,
 }
 
-/// A thread that waits for the frontier to reach `at_least`.
+/// A thread that waits for the frontier to reach `at_least`. It sleeps on a condition of its own and not by `thread::park`: that would
+/// swallow a token that the application has been given for its own waits.
 #[derive(Debug)]
 struct Waiter {
     at_least: u64,
-    told: AtomicU32,
-    thread: Thread,
+    told: Mutex<Option<Told>>,
+    changed: Condvar,
 }
 
-/// What a leader tells those who waited. Zero is: nothing yet.
+/// What a leader tells those who waited.
 #[derive(Clone, Copy, Debug)]
 enum Told {
     /// A flush made it durable, or failed.
-    Over = 1,
+    Over,
     /// It leads now.
-    Lead = 2,
+    Lead,
 }
 
 impl Waiter {
-    /// Of this thread.
     fn new(at_least: u64) -> Self {
-        Waiter { at_least, told: AtomicU32::new(0), thread: thread::current() }
+        Waiter { at_least, told: Mutex::new(None), changed: Condvar::new() }
     }
 
     fn tell(&self, what: Told) {
-        // Pairs with the load in `answer`.
-        self.told.store(what as u32, Ordering::Release);
-        self.thread.unpark();
-    }
-
-    fn answer(&self) -> Option<Told> {
-        [Told::Over, Told::Lead].into_iter().find(|told| *told as u32 == self.told.load(Ordering::Acquire))
+        *self.told.lock() = Some(what);
+        self.changed.notify_one();
     }
 
     /// Waits to be told: first it only lets others have the processor, while `patience` lasts, then it sleeps.
     fn listen(&self, mut patience: Patience<'_>) -> Told {
+        let mut told = self.told.lock();
         loop {
-            if let Some(told) = self.answer() {
-                return told;
+            if let Some(what) = *told {
+                return what;
             }
-            // Who is told while it is about to sleep does not sleep: the token that `unpark` leaves is waited for, not the call.
-            if patience.lasts() { thread::yield_now() } else { thread::park() }
+            if patience.lasts() {
+                drop(told);
+                thread::yield_now();
+                told = self.told.lock();
+            } else {
+                told = wait(&self.changed, told);
+            }
         }
     }
 }

@@ -51,7 +51,7 @@ impl Backoff {
             self.steps += 1;
             std::hint::spin_loop();
         } else {
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 
@@ -59,7 +59,7 @@ impl Backoff {
     #[cfg(loom)]
     pub(crate) fn pause(&mut self) {
         self.steps = (self.steps + 1).min(Self::SPINS);
-        loom::thread::yield_now();
+        thread::yield_now();
     }
 }
 
@@ -101,6 +101,10 @@ mod modelled {
     impl Condvar {
         pub(crate) fn new() -> Self {
             Condvar(loom::sync::Condvar::new())
+        }
+
+        pub(crate) fn notify_one(&self) {
+            self.0.notify_one();
         }
 
         pub(crate) fn notify_all(&self) {

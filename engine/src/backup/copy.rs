@@ -177,7 +177,6 @@ impl Copy<'_> {
         self.log = Some(ObjectOut::create(self.target, &log_name, &header(Kind::Log, self.log_at.0))?);
         let handles = self.engine.open_partitions();
         self.total_pages = handles.iter().map(|h| u64::from(h.partition.file_pages())).sum();
-        let mut copied = BTreeSet::new();
         for handle in handles {
             let id = handle.partition.id();
             self.engine.pause("between partitions of a backup");
@@ -186,7 +185,6 @@ impl Copy<'_> {
             if let Some((entry, object)) = self.partition(&handle, object)? {
                 let sum = object.finish()?;
                 self.written.push(name);
-                copied.insert(id);
                 manifest.partitions.push(PartitionEntry { sum, ..entry });
             }
         }
