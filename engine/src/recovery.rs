@@ -16,6 +16,7 @@
 //! I2. Every step may be cut short anywhere and started again from the top (F15): redo is idempotent by page LSN, undo by
 //!     compensation records.
 
+mod ahead;
 pub(crate) mod analysis;
 mod create;
 mod redo;
@@ -46,6 +47,8 @@ use analysis::Analysis;
 
 /// The most threads that recover if their number is not given.
 const DEFAULT_WORKERS: usize = 8;
+/// Log that is worth starting threads for, bytes, unless their number is given.
+const PARALLEL_BYTES: u64 = 1 << 20;
 
 /// Opens the database on `storage`, as `options` say.
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Engine> {
@@ -232,15 +235,13 @@ fn heal_now(engine: &Engine, partition: PartitionId, page: PageNo) -> Result<()>
     }
 }
 
-impl Engine {
-    /// How many threads recover: as the options say, but one where a simulation decides who runs.
-    fn recovery_workers(&self) -> usize {
-        match (self.storage.scheduler(), self.options.recovery_workers) {
-            (Some(_), _) => 1,
-            (None, Some(workers)) => workers,
-            (None, None) if self.options.maintenance == Maintenance::Manual => 1,
-            (None, None) => std::thread::available_parallelism().map_or(1, NonZero::get).min(DEFAULT_WORKERS),
-        }
+/// How many threads recover: as the options say, but one where a simulation decides who runs.
+fn recovery_workers(storage: &dyn Storage, options: &Options) -> usize {
+    match (storage.scheduler(), options.recovery_workers) {
+        (Some(_), _) => 1,
+        (None, Some(workers)) => workers,
+        (None, None) if options.maintenance == Maintenance::Manual => 1,
+        (None, None) => std::thread::available_parallelism().map_or(1, NonZero::get).min(DEFAULT_WORKERS),
     }
 }
 
