@@ -16,6 +16,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use crate::archive::Archive;
 use crate::checkpoint::{CheckpointState, standing_promise};
 use crate::graves::Graves;
+use crate::healing::PageHealer;
 use crate::ids::TxnId;
 use crate::journal::Journal;
 use crate::locks::RowLocks;
@@ -59,6 +60,7 @@ pub(crate) struct Engine {
     pub(crate) waits: Waits,
     pub(crate) graves: Graves,
     pub(crate) retention: Retention,
+    pub(crate) healer: Arc<PageHealer>,
     pub(crate) archive: Option<Archive>,
     pub(crate) wakers: Wakers,
     pub(crate) checkpoint: Mutex<CheckpointState>,
@@ -225,6 +227,13 @@ impl Engine {
         let Layers { log, pager_log, pager, journal, hints } = parts.layers;
         log.promise(standing_promise(&parts.options, parts.page_bytes))?;
         let retention = Retention::default();
+        let healer = {
+            let master = parts.checkpoint.master.current();
+            let target = parts.options.heal_from.clone().or_else(|| parts.options.archive.clone());
+            let origin = (master.database_id, master.history);
+            Arc::new(PageHealer::new(log.clone(), retention.clone(), origin, parts.page_bytes, target))
+        };
+        pager.set_healer(healer.clone());
         let archive = parts.options.archive.clone().map(|target| {
             let master = parts.checkpoint.master.current();
             let oldest = log.oldest();
@@ -246,6 +255,7 @@ impl Engine {
             row_locks: RowLocks::default(),
             graves: Graves::default(),
             retention,
+            healer,
             archive,
             wakers: Wakers::default(),
             checkpointed_to: AtomicU64::new(parts.checkpoint.last_begin.0),

@@ -31,7 +31,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hamal_pager::{PagerOptions, PartitionId};
+use hamal_pager::{PageNo, PagerOptions, PartitionId};
 use hamal_storage::{Error as LowError, Lock, Storage};
 use hamal_wal::{Log, LogOptions, Lsn, Scanner};
 
@@ -193,7 +193,9 @@ fn analyse(
         Log::resume(storage.clone(), log_options.clone(), incarnation, master.oldest_lsn, &analysis.resume)?;
     let pages = pager_options(&options, page_bytes, master.database_id);
     let layers = Layers::open(&storage, log, pages)?;
-    for torn in layers.pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end)? {
+    let replays = |partition, page, lsn| analysis.rec_lsn(partition, page).is_some_and(|rec_lsn| rec_lsn <= lsn);
+    let torn_pages = layers.pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end, &replays)?;
+    for torn in torn_pages.restored {
         if analysis.restore(torn.partition, torn.page, torn.page_lsn) {
             partition_report(&mut report, torn.partition).restored_pages += 1;
         }
@@ -216,7 +218,21 @@ fn analyse(
         },
         lock,
     })?;
+    for (partition, page) in torn_pages.damaged {
+        if !analysis.deleted.contains(&partition) {
+            heal_now(&engine, partition, page)?;
+        }
+    }
     Ok(Analysed { engine, log_options, analysis, report })
+}
+
+/// Rebuilds a page that has a copy in the doublewrite area, as long as that is there.
+fn heal_now(engine: &Engine, partition: PartitionId, page: PageNo) -> Result<()> {
+    match engine.partition(partition).and_then(|handle| Ok(handle.partition.load(page)?)) {
+        // Whoever reads it is told; it may be free.
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(()),
+        other => other,
+    }
 }
 
 /// How many threads recover: as the options say, but one where a simulation decides who runs.
