@@ -17,5 +17,6 @@ pub(crate) mod recover;
 pub(crate) mod rename;
 pub(crate) mod restore;
 pub(crate) mod scan;
+pub(crate) mod scrub;
 pub(crate) mod stat;
 pub(crate) mod tables;

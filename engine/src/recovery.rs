@@ -37,7 +37,7 @@ use hamal_wal::{Log, LogOptions, Lsn, Scanner};
 
 use crate::catalog::{CATALOG, Definition, Tables, each_row, partition_of};
 use crate::checkpoint::{CheckpointState, Effort};
-use crate::engine::{Engine, Layers, Parts};
+use crate::engine::{Engine, Layers, PartitionHandle, Parts};
 use crate::master::{self, CREATING, Found, Master, MasterFiles};
 use crate::options::{MAX_LOG_BYTES, Maintenance, OpenMode};
 use crate::report::{PartitionReport, RecoveryPass, RecoveryProgress, RecoveryReport};
@@ -154,6 +154,7 @@ fn recover(
 ) -> Result<Engine> {
     let _span = tracing::info_span!("recovery").entered();
     let Analysed { engine, log_options, analysis, mut report } = analyse(storage, options, lock, master)?;
+    expect_written(&engine, &analysis)?;
     redo::run(&engine, &log_options, &analysis, &mut report, began)?;
     undo::run(&engine, &analysis, &mut report, began)?;
     remove_orphans(&engine)?;
@@ -193,7 +194,8 @@ fn analyse(
         Log::resume(storage.clone(), log_options.clone(), incarnation, master.oldest_lsn, &analysis.resume)?;
     let pages = pager_options(&options, page_bytes, master.database_id);
     let layers = Layers::open(&storage, log, pages)?;
-    let replays = |partition, page, lsn| analysis.rec_lsn(partition, page).is_some_and(|rec_lsn| rec_lsn <= lsn);
+    let replays =
+        |partition, page, lsn| analysis.rec_lsn(partition, page).is_some_and(|rec_lsn| rec_lsn <= lsn);
     let torn_pages = layers.pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end, &replays)?;
     for torn in torn_pages.restored {
         if analysis.restore(torn.partition, torn.page, torn.page_lsn) {
@@ -220,18 +222,34 @@ fn analyse(
     })?;
     for (partition, page) in torn_pages.damaged {
         if !analysis.deleted.contains(&partition) {
-            heal_now(&engine, partition, page)?;
+            heal_now(&engine, partition, page);
         }
     }
     Ok(Analysed { engine, log_options, analysis, report })
 }
 
+/// Lets the page cache know how old pages may be: what the log says has been written must be on the disk (F14).
+fn expect_written(engine: &Engine, analysis: &Analysis) -> Result<()> {
+    let mut known: Option<Arc<PartitionHandle>> = None;
+    let mut written: Vec<_> = analysis.written().collect();
+    written.sort_unstable();
+    for (partition, page, lsn) in written {
+        if known.as_ref().is_none_or(|handle| handle.partition.id() != partition) {
+            // If it cannot be opened, redo, or whoever looks for it, says more about that.
+            known = engine.partition(partition).ok();
+        }
+        if let Some(handle) = &known {
+            handle.partition.expect_page(page, lsn)?;
+        }
+    }
+    Ok(())
+}
+
 /// Rebuilds a page that has a copy in the doublewrite area, as long as that is there.
-fn heal_now(engine: &Engine, partition: PartitionId, page: PageNo) -> Result<()> {
-    match engine.partition(partition).and_then(|handle| Ok(handle.partition.load(page)?)) {
+fn heal_now(engine: &Engine, partition: PartitionId, page: PageNo) {
+    if let Err(error) = engine.partition(partition).and_then(|handle| Ok(handle.partition.load(page)?)) {
         // Whoever reads it is told; it may be free.
-        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(()),
-        other => other,
+        tracing::debug!(partition = partition.0, page = page.0, %error, "a page with a copy stays bad");
     }
 }
 

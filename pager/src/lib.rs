@@ -37,6 +37,8 @@ mod pager;
 mod partition;
 #[cfg(not(loom))]
 mod region;
+#[cfg(not(loom))]
+mod scrub;
 pub mod space;
 #[cfg_attr(loom, expect(dead_code, reason = "the models use the pieces, not their callers"))]
 mod state;
@@ -54,11 +56,15 @@ pub use guard::{Attempt, ExclusivePage, OptimisticPage, SharedPage};
 pub use heal::{BadPage, CopyPlace, Healer, Healing, PageCopy};
 pub use id::{PageNo, PartitionId};
 #[cfg(not(loom))]
-pub use pager::{DirtyPage, Pager, PagerOptions, PagerStats, RestoredPage, TornPages, WriteAhead, WrittenPage};
+pub use pager::{
+    DirtyPage, Pager, PagerOptions, PagerStats, RestoredPage, TornPages, WriteAhead, WrittenPage,
+};
 #[cfg(not(loom))]
 pub use partition::Partition;
 #[cfg(not(loom))]
 pub use region::HugePages;
+#[cfg(not(loom))]
+pub use scrub::Scrubbed;
 pub use state::PageClass;
 
 #[cfg(test)]
