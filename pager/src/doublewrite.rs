@@ -113,13 +113,17 @@ enum Verdict {
 impl Core {
     /// Puts back the pages whose copy in place is damaged and whose copy here is good (I2), and makes sure of the others of
     /// the last batch: after this the area may be overwritten (I1).
-    pub(crate) fn restore_torn_pages(&self, oldest_lsn: Lsn, end_lsn: Lsn) -> Result<Vec<RestoredPage>> {
+    pub(crate) fn restore_torn_pages(
+        &self,
+        oldest_lsn: Lsn,
+        end_lsn: Lsn,
+        wanted: &dyn Fn(PartitionId) -> bool,
+    ) -> Result<Vec<RestoredPage>> {
         let mut restored = Vec::new();
         let mut image = vec![0; self.page_bytes];
         let mut files = BTreeMap::new();
-        for ((partition, page), (offset, page_lsn)) in
-            self.doublewrite.copies(self.database_id, self.page_bytes)?
-        {
+        let copies = self.doublewrite.copies(self.database_id, self.page_bytes)?;
+        for ((partition, page), (offset, page_lsn)) in copies.into_iter().filter(|((id, _), _)| wanted(*id)) {
             let name = file_name(partition);
             let file = match self.storage.open(&name) {
                 Ok(file) => file,
