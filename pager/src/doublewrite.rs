@@ -21,9 +21,9 @@ use hamal_wal::Lsn;
 
 use crate::core::Core;
 use crate::header::{self, Identity, kind};
-use crate::partition::file_name;
 use crate::heal::{CopyPlace, PageCopy};
-use crate::{PageNo, PartitionId, RestoredPage, TornPages};
+use crate::partition::file_name;
+use crate::{PageNo, PartitionId, RestoredPage, Standing, TornPages};
 
 /// The area's name.
 pub(crate) const NAME: &str = "doublewrite";
@@ -165,14 +165,17 @@ impl Core {
         &self,
         oldest_lsn: Lsn,
         end_lsn: Lsn,
-        replays: &dyn Fn(PartitionId, PageNo, Lsn) -> bool,
+        standing: &dyn Fn(PartitionId, PageNo, Lsn) -> Standing,
     ) -> Result<TornPages> {
         let (mut restored, mut damaged) = (Vec::new(), Vec::new());
         let mut image = vec![0; self.page_bytes];
         let mut files = BTreeMap::new();
-        for ((partition, page), (offset, page_lsn)) in
-            self.doublewrite.copies(self.database_id, self.page_bytes)?
-        {
+        let copies = self.doublewrite.copies(self.database_id, self.page_bytes)?;
+        for ((partition, page), (offset, page_lsn)) in copies {
+            let standing = standing(partition, page, page_lsn);
+            if standing == Standing::LeftAlone {
+                continue;
+            }
             let name = file_name(partition);
             let file = match self.storage.open(&name) {
                 Ok(file) => file,
@@ -182,13 +185,16 @@ impl Core {
             let in_log = page_lsn >= oldest_lsn && page_lsn < end_lsn;
             let in_place = u64::from(page.0) * self.page_bytes as u64;
             let identity = Identity { partition, page, database_id: self.database_id };
-            let restore = || if replays(partition, page, page_lsn) { Verdict::Restore } else { Verdict::Report };
+            let damaged_in_log = match standing {
+                Standing::Replayed => Verdict::Restore,
+                _ => Verdict::Report,
+            };
             let verdict = match read_exact_at(&*file, &mut image, in_place) {
                 Ok(()) if identity.check(&image, &name, in_place).is_ok() => {
                     if header::page_lsn(&image) == page_lsn { Verdict::Confirm } else { Verdict::Leave }
                 }
-                Ok(()) if in_log => restore(),
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && in_log => restore(),
+                Ok(()) if in_log => damaged_in_log,
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && in_log => damaged_in_log,
                 Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(Error::io("read", name, e)),
                 _ => Verdict::Report,
             };

@@ -34,6 +34,12 @@ pub enum Error {
         /// The first failure, as text.
         cause: String,
     },
+    /// The file, or what it was kept in memory of, is not used any more: something is wrong with it, or it has been replaced.
+    #[error("{file} is offline")]
+    Offline {
+        /// The file, relative to the database directory.
+        file: String,
+    },
     /// The log has no room for this record beside what is reserved for rollback and checkpoints.
     #[error("the log is full: {needed_bytes} bytes needed, {available_bytes} available")]
     LogFull {
