@@ -50,7 +50,7 @@ pub use epoch::{EpochGuard, pin_epoch};
 pub use guard::{Attempt, ExclusivePage, OptimisticPage, SharedPage};
 pub use id::{PageNo, PartitionId};
 #[cfg(not(loom))]
-pub use pager::{DirtyPage, Pager, PagerOptions, PagerStats, RestoredPage, WriteAhead, WrittenPage};
+pub use pager::{DirtyPage, Mending, Pager, PagerOptions, PagerStats, RestoredPage, WriteAhead, WrittenPage};
 #[cfg(not(loom))]
 pub use partition::Partition;
 #[cfg(not(loom))]

@@ -130,6 +130,17 @@ pub struct RestoredPage {
     pub page_lsn: Lsn,
 }
 
+/// What [`Pager::restore_torn_pages`] does for a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mending {
+    /// Nothing: its file is left alone.
+    None,
+    /// What it can. A file that the system refuses to open or to read, twice, is left as it is: whoever uses it will meet that too.
+    IfReadable,
+    /// Everything, or it fails.
+    Must,
+}
+
 /// Counters since open.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
@@ -288,14 +299,15 @@ impl Pager {
 
     /// Before redo: puts back from the doublewrite area the pages whose copy in place is torn. A copy counts if
     /// it is valid, of this database, the latest valid one for its page, and its page LSN is at least `oldest_lsn`
-    /// and below `end_lsn`. Written in place and synced before this returns. Partitions that are not `wanted` are left alone.
+    /// and below `end_lsn`. Written in place and synced before this returns. `mending` says how much that matters to each
+    /// partition.
     pub fn restore_torn_pages(
         &self,
         oldest_lsn: Lsn,
         end_lsn: Lsn,
-        wanted: &dyn Fn(PartitionId) -> bool,
+        mending: &dyn Fn(PartitionId) -> Mending,
     ) -> Result<Vec<RestoredPage>> {
-        self.core.restore_torn_pages(oldest_lsn, end_lsn, wanted)
+        self.core.restore_torn_pages(oldest_lsn, end_lsn, mending)
     }
 
     /// The dirty page table for a checkpoint: the `rec_lsn` arrays first, the in-flight batches second, the minimum of
