@@ -22,7 +22,7 @@ use crate::ids::TxnId;
 use crate::journal::Journal;
 use crate::locks::RowLocks;
 use crate::maintenance::VacuumState;
-use crate::quarantine::{Quarantine, is_unreadable};
+use crate::quarantine::{Quarantine, is_unreadable, twice};
 use crate::record::Record;
 use crate::retention::Retention;
 use crate::schema::Schema;
@@ -306,7 +306,7 @@ impl Engine {
     /// A partition, opened if it is not yet. One whose file is missing, or refused by the system, is quarantined: whatever is asked of its
     /// pages is answered by `PartitionUnavailable`.
     pub(crate) fn partition(&self, id: PartitionId) -> Result<Arc<PartitionHandle>> {
-        match self.open_partition(id) {
+        match twice(|| self.open_partition(id)) {
             Err(e) if id != CATALOG && (e.kind() == ErrorKind::Corrupt || is_unreadable(&e)) => {
                 self.quarantine(id, &e.to_string());
                 self.offline_partition(id)

@@ -30,12 +30,11 @@ pub(crate) mod kept;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hamal_pager::{DirtyPage, PartitionId};
-use hamal_storage::{Error as LowError, Storage};
+use hamal_storage::{Error as LowError, Storage, is_refused};
 use hamal_wal::Lsn;
 use parking_lot::Mutex;
 
@@ -612,17 +611,10 @@ pub(crate) fn is_unreadable(error: &Error) -> bool {
     }
 }
 
-/// See [`is_unreadable`].
-pub(crate) fn is_refused(error: &io::Error) -> bool {
-    /// EIO, ENXIO, ENODEV: the device does not answer as it should.
-    const DEVICE_ERRORS: [i32; 3] = [5, 6, 19];
-    error.raw_os_error().is_some_and(|code| DEVICE_ERRORS.contains(&code))
-        || matches!(
-            error.kind(),
-            io::ErrorKind::NotFound
-                | io::ErrorKind::PermissionDenied
-                | io::ErrorKind::IsADirectory
-                | io::ErrorKind::NotADirectory
-                | io::ErrorKind::StaleNetworkFileHandle
-        )
+/// Does what may meet a page that the system refuses to read, a second time if it does: only what is refused twice is taken for damage.
+pub(crate) fn twice<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    match attempt() {
+        Err(e) if is_unreadable(&e) => attempt(),
+        other => other,
+    }
 }

@@ -31,7 +31,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hamal_pager::{PageNo, PagerOptions, PartitionId, Standing};
+use hamal_pager::{Mending, PageNo, PagerOptions, PartitionId};
 use hamal_storage::{Error as LowError, Lock, Storage};
 use hamal_wal::{Log, LogOptions, Lsn, Scanner};
 
@@ -40,7 +40,7 @@ use crate::checkpoint::{CheckpointState, Effort};
 use crate::engine::{Engine, Layers, Parts};
 use crate::master::{self, CREATING, Found, Master, MasterFiles};
 use crate::options::{MAX_LOG_BYTES, Maintenance, OpenMode};
-use crate::quarantine::Loaded;
+use crate::quarantine::{Loaded, twice};
 use crate::report::{PartitionReport, RecoveryPass, RecoveryProgress, RecoveryReport};
 use crate::versions::run::remove_leftovers;
 use crate::{Error, ErrorKind, Options, Result};
@@ -198,12 +198,15 @@ fn analyse(
         Log::resume(storage.clone(), log_options.clone(), incarnation, master.oldest_lsn, &analysis.resume)?;
     let pages = pager_options(&options, page_bytes, master.database_id);
     let layers = Layers::open(&storage, log, pages)?;
-    let standing = |partition, page, lsn| match analysis.rec_lsn(partition, page) {
-        _ if quarantines.is_settled(partition) => Standing::LeftAlone,
-        Some(rec_lsn) if rec_lsn <= lsn => Standing::Replayed,
-        _ => Standing::Clean,
+    let mending = |id| match id {
+        CATALOG => Mending::Must,
+        id if quarantines.is_settled(id) => Mending::None,
+        _ => Mending::IfReadable,
     };
-    let torn_pages = layers.pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end, &standing)?;
+    let replays =
+        |partition, page, lsn| analysis.rec_lsn(partition, page).is_some_and(|rec_lsn| rec_lsn <= lsn);
+    let torn_pages =
+        layers.pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end, &mending, &replays)?;
     for torn in torn_pages.restored {
         if analysis.restore(torn.partition, torn.page, torn.page_lsn) {
             partition_report(&mut report, torn.partition).restored_pages += 1;
@@ -289,7 +292,7 @@ fn remove_orphans(engine: &Engine) -> Result<()> {
     // first read.
     for id in tables.iter().flat_map(|(_, table)| table.partitions()) {
         let handle = engine.partition(id)?;
-        match handle.space.check_header() {
+        match twice(|| handle.space.check_header()) {
             Err(e) if !engine.convict(id, &e) => return Err(e),
             _ => {}
         }

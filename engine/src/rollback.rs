@@ -19,6 +19,7 @@ use crate::engine::{Engine, PartitionHandle};
 use crate::ids::TxnId;
 use crate::journal::{Author, Chain};
 use crate::overflow;
+use crate::quarantine::twice;
 use crate::record::{PagePart, Record, Undo};
 use crate::tree::ROOT;
 use crate::{Error, ErrorKind, Result};
@@ -98,8 +99,11 @@ pub(crate) fn undo_step(
                         };
                         let stamp = before.map_or(TxnId::NONE, |row| row.stamp);
                         let tree = handle.tree_at(root)?;
-                        tree.undo_row(&engine.journal, author, key, before, || restored(root, key, stamp))
-                            .map_err(blame)?;
+                        let undo = || {
+                            let restored = || restored(root, key, stamp);
+                            tree.undo_row(&engine.journal, author, key, before, restored)
+                        };
+                        twice(undo).map_err(blame)?;
                         leaves_ghost(before.is_none_or(|row| row.ghost));
                     }
                     Undo::Mark { root, stamp, ghost } => {
@@ -107,14 +111,17 @@ pub(crate) fn undo_step(
                             return Err(unexpected(lsn, "a removal"));
                         };
                         let tree = handle.tree_at(root)?;
-                        let restored = || restored(root, key, stamp);
-                        tree.undo_mark(&engine.journal, author, key, (stamp, ghost), restored)
-                            .map_err(blame)?;
+                        let undo = || {
+                            let restored = || restored(root, key, stamp);
+                            tree.undo_mark(&engine.journal, author, key, (stamp, ghost), restored)
+                        };
+                        twice(undo).map_err(blame)?;
                         leaves_ghost(ghost);
                     }
                     Undo::Extent { first, count } => {
-                        overflow::undo_extent(&engine.journal, author, &handle.space, first, count)
-                            .map_err(blame)?;
+                        let undo =
+                            || overflow::undo_extent(&engine.journal, author, &handle.space, first, count);
+                        twice(undo).map_err(blame)?;
                     }
                 }
                 return Ok(true);

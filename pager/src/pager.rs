@@ -131,15 +131,15 @@ pub struct RestoredPage {
     pub page_lsn: Lsn,
 }
 
-/// What recovery says of a page that has a copy in the doublewrite area.
+/// What [`Pager::restore_torn_pages`] does for a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It is replayed from the copy's LSN on, and would be again after another crash.
-    Replayed,
-    /// It is not replayed: it was clean.
-    Clean,
-    /// Its partition's file is not to be touched.
-    LeftAlone,
+pub enum Mending {
+    /// Nothing: its file is left alone.
+    None,
+    /// What it can. A file that the system refuses to open or to read, twice, is left as it is: whoever uses it will meet that too.
+    IfReadable,
+    /// Everything, or it fails.
+    Must,
 }
 
 /// What [`Pager::restore_torn_pages`] found.
@@ -322,15 +322,17 @@ impl Pager {
 
     /// Before redo: puts back from the doublewrite area the pages whose copy in place is torn. A copy counts if
     /// it is valid, of this database, the latest valid one for its page, and its page LSN is at least `oldest_lsn`
-    /// and below `end_lsn`. Written in place and synced before this returns. Only where redo replays the page from the copy's LSN on, as
-    /// `standing` tells: the others are named, and left as they are.
+    /// and below `end_lsn`. Written in place and synced before this returns. `mending` says how much that matters to each
+    /// partition. Only where redo replays the page from the copy's LSN on, as `replays` tells: the others are named, and left as they
+    /// are.
     pub fn restore_torn_pages(
         &self,
         oldest_lsn: Lsn,
         end_lsn: Lsn,
-        standing: &dyn Fn(PartitionId, PageNo, Lsn) -> Standing,
+        mending: &dyn Fn(PartitionId) -> Mending,
+        replays: &dyn Fn(PartitionId, PageNo, Lsn) -> bool,
     ) -> Result<TornPages> {
-        self.core.restore_torn_pages(oldest_lsn, end_lsn, standing)
+        self.core.restore_torn_pages(oldest_lsn, end_lsn, mending, replays)
     }
 
     /// The dirty page table for a checkpoint: the `rec_lsn` arrays first, the in-flight batches second, the minimum of

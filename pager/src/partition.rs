@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
 use crossbeam::utils::Backoff;
-use hamal_storage::{Error, File, FileId, Result, read_exact_at};
+use hamal_storage::{Error, File, FileId, Result, is_refused, read_exact_at};
 use parking_lot::Mutex;
 
 use crate::core::Core;
@@ -94,17 +94,16 @@ impl Partition {
 
     /// What has become of its file since it was opened, if it is not there any more as it should be: gone, replaced, or shorter.
     pub(crate) fn misplacement(&self) -> Result<Option<&'static str>> {
-        let failed = |action| move |e| Error::io(action, &self.name, e);
-        let here = self.file.identity().map_err(failed("look at"))?;
-        Ok(match self.core.storage.identity(&self.name).map_err(failed("look for"))? {
-            None => Some("the file is gone"),
-            Some(there) if there != here => Some("another file has taken its place"),
-            Some(_) => {
-                // The length first: it only grows, and before the number of pages does.
-                let pages = u64::from(self.file_pages());
-                let len = self.file.len().map_err(failed("read the length of"))?;
-                (len < pages * self.core.page_bytes as u64).then_some("the file has been cut short")
-            }
+        // The number of pages before the length: the file only grows, and that before the number does.
+        let pages = u64::from(self.file_pages());
+        let look = || Ok((self.file.identity()?, self.core.storage.identity(&self.name)?, self.file.len()?));
+        Ok(match look() {
+            Ok((_, None, _)) => Some("the file is gone"),
+            Ok((here, Some(there), _)) if there != here => Some("another file has taken its place"),
+            Ok((.., len)) if len < pages * self.core.page_bytes as u64 => Some("the file has been cut short"),
+            Ok(_) => None,
+            Err(e) if is_refused(&e) => Some("the system does not let the file be looked at"),
+            Err(e) => return Err(Error::io("look at", &self.name, e)),
         })
     }
 

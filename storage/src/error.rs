@@ -76,3 +76,18 @@ impl Error {
             if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
 }
+
+/// Whether the system refuses a file, or a part of it, for a reason that lies with these: neither a full disk nor a limit of the process.
+pub fn is_refused(error: &io::Error) -> bool {
+    /// EIO, ENXIO, ENODEV: the device does not answer as it should.
+    const DEVICE_ERRORS: [i32; 3] = [5, 6, 19];
+    error.raw_os_error().is_some_and(|code| DEVICE_ERRORS.contains(&code))
+        || matches!(
+            error.kind(),
+            io::ErrorKind::NotFound
+                | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::IsADirectory
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::StaleNetworkFileHandle
+        )
+}

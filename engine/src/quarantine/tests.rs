@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use hamal_storage::Storage;
-use hamal_storage::sim::{Rng, SimStorage};
+use hamal_storage::sim::{Fault, FaultKind, Operation, Repeat, Rng, SimStorage, When};
 
 use crate::backup::{BackupOptions, DirectoryTarget, Progress};
 use crate::{
@@ -500,4 +500,75 @@ fn a_repair_that_is_stopped_changes_nothing_and_works_the_next_time() {
         assert_eq!(refused.kind(), ErrorKind::InvalidArgument, "{id}");
     }
     world.check_for_good();
+}
+
+#[test]
+fn what_is_kept_of_a_quarantine_and_damaged_itself_harms_nobody_else() {
+    for damaged in ["state", "log"] {
+        let mut world = World::new(8, true);
+        world.write(60, |_| true);
+        world.settle_down();
+        world.back_up();
+        world.write(20, |_| true);
+        world.damage(&world.file(SLOT), Damage::Noise);
+        world.close();
+        world.open();
+        world.check_outage(SLOT);
+        let id = world.id(SLOT);
+        world.close();
+        let is_log = |name: &&String| name.starts_with("quarantine/") && name.ends_with(".log");
+        let name = match damaged {
+            "state" => format!("quarantine/{id}"),
+            _ => world.disk.files().iter().find(is_log).unwrap().clone(),
+        };
+        if damaged == "state" {
+            world.disk.flip_bit(&name, 300).unwrap();
+        } else {
+            (&world.disk as &dyn Storage).remove(&name).unwrap();
+        }
+        for _ in 0..2 {
+            world.open();
+            world.check_outage(SLOT);
+            let vault: &dyn crate::backup::Target = &world.vault;
+            let refused = world.db().repair(id, Some(vault), &RepairOptions::new(), &mut no_progress);
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::Corrupt, "{damaged}");
+            world.db().checkpoint().unwrap();
+            world.close();
+        }
+        world.open();
+        world.db().transact(|tx| tx.drop_table("t")).unwrap();
+        while world.db().maintain().unwrap() {}
+        world.close();
+        world.open();
+        let left = world.disk.files();
+        assert!(left.iter().all(|name| !name.starts_with("quarantine/")), "{left:?}");
+    }
+}
+
+#[test]
+fn a_file_that_the_system_refuses_is_quarantined_and_one_refusal_is_none() {
+    for (repeat, is_quarantined) in [(Repeat::Once, false), (Repeat::Forever, true)] {
+        for operation in [Operation::Open, Operation::Read] {
+            let mut world = World::new(8, false);
+            world.write(60, |_| true);
+            world.settle_down();
+            world.write(20, |_| true);
+            let file = world.file(SLOT);
+            world.open_after_crash(4);
+            world.close();
+            let fault = Fault::new(FaultKind::Eio, When::Nth(1), repeat);
+            world.disk.inject(fault.only(&[operation]).on(file));
+            world.open();
+            world.disk.clear_faults();
+            let states = world.db().partitions().unwrap();
+            let quarantined = states.iter().filter(|p| p.state == PartitionState::Quarantined).count();
+            assert_eq!(quarantined, usize::from(is_quarantined), "{operation:?}");
+            if is_quarantined {
+                world.check_outage(SLOT);
+                let report = world.db().repair(world.id(SLOT), None, &RepairOptions::new(), &mut no_progress);
+                assert_eq!(report.unwrap().base, RepairBase::File);
+            }
+            world.check_for_good();
+        }
+    }
 }

@@ -43,6 +43,7 @@ use hashbrown::HashMap;
 use super::analysis::Analysis;
 use super::{PARALLEL_BYTES, partition_report, progress, recovery_workers, scanner};
 use crate::engine::{Engine, PartitionHandle};
+use crate::quarantine::twice;
 use crate::record::{PagePart, Record};
 use crate::report::{PassReport, RecoveryPass, RecoveryReport};
 use crate::{Error, Result};
@@ -263,7 +264,7 @@ impl<'e> Pass<'e> {
             let handle = if let Some(handle) = target.handle.get() {
                 handle
             } else {
-                let handle = match self.engine.open_partition(part.partition) {
+                let handle = match twice(|| self.engine.open_partition(part.partition)) {
                     Err(e) if creates(part, &e) => self.engine.create_partition(part.partition)?,
                     other => other?,
                 };
@@ -308,7 +309,7 @@ impl<'e> Pass<'e> {
         }
         let target = &self.targets[target];
         let redone = match target.handle.get() {
-            Some(handle) => redo_part(&handle.partition, at.lsn, part),
+            Some(handle) => twice(|| redo_part(&handle.partition, at.lsn, part)),
             None => Err(Error::corrupt("the log", at.lsn.0, "a partition that is open", target.id)),
         };
         match redone.map_err(|error| in_redo(error, at.lsn, target.id, part.page)) {

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use hamal_pager::{PageNo, PartitionId};
-use hamal_storage::{Error as LowError, File, read_exact_at, write_all_at};
+use hamal_storage::{Error as LowError, File, is_refused, read_exact_at, write_all_at};
 use hamal_wal::Lsn;
 
 use super::sources::{Records, Seen, Source};
@@ -213,7 +213,7 @@ impl Job<'_> {
     fn copy_file(&self, new: &dyn File, name: &str, on_progress: &mut OnProgress<'_>) -> Result<u64> {
         let old_name = format!("part/{}.dat", self.id);
         let old = match self.engine.storage.open(&old_name) {
-            Err(e) if crate::quarantine::is_refused(&e) => {
+            Err(e) if is_refused(&e) => {
                 return Err(Error::corrupt(&old_name, 0, "the partition's file", e));
             }
             old => old.map_err(|e| LowError::io("open", &old_name, e))?,
@@ -228,7 +228,7 @@ impl Job<'_> {
         while at < len {
             bytes.resize((len - at).min(COPY_BYTES as u64) as usize, 0);
             match read_exact_at(&*old, &mut bytes, at) {
-                Err(e) if crate::quarantine::is_refused(&e) => {
+                Err(e) if is_refused(&e) => {
                     return Err(Error::corrupt(&old_name, at, "bytes that can be read", e));
                 }
                 read => read.map_err(|e| LowError::io("read", &old_name, e))?,
