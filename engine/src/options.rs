@@ -120,6 +120,7 @@ pub struct Options {
     pub(crate) archive_interval: Duration,
     pub(crate) archive_hold_bytes: Option<u64>,
     pub(crate) keep_log_bytes: u64,
+    pub(crate) self_repair: bool,
     pub(crate) heal_from: Option<Arc<dyn Target>>,
     pub(crate) scrub: Scrub,
 }
@@ -146,6 +147,7 @@ impl Default for Options {
             archive_interval: Duration::from_secs(10),
             archive_hold_bytes: None,
             keep_log_bytes: 0,
+            self_repair: true,
             heal_from: None,
             scrub: Scrub::default(),
         }
@@ -173,6 +175,7 @@ impl fmt::Debug for Options {
             .field("archive_interval", &self.archive_interval)
             .field("archive_hold_bytes", &self.archive_hold_bytes)
             .field("keep_log_bytes", &self.keep_log_bytes)
+            .field("self_repair", &self.self_repair)
             .field("heal_from", &self.heal_from)
             .field("scrub", &self.scrub)
             .finish_non_exhaustive()
@@ -334,6 +337,14 @@ impl Options {
 
     pub(crate) fn kept_log_bytes(&self) -> u64 {
         self.keep_log_bytes.min(self.max_log_bytes / 4)
+    }
+
+    /// Whether a page that is found to be damaged or stale is rebuilt at once, if that can be done, and the work goes on. Otherwise its
+    /// partition is quarantined, until [`Database::repair`]: for who wants to look at the damage first. Default: true.
+    #[must_use]
+    pub fn self_repair(mut self, self_repair: bool) -> Self {
+        self.self_repair = self_repair;
+        self
     }
 
     /// Where backups of this database are, with its archived log: what a damaged page is rebuilt from that the retained log alone does not

@@ -123,6 +123,10 @@ impl Pass<'_> {
             if at == 0 {
                 self.report.partitions += 1;
             }
+            if handle.partition.is_sealed() {
+                self.damaged(id, None, "the partition is quarantined".to_owned());
+                return Ok(());
+            }
             let end = handle.partition.file_pages();
             let next = at.saturating_add(PAGES_AT_ONCE).min(end);
             let done = self.run_of_pages(&handle, at, next);
@@ -210,6 +214,10 @@ impl Pass<'_> {
     /// The system refuses to read a page: the others may go on, unless there is something more to it.
     fn unreadable(&mut self, id: PartitionId, page: PageNo, error: Error) -> Result<()> {
         self.engine.check_poison()?;
+        if self.engine.opened_partition(id).is_none_or(|handle| handle.partition.is_sealed()) {
+            // Quarantined meanwhile: told with the next pages.
+            return Ok(());
+        }
         self.io_errors += 1;
         if self.io_errors > MOST_IO_ERRORS {
             return Err(error);

@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use hamal::backup::{BackupOptions, DirectoryTarget};
-use hamal::{Database, ErrorKind, OpenMode, ScrubReport};
+use hamal::{Database, ErrorKind, OpenMode, PartitionState, RepairOptions, ScrubReport};
 use hamal_pager::header;
 use hamal_pager::space::Geometry;
 use hamal_pager::{PageNo, PartitionId};
@@ -220,6 +220,11 @@ impl Run {
     }
 
     fn open(&mut self, mode: OpenMode) -> Step {
+        self.open_unread(mode)?;
+        self.compare()
+    }
+
+    fn open_unread(&mut self, mode: OpenMode) -> Step {
         self.disk.monitor().restart();
         let mut options = self.plan.options(mode).keep_log_bytes(self.keep_log_bytes);
         if self.sources == Sources::Backup {
@@ -229,7 +234,7 @@ impl Run {
         let db = opened.map_err(|error| Stop::Engine { doing: "open".to_owned(), error })?;
         self.db = Some(db);
         (self.ages_known, self.is_settled) = (false, false);
-        self.compare()
+        Ok(())
     }
 
     fn read(&mut self) -> Step<crate::model::State> {
@@ -494,7 +499,10 @@ impl Run {
             Err(Stop::Engine { error, .. })
                 if matches!(
                     error.kind(),
-                    ErrorKind::Corrupt | ErrorKind::Poisoned | ErrorKind::TransactionEnded
+                    ErrorKind::PartitionUnavailable
+                        | ErrorKind::Corrupt
+                        | ErrorKind::Poisoned
+                        | ErrorKind::TransactionEnded
                 ) =>
             {
                 Ok(true)
@@ -530,7 +538,22 @@ impl Run {
                 put.map_err(|error| Stop::Wrong(error.to_string()))?;
             }
         }
-        self.open(OpenMode::Open)
+        self.open_unread(OpenMode::Open)?;
+        self.repair()?;
+        self.compare()
+    }
+
+    /// Brings back the partitions that are quarantined, out of their own files, which are whole again.
+    fn repair(&mut self) -> Step {
+        let Some(db) = &self.db else { return wrong("no database is open") };
+        let partitions = db.partitions().map_err(|error| Stop::Engine { doing: "list".to_owned(), error })?;
+        for partition in partitions.iter().filter(|p| p.state == PartitionState::Quarantined) {
+            let repaired =
+                db.repair(partition.id, None, &RepairOptions::new(), &mut |_| ControlFlow::Continue(()));
+            repaired.map_err(|error| Stop::Engine { doing: format!("repair {partition:?}"), error })?;
+            self.outcomes.count("partitions quarantined and repaired".to_owned(), 1);
+        }
+        Ok(())
     }
 
     fn end(&mut self) -> Step {

@@ -13,7 +13,7 @@
 
 use std::ops::Bound;
 
-use crate::raw::{RawTable, resolve};
+use crate::raw::RawTable;
 use crate::routes::{RouteSlot, Routes};
 use crate::tree::LeafCopy;
 use crate::validation::RangeId;
@@ -186,8 +186,9 @@ impl<'t> RawRange<'t> {
         };
         let (routes, end) = (self.table.routes(), &mut self.front);
         end.slot = routes.slot_of(from.unwrap_or_default());
-        let tree = &routes.at(end.slot).tree;
-        self.table.with_eyes(|eyes| tree.leaf_at(from, Some(eyes), &mut end.leaf))?;
+        let (route, leaf) = (routes.at(end.slot), &mut end.leaf);
+        let copied = self.table.with_eyes(|eyes| route.tree.leaf_at(from, Some(eyes), leaf));
+        self.table.told(route, copied)?;
         self.front.start = start_index(&self.front.leaf, &self.lower);
         self.front.stop = stop_index(&self.front.leaf, &self.upper);
         self.front.writes = Some(writes);
@@ -206,11 +207,12 @@ impl<'t> RawRange<'t> {
             Some(key) if is_in => routes.slot_of(key),
             _ => routes.slot_before(key),
         };
-        let (tree, leaf) = (&routes.at(end.slot).tree, &mut end.leaf);
-        self.table.with_eyes(|eyes| match key {
-            Some(_) if is_in => tree.leaf_at(key, Some(eyes), leaf),
-            _ => tree.leaf_before(key, Some(eyes), leaf),
-        })?;
+        let (route, leaf) = (routes.at(end.slot), &mut end.leaf);
+        let copied = self.table.with_eyes(|eyes| match key {
+            Some(_) if is_in => route.tree.leaf_at(key, Some(eyes), leaf),
+            _ => route.tree.leaf_before(key, Some(eyes), leaf),
+        });
+        self.table.told(route, copied)?;
         self.back.start = start_index(&self.back.leaf, &self.lower);
         self.back.stop = stop_index(&self.back.leaf, &self.upper);
         self.back.writes = Some(writes);
@@ -275,7 +277,7 @@ fn fill(table: &RawTable<'_>, end: &End, index: usize, value: Option<&mut Vec<u8
     let row = end.leaf.row(index);
     value.clear();
     if row.overflow {
-        resolve(table.routes().at(end.slot), row.value, value)
+        table.resolve(table.routes().at(end.slot), row.value, value)
     } else {
         value.extend_from_slice(row.value);
         Ok(())

@@ -8,4 +8,5 @@ mod faults;
 mod healing;
 mod redirty;
 mod rig;
+mod seal;
 mod stress;
