@@ -274,9 +274,9 @@ impl Database {
             pages_damaged: pager.damaged,
             pages_healed: pager.healed,
             pages_unhealed: pager.unhealed,
-            healed_from_copies: engine.healer.counters.from_copies.load(Ordering::Relaxed),
-            healed_from_log: engine.healer.counters.from_log.load(Ordering::Relaxed),
-            healed_from_backups: engine.healer.counters.from_backups.load(Ordering::Relaxed),
+            healed_from_copies: engine.healer.counters.copies.load(Ordering::Relaxed),
+            healed_from_log: engine.healer.counters.log.load(Ordering::Relaxed),
+            healed_from_backups: engine.healer.counters.backups.load(Ordering::Relaxed),
             scrubs: engine.counters.scrubs.load(Ordering::Relaxed),
             scrubbed_pages: engine.counters.scrubbed_pages.load(Ordering::Relaxed),
         }

@@ -62,11 +62,11 @@ pub(crate) struct PageHealer {
 #[derive(Debug, Default)]
 pub(crate) struct HealCounters {
     /// A copy, with the log or without.
-    pub(crate) from_copies: AtomicU64,
+    pub(crate) copies: AtomicU64,
     /// The log alone.
-    pub(crate) from_log: AtomicU64,
+    pub(crate) log: AtomicU64,
     /// A backup, or archived log.
-    pub(crate) from_backups: AtomicU64,
+    pub(crate) backups: AtomicU64,
 }
 
 /// A page that could not be rebuilt: whoever reads it again at once hears the same, and the log is not read again.
@@ -142,17 +142,17 @@ impl Healer for PageHealer {
         let mut refusals = Vec::new();
         let mut failure = None;
         let sources: [(&str, &AtomicU64, _); 2] = [
-            ("the log", &self.counters.from_log, PageHealer::from_log as source::Source),
-            ("a backup", &self.counters.from_backups, PageHealer::from_backups as source::Source),
+            ("the log", &self.counters.log, PageHealer::out_of_log as source::Source),
+            ("a backup", &self.counters.backups, PageHealer::out_of_backups as source::Source),
         ];
+        let mut rebuild = Rebuild::new(key, self.page_bytes, bad.known_lsn);
+        for copy in bad.copies {
+            rebuild.offer(&copy.image, Base::Copy);
+        }
         for (name, counter, source) in sources {
-            let mut rebuild = Rebuild::new(key, self.page_bytes, bad.known_lsn);
-            for copy in bad.copies {
-                rebuild.offer(&copy.image, Base::Copy);
-            }
-            match source(self, from, rebuild) {
+            match source(self, from, &rebuild) {
                 Ok(done) => {
-                    let counter = if done.base == Base::Copy { &self.counters.from_copies } else { counter };
+                    let counter = if done.base == Base::Copy { &self.counters.copies } else { counter };
                     counter.fetch_add(1, Ordering::Relaxed);
                     out.copy_from_slice(&done.image);
                     tracing::info!(page_lsn = done.page_lsn.0, records = done.records, base = ?done.base, source = name, "rebuilt");

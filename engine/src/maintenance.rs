@@ -442,7 +442,7 @@ fn scrub_until_stopped(engine: &Engine, signal: &Signal, period: Duration) {
             Ok(_) => {}
             Err(e) if matches!(e.kind(), ErrorKind::Cancelled | ErrorKind::Poisoned) => return,
             Err(error) => {
-                tracing::warn!(%error, "a scrub failed; the next one begins when it would have ended")
+                tracing::warn!(%error, "a scrub failed; the next one begins when it would have ended");
             }
         }
         let wait = || period.saturating_sub(engine.storage.monotonic().saturating_sub(began));

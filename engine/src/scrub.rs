@@ -204,7 +204,7 @@ impl Pass<'_> {
             // Freed meanwhile: nobody wants it.
             Err(_) if !is_in_use(handle, page)? => {}
             Err(error @ hamal_storage::Error::Corrupt { .. }) => {
-                self.damaged(id, Some(page), error.to_string())
+                self.damaged(id, Some(page), error.to_string());
             }
             Err(error) => return self.unreadable(id, page, error.into()),
         }

@@ -327,7 +327,8 @@ impl Run {
     fn wound(&mut self, may_be_stale: bool) -> Vec<Wound> {
         let mut wounds: Vec<Wound> = Vec::new();
         let files = part_files(self.disk.sim());
-        for _ in 0..self.choices.between(1, 12) {
+        let most = *self.choices.pick(&[2, 12, 60, 60]);
+        for _ in 0..self.choices.between(1, most) {
             let (file, bytes) = self.choices.pick(&files);
             let page_bytes = self.plan.page_bytes;
             let page = self.choices.below((bytes.len() / page_bytes) as u64) as usize;
@@ -451,6 +452,11 @@ impl Run {
             is_reported |= self
                 .is_report(taken.map_err(|error| Stop::Engine { doing: "checkpoint".to_owned(), error }))?;
         }
+        // A table dropped meanwhile has nothing to lose; its files may stay for a while.
+        let listed: Option<Vec<u32>> = self.db.as_ref().and_then(|db| {
+            let partitions = db.partitions().ok()?;
+            Some(partitions.iter().map(|partition| partition.id).collect())
+        });
         let mut damaged = 0;
         let files = part_files(self.disk.sim());
         for wound in &wounds {
@@ -467,6 +473,11 @@ impl Run {
                 (Some(now), _) if now == wound.before => "healed, as it was",
                 (Some(now), _) if now != wound.bad && wound.is_sound(now) => "healed, with newer changes",
                 (Some(_), Some(report)) if is_named(&report.damaged) => "reported by a scrub",
+                (Some(_), Some(_))
+                    if listed.as_ref().is_some_and(|ids| !ids.contains(&wound.partition.0)) =>
+                {
+                    "of a dropped table"
+                }
                 (Some(_), Some(_)) if !self.is_in_use(wound) => "free",
                 // The handle has refused to go on, or the open has.
                 (Some(_), None) if is_reported => "reported by an error",

@@ -16,11 +16,12 @@ use crate::{Error, Result};
 const LOG_BYTES_AT_ONCE: u64 = 256 << 10;
 
 /// A way to get at a page: the live log is held, and may be read, from the LSN on.
-pub(super) type Source = fn(&PageHealer, Lsn, Rebuild) -> Result<Done, Refusal>;
+pub(super) type Source = fn(&PageHealer, Lsn, &Rebuild) -> Result<Done, Refusal>;
 
 impl PageHealer {
     /// The retained log alone.
-    pub(super) fn from_log(&self, from: Lsn, mut rebuild: Rebuild) -> Result<Done, Refusal> {
+    pub(super) fn out_of_log(&self, from: Lsn, rebuild: &Rebuild) -> Result<Done, Refusal> {
+        let mut rebuild = rebuild.clone();
         let to = self.log.durable();
         self.feed(from, to, &mut rebuild)?;
         let place = |why| Refusal::Useless(format!("the log, from {from} to {to}, does not have it: {why}"));
@@ -28,7 +29,7 @@ impl PageHealer {
     }
 
     /// The newest backup that helps, with the archive's log behind it and the retained log behind that.
-    pub(super) fn from_backups(&self, from: Lsn, rebuild: Rebuild) -> Result<Done, Refusal> {
+    pub(super) fn out_of_backups(&self, from: Lsn, rebuild: &Rebuild) -> Result<Done, Refusal> {
         let Some(target) = &self.target else {
             return Err(Refusal::Useless("no backups are known (Options::heal_from)".to_owned()));
         };
@@ -46,7 +47,7 @@ impl PageHealer {
         let mut refusals = Vec::new();
         // An older one may have what is damaged in the newest.
         while let Some((_, id)) = ours.pop() {
-            match self.from_backup(&**target, &id, from, rebuild.clone()) {
+            match self.out_of_backup(&**target, &id, from, rebuild.clone()) {
                 Ok(done) => return Ok(done),
                 Err(Refusal::Useless(why)) => refusals.push(format!("backup {id}: {why}")),
                 Err(Refusal::Failed(error)) => refusals.push(format!("backup {id}: {error}")),
@@ -58,7 +59,7 @@ impl PageHealer {
         Err(Refusal::Useless(refusals.join("; ")))
     }
 
-    fn from_backup(
+    fn out_of_backup(
         &self,
         target: &dyn Target,
         id: &str,

@@ -66,10 +66,10 @@ fn main() -> ExitCode {
     }
     let reported = outcomes.total("by a scrub") + outcomes.total("by an error");
     println!(
-        "{} pages damaged: {} healed, {reported} reported, {} free; {} failures",
+        "{} pages damaged: {} healed, {reported} reported, {} free or of dropped tables; {} failures",
         outcomes.wounds,
         outcomes.total("as it was") + outcomes.total("newer changes"),
-        outcomes.total(": free"),
+        outcomes.total(": free") + outcomes.total("dropped table") + outcomes.total("file gone"),
         failures.len()
     );
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
