@@ -17,8 +17,9 @@ use crate::report::{CheckpointReport, RecoveryReport, Stats, VerifyProgress, Ver
 use crate::validation::History;
 use crate::{
     ArchiveReport, Error, ErrorKind, Options, PartitionInfo, Result, Snapshot, TableInfo, Transaction,
-    TransactionOptions, recovery, verify,
+    TransactionOptions, recovery, reshape, verify,
 };
+use crate::{ReshapeProgress, ReshapeReport};
 
 /// An open database. Cheap to clone; all clones, transactions and snapshots share one handle, which closes when the last is
 /// dropped.
@@ -121,6 +122,32 @@ impl Database {
     /// All range partitions: the catalog, then those of each table by name, from the lowest keys on. O(partitions).
     pub fn partitions(&self) -> Result<Vec<PartitionInfo>> {
         self.snapshot()?.partitions()
+    }
+
+    /// Splits the partition of a table that has this key, encoded, in two: the key will be the lowest of the right one. Everybody goes on,
+    /// but that writers of the table wait while rows are copied, and those that began before and have not written to it yet get `Conflict` at
+    /// their first write: [`Database::transact`] runs them again. `NotFound`: no such table. `InvalidArgument`: a partition begins at the
+    /// key already, or none can. `Conflict`: transactions that have written to the table did not end within the lock timeout. `Cancelled`
+    /// if `progress` breaks. An error leaves everything as it was. O(rows that move).
+    pub fn split(
+        &self,
+        table: &str,
+        key: &[u8],
+        progress: &mut dyn FnMut(ReshapeProgress) -> ControlFlow<()>,
+    ) -> Result<ReshapeReport> {
+        reshape::split(&self.handle, table, key, progress)
+    }
+
+    /// Merges the partition of a table that begins at this key, encoded, into the one before it: the reverse of [`Database::split`], with the
+    /// same errors, but `NotFound` if no partition begins there, and `Conflict` also while somebody may still be reading as before a split of
+    /// the two. The file goes once nobody reads it any more. O(rows of the right partition).
+    pub fn merge(
+        &self,
+        table: &str,
+        key: &[u8],
+        progress: &mut dyn FnMut(ReshapeProgress) -> ControlFlow<()>,
+    ) -> Result<ReshapeReport> {
+        reshape::merge(&self.handle, table, key, progress)
     }
 
     /// Takes a checkpoint now, after writing back every page that is dirty. Transactions go on meanwhile.

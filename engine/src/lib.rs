@@ -33,6 +33,7 @@ mod raw;
 mod record;
 mod recovery;
 mod report;
+mod reshape;
 mod retention;
 mod retry;
 mod rollback;
@@ -70,6 +71,7 @@ pub use report::{
     CheckpointReport, Finding, PartitionReport, PassReport, RecoveryPass, RecoveryProgress, RecoveryReport,
     Stats, VerifyProgress, VerifyReport,
 };
+pub use reshape::{ReshapeProgress, ReshapeReport};
 pub use retry::{Retry, RetryOptions};
 pub use snapshot::Snapshot;
 pub use table::{

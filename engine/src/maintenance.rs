@@ -84,6 +84,7 @@ impl Engine {
         done |= self.bury()?;
         done |= self.archive_by_hand();
         let _vacuum = self.lock(&self.vacuum, "a vacuum");
+        done |= self.clear_strays()?;
         let mut looks = LOOK_LEAVES;
         for handle in self.open_partitions() {
             self.pause("between partitions of a vacuum");

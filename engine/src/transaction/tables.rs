@@ -68,7 +68,7 @@ pub struct TableInfo {
 }
 
 impl Transaction {
-    fn catalog(&self) -> Result<Catalog<'_>> {
+    pub(super) fn catalog(&self) -> Result<Catalog<'_>> {
         let meta = self.engine().catalog_meta()?;
         let table = self.work.borrow_mut().open(meta, &self.entry);
         Ok(Catalog::new(RawTable::new(Owner::Transaction(self), table)))
