@@ -17,9 +17,9 @@ use crate::report::{CheckpointReport, RecoveryReport, Stats, VerifyProgress, Ver
 use crate::validation::History;
 use crate::{
     ArchiveReport, Error, ErrorKind, Options, PartitionInfo, Result, Snapshot, TableInfo, Transaction,
-    TransactionOptions, recovery, reshape, verify,
+    TransactionOptions, balance, recovery, reshape, verify,
 };
-use crate::{ReshapeProgress, ReshapeReport};
+use crate::{BalanceAction, ReshapeProgress, ReshapeReport};
 
 /// An open database. Cheap to clone; all clones, transactions and snapshots share one handle, which closes when the last is
 /// dropped.
@@ -37,6 +37,11 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
+    /// One for a background thread of the database: it closes nothing when it goes.
+    pub(crate) fn of_thread(engine: &Arc<Engine>) -> Arc<Handle> {
+        Arc::new(Handle { engine: engine.clone(), threads: None, closed: true })
+    }
+
     /// Lets the background threads know that there is more log, and by when it must be on the disk.
     pub(crate) fn after_commit(&self, durability: Durability) {
         if let Durability::Periodic(interval) = durability {
@@ -135,7 +140,7 @@ impl Database {
         key: &[u8],
         progress: &mut dyn FnMut(ReshapeProgress) -> ControlFlow<()>,
     ) -> Result<ReshapeReport> {
-        reshape::split(&self.handle, table, key, progress)
+        reshape::split(&self.handle, table, key, None, progress)
     }
 
     /// Merges the partition of a table that begins at this key, encoded, into the one before it: the reverse of [`Database::split`], with the
@@ -147,7 +152,16 @@ impl Database {
         key: &[u8],
         progress: &mut dyn FnMut(ReshapeProgress) -> ControlFlow<()>,
     ) -> Result<ReshapeReport> {
-        reshape::merge(&self.handle, table, key, progress)
+        reshape::merge(&self.handle, table, key, None, progress)
+    }
+
+    /// Does a round of the balancer now, and says what it has done: what its thread does once in an interval ([`Options::balancer`]).
+    /// `InvalidArgument` if the database was opened without one. For programs that do the maintenance themselves.
+    pub fn balance(&self) -> Result<Vec<BalanceAction>> {
+        let options = self.handle.engine.options.balancer.ok_or_else(|| {
+            Error::new(ErrorKind::InvalidArgument, "the database was opened without a balancer")
+        })?;
+        balance::round(&self.handle, &options, &|| false)
     }
 
     /// Takes a checkpoint now, after writing back every page that is dirty. Transactions go on meanwhile.

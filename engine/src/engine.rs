@@ -14,10 +14,12 @@ use hamal_wal::{Log, Lsn};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::archive::Archive;
+use crate::balance::Balancer;
 use crate::checkpoint::{CheckpointState, standing_promise};
 use crate::graves::Graves;
 use crate::ids::TxnId;
 use crate::journal::Journal;
+use crate::load::Load;
 use crate::locks::RowLocks;
 use crate::maintenance::VacuumState;
 use crate::record::Record;
@@ -59,6 +61,7 @@ pub(crate) struct Engine {
     pub(crate) row_locks: RowLocks,
     pub(crate) waits: Waits,
     pub(crate) graves: Graves,
+    pub(crate) balancer: Balancer,
     pub(crate) retention: Retention,
     pub(crate) archive: Option<Archive>,
     pub(crate) wakers: Wakers,
@@ -94,6 +97,7 @@ pub(crate) struct PartitionHandle {
     pub(crate) vacuum: Mutex<VacuumState>,
     /// Rows that are not its own any more, or not yet.
     pub(crate) strays: Strays,
+    pub(crate) load: Load,
     /// That of the table its rows belong to, once somebody has opened the table.
     gate: OnceLock<Arc<TableGate>>,
 }
@@ -259,6 +263,7 @@ impl Engine {
             merging: Mutex::new(()),
             row_locks: RowLocks::default(),
             graves: Graves::default(),
+            balancer: Balancer::default(),
             retention,
             archive,
             wakers: Wakers::default(),
@@ -415,6 +420,7 @@ fn new_handle(partition: Arc<Partition>) -> Arc<PartitionHandle> {
         pending: AtomicBool::new(true),
         vacuum: Mutex::new(VacuumState::default()),
         strays: Strays::default(),
+        load: Load::default(),
         gate: OnceLock::new(),
     })
 }

@@ -5,6 +5,7 @@
 mod active;
 mod archive;
 pub mod backup;
+mod balance;
 mod catalog;
 mod change;
 mod checkpoint;
@@ -18,6 +19,7 @@ mod graves;
 mod ids;
 pub mod inspect;
 mod journal;
+mod load;
 mod locks;
 mod maintenance;
 mod master;
@@ -57,6 +59,7 @@ mod views;
 mod waits;
 
 pub use archive::ArchiveReport;
+pub use balance::{BalanceAction, BalanceReason, BalancerOptions};
 pub use database::Database;
 #[cfg(target_endian = "little")]
 pub use encoding::Pod;

@@ -21,7 +21,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::balance::{self, BalancerOptions};
 use crate::checkpoint::Effort;
+use crate::database::Handle;
 use crate::engine::{Engine, PartitionHandle};
 use crate::tree::Unsettled;
 use crate::{Error, ErrorKind, Result, overflow};
@@ -250,6 +252,7 @@ struct Signal {
     wake: Condvar,
     flush: Condvar,
     archive: Condvar,
+    balancer: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -276,8 +279,14 @@ impl Threads {
                 threads.spawn("hamal-flush", move || flush_until_stopped(&e, &s))
             });
         if started.is_ok() && engine.archive.is_some() {
-            let (e, s) = (engine.clone(), signal);
+            let (e, s) = (engine.clone(), signal.clone());
             started = threads.spawn("hamal-archive", move || archive_until_stopped(&e, &s));
+        }
+        if started.is_ok()
+            && let Some(options) = engine.options.balancer
+        {
+            let (e, s) = (engine.clone(), signal);
+            started = threads.spawn("hamal-balancer", move || balance_until_stopped(&e, &options, &s));
         }
         match started {
             Ok(()) => Ok(threads),
@@ -326,6 +335,7 @@ impl Threads {
         self.signal.wake.notify_all();
         self.signal.flush.notify_all();
         self.signal.archive.notify_all();
+        self.signal.balancer.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a background thread panicked");
@@ -396,6 +406,28 @@ fn archive_until_stopped(engine: &Engine, signal: &Signal) {
         }
         if let Err(error) = engine.archive_if_due() {
             tracing::warn!(%error, "the log could not be archived; it is kept, and tried again");
+        }
+    }
+}
+
+/// Splits and merges partitions. In a thread of its own: moving rows may take a while.
+fn balance_until_stopped(engine: &Arc<Engine>, options: &BalancerOptions, signal: &Signal) {
+    let handle = Handle::of_thread(engine);
+    let is_over = || signal.state.lock().stop;
+    loop {
+        {
+            let mut state = signal.state.lock();
+            if !state.stop {
+                signal.balancer.wait_for(&mut state, options.interval);
+            }
+            if state.stop {
+                return;
+            }
+        }
+        match balance::round(&handle, options, &is_over) {
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::Poisoned => return,
+            Err(error) => tracing::warn!(%error, "partitions could not be balanced; it is tried again"),
         }
     }
 }

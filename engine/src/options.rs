@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hamal_storage::Storage;
 
+use crate::balance::BalancerOptions;
 use crate::backup::Target;
 use crate::report::RecoveryProgress;
 use crate::{Database, Error, Result};
@@ -98,6 +99,7 @@ pub struct Options {
     pub(crate) lock_timeout: Duration,
     pub(crate) version_bytes: u64,
     pub(crate) maintenance: Maintenance,
+    pub(crate) balancer: Option<BalancerOptions>,
     pub(crate) recovery_workers: Option<usize>,
     pub(crate) on_recovery: Option<ProgressCallback>,
     pub(crate) archive: Option<Arc<dyn Target>>,
@@ -121,6 +123,7 @@ impl Default for Options {
             lock_timeout: Duration::from_secs(10),
             version_bytes: 64 << 20,
             maintenance: Maintenance::default(),
+            balancer: Some(BalancerOptions::default()),
             recovery_workers: None,
             on_recovery: None,
             archive: None,
@@ -146,6 +149,7 @@ impl fmt::Debug for Options {
             .field("lock_timeout", &self.lock_timeout)
             .field("version_bytes", &self.version_bytes)
             .field("maintenance", &self.maintenance)
+            .field("balancer", &self.balancer)
             .field("recovery_workers", &self.recovery_workers)
             .field("archive", &self.archive)
             .field("archive_interval", &self.archive_interval)
@@ -250,6 +254,15 @@ impl Options {
     #[must_use]
     pub fn maintenance(mut self, maintenance: Maintenance) -> Self {
         self.maintenance = maintenance;
+        self
+    }
+
+    /// When partitions are split and merged without being asked for ([`crate::Database::split`] says what that means to writers); `None`:
+    /// never. Default: [`BalancerOptions::default`], by a background thread; with [`Maintenance::Manual`] by
+    /// [`crate::Database::balance`] only.
+    #[must_use]
+    pub fn balancer(mut self, options: Option<BalancerOptions>) -> Self {
+        self.balancer = options;
         self
     }
 

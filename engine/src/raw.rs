@@ -238,7 +238,9 @@ impl<'t> RawTable<'t> {
         let mut answer = |row: Row<'_>| read.take().map(|read| read(row));
         let found = self.with_eyes(|eyes| {
             let mut spilled = None;
-            let found = self.routes().of(key).tree.get(key, |row| {
+            let route = self.routes().of(key);
+            route.handle.load.note(key);
+            let found = route.tree.get(key, |row| {
                 own = row.stamp == eyes.view.own;
                 if eyes.view.sees(row.stamp) {
                     return if row.ghost { None } else { answer(row) };
@@ -397,6 +399,7 @@ impl<'t> RawTable<'t> {
         change: &mut dyn RowChange<'_>,
     ) -> Result<Updated> {
         let author = Author::Transaction(&place.chain);
+        place.route.handle.load.note(key);
         let mut attempt = || loop {
             match place.route.tree.update(&self.engine().journal, author, key, max_value_bytes, change)? {
                 Updated::Stopped(obstacle) => transaction.overcome(obstacle, self.table.meta.id, key)?,

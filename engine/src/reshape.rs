@@ -88,10 +88,11 @@ struct Reshaping<'e> {
 }
 
 impl<'e> Reshaping<'e> {
-    fn begin(handle: &'e Arc<Handle>, name: &str) -> Result<Reshaping<'e>> {
+    /// `patience`: how long it waits for each of those who may be in its way; `None`: as any transaction.
+    fn begin(handle: &'e Arc<Handle>, name: &str, patience: Option<Duration>) -> Result<Reshaping<'e>> {
         let engine = &*handle.engine;
         engine.check_poison()?;
-        let timeout = engine.options.lock_timeout;
+        let timeout = patience.unwrap_or(engine.options.lock_timeout);
         let one_at_a_time = engine.take_within(
             timeout,
             "another split or merge",
@@ -101,7 +102,7 @@ impl<'e> Reshaping<'e> {
         let one_at_a_time = one_at_a_time.ok_or_else(|| {
             Error::new(ErrorKind::Conflict, format!("waited {timeout:?} for another split or merge"))
         })?;
-        let options = TransactionOptions::new().isolation(Isolation::Serializable);
+        let options = TransactionOptions::new().isolation(Isolation::Serializable).lock_timeout(timeout);
         let tx = Transaction::begin(handle, options, None)?;
         let (table, meta) = tx.lock_definition(name)?;
         Ok(Reshaping { engine, tx, meta, cuts: table.cuts, _one_at_a_time: one_at_a_time })
@@ -139,10 +140,11 @@ pub(crate) fn split(
     handle: &Arc<Handle>,
     name: &str,
     key: &[u8],
+    patience: Option<Duration>,
     on_progress: &mut OnProgress<'_>,
 ) -> Result<ReshapeReport> {
     let _span = tracing::info_span!("split", table = name).entered();
-    let work = Reshaping::begin(handle, name)?;
+    let work = Reshaping::begin(handle, name, patience)?;
     work.tx.check_split_key(key)?;
     if work.cuts.iter().any(|cut| *cut.lower == *key) {
         return Err(Error::invalid(format!("a partition begins at \"{}\" already", key.escape_ascii())));
@@ -166,10 +168,11 @@ pub(crate) fn merge(
     handle: &Arc<Handle>,
     name: &str,
     key: &[u8],
+    patience: Option<Duration>,
     on_progress: &mut OnProgress<'_>,
 ) -> Result<ReshapeReport> {
     let _span = tracing::info_span!("merge", table = name).entered();
-    let work = Reshaping::begin(handle, name)?;
+    let work = Reshaping::begin(handle, name, patience)?;
     let cut = work.cuts.iter().find(|cut| *cut.lower == *key).cloned();
     let cut = cut.ok_or_else(|| {
         Error::new(ErrorKind::NotFound, format!("no partition begins at \"{}\"", key.escape_ascii()))

@@ -200,7 +200,9 @@ impl<'t> RawRange<'t> {
         };
         let (routes, end) = (self.table.routes(), &mut self.front);
         end.slot = routes.slot_of(from.unwrap_or_default());
-        let tree = &routes.at(end.slot).tree;
+        let route = routes.at(end.slot);
+        route.handle.load.note(from.unwrap_or_default());
+        let tree = &route.tree;
         self.table.with_eyes(|eyes| tree.leaf_at(from, Some(eyes), &mut end.leaf))?;
         self.front.start = start_index(&self.front.leaf, &self.lower);
         self.front.stop =
@@ -221,7 +223,9 @@ impl<'t> RawRange<'t> {
             Some(key) if is_in => routes.slot_of(key),
             _ => routes.slot_before(key),
         };
-        let (tree, leaf) = (&routes.at(end.slot).tree, &mut end.leaf);
+        let route = routes.at(end.slot);
+        route.handle.load.note(key.unwrap_or_default());
+        let (tree, leaf) = (&route.tree, &mut end.leaf);
         self.table.with_eyes(|eyes| match key {
             Some(_) if is_in => tree.leaf_at(key, Some(eyes), leaf),
             _ => tree.leaf_before(key, Some(eyes), leaf),

@@ -1,5 +1,5 @@
 //! A small transaction of the engine's own: a few changes of one partition that are done or taken back as one. It reads nothing, waits for
-//! nobody, and is made visible to readers by whatever makes the log durable next: its commit promises nothing.
+//! nobody, and is visible to readers once the log has been flushed: its commit promises nothing.
 //!
 //! Its rows need no locks: it changes only what nobody else may (rows outside of their partition, see [`super::strays`]).
 
@@ -16,6 +16,9 @@ use crate::record::{Record, put_commit};
 use crate::timeline::{Birth, Committing, LiveView};
 use crate::validation::Published;
 use crate::{Result, rollback};
+
+/// By when errands are durable.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Rolls back when it is dropped and not committed.
 #[derive(Debug)]
@@ -59,6 +62,8 @@ impl<'e> Errand<'e> {
         committed?;
         self.committed = true;
         rollback::give_back_promise(engine, self.entry());
+        // Until it is durable it holds the horizon back, and nobody waits for it.
+        engine.flush_within(FLUSH_INTERVAL);
         Ok(())
     }
 }

@@ -47,7 +47,11 @@ fn check(db: &Database) {
 }
 
 fn settle(db: &Database) {
-    while db.maintain().unwrap() {}
+    // Errands are flushed a moment later; time stands still otherwise.
+    db.flush().unwrap();
+    while db.maintain().unwrap() {
+        db.flush().unwrap();
+    }
 }
 
 /// Rows of all leaves that are not their partition's, whatever becomes of them.
@@ -160,7 +164,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
     fn a_table_that_is_split_and_merged_does_what_a_map_does(acts in acts(), seed in any::<u64>()) {
