@@ -246,8 +246,7 @@ impl Memory {
             if let Some((at, _)) = large.max_by_key(|(_, seen)| seen.used_bytes) {
                 return Some(Advice::Split(at, BalanceReason::Size));
             }
-            let is_hot =
-                |past: &&Past| lasts(past.hot_since, options.interval.saturating_mul(HOT_ROUNDS));
+            let is_hot = |past: &&Past| lasts(past.hot_since, options.interval.saturating_mul(HOT_ROUNDS));
             let rate = |seen: &Seen| past(seen).filter(is_hot).and_then(|past| past.rate);
             let hot = candidates().filter_map(|(at, seen)| Some((at, rate(seen)?)));
             if let Some((at, _)) = hot.max_by(|(_, one), (_, other)| one.total_cmp(other)) {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use hamal_storage::Storage;
 
-use crate::balance::BalancerOptions;
 use crate::backup::Target;
+use crate::balance::BalancerOptions;
 use crate::report::RecoveryProgress;
 use crate::{Database, Error, Result};
 

@@ -96,8 +96,7 @@ fn look(
     memory.keep(|id| known.contains(&id), |id| ids.contains(&id));
     let mut plans = Vec::new();
     for (name, table) in tables {
-        let handles: Vec<_> =
-            table.partitions().map(|id| engine.partition(id)).collect::<Result<_>>()?;
+        let handles: Vec<_> = table.partitions().map(|id| engine.partition(id)).collect::<Result<_>>()?;
         let mut seen = Vec::with_capacity(handles.len());
         for handle in &handles {
             let partition = Seen {

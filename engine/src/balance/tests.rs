@@ -58,7 +58,8 @@ impl Toy {
                 self.memory.observe(&self.options, seen, self.now);
             }
             let Some(advice) = self.memory.advise(&self.options, 1, &seen, self.now) else { continue };
-            let rest = |memory: &mut Memory, now| memory.rest(&options(), 1, Some(Duration::from_millis(100)), now);
+            let rest =
+                |memory: &mut Memory, now| memory.rest(&options(), 1, Some(Duration::from_millis(100)), now);
             match advice {
                 Advice::Split(at, reason) => {
                     let (id, first, bytes, _) = self.partitions[at];
@@ -143,7 +144,8 @@ fn a_skewed_load_is_spread_over_partitions() {
     // The hottest key alone is above what a partition should have: it is alone in its partition, and left so.
     assert_eq!(toy.partitions[1].1, 1, "{:?}", toy.partitions);
     let ends = toy.partitions[1..].iter().map(|p| p.1).chain([1000]);
-    let loads = toy.partitions.iter().zip(ends).map(|(p, end)| (p.1..end).map(|k| zipfian(0, k)).sum::<f64>());
+    let loads =
+        toy.partitions.iter().zip(ends).map(|(p, end)| (p.1..end).map(|k| zipfian(0, k)).sum::<f64>());
     assert!(loads.skip(1).all(|load| load <= 1500.0));
     let changes = toy.actions.len();
     toy.run(3000, &zipfian);
@@ -163,7 +165,8 @@ fn a_hot_spot_that_moves_leaves_no_trail() {
         assert!(toy.partitions.len() <= 16, "{:?}", toy.partitions);
         let ends = toy.partitions[1..].iter().map(|p| p.1).chain([1000]);
         let loads = toy.partitions.iter().zip(ends);
-        let most = loads.map(|(p, end)| (p.1..end).map(|k| moving(toy.round, k)).sum::<f64>()).fold(0.0, f64::max);
+        let most =
+            loads.map(|(p, end)| (p.1..end).map(|k| moving(toy.round, k)).sum::<f64>()).fold(0.0, f64::max);
         assert!(most <= 1100.0, "{most} on one partition in round {}", toy.round);
         toy.run(1, &moving);
     }

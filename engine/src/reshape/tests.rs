@@ -300,6 +300,26 @@ fn keys_at_which_nothing_can_be_split_or_merged_are_refused() {
 }
 
 #[test]
+fn typed_tables_are_split_at_typed_keys() {
+    const NUMBERS: crate::TableDef<u64, u64> = crate::TableDef::new("numbers");
+    const OTHERS: crate::TableDef<&str, u64> = crate::TableDef::new("numbers");
+    let db = open(&SimStorage::new(1));
+    db.transact(|tx| {
+        let mut table = tx.open_table(NUMBERS)?;
+        (0..100).try_for_each(|number| table.put(number, number))
+    })
+    .unwrap();
+    assert_eq!(kind(db.split_table(OTHERS, &"50", &mut on)), ErrorKind::TypeMismatch);
+    assert_eq!(db.split_table(NUMBERS, &50, &mut on).unwrap().rows, 50);
+    assert_eq!(lowers(&db), [50_u64.to_be_bytes().to_vec()]);
+    settle(&db);
+    assert_eq!(kind(db.merge_table(NUMBERS, &51, &mut on)), ErrorKind::NotFound);
+    assert_eq!(db.merge_table(NUMBERS, &50, &mut on).unwrap().rows, 50);
+    settle(&db);
+    check(&db);
+}
+
+#[test]
 fn what_is_stopped_leaves_everything_as_it_was() {
     let disk = SimStorage::new(1);
     let db = open(&disk);

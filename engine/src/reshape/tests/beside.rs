@@ -52,7 +52,11 @@ fn who_began_before_a_split_reads_on_and_may_not_write() {
         let mut table = tx.open_bytes_table("t").unwrap();
         let late = db.begin().unwrap();
         assert_eq!(table.get(&key(70)).unwrap().unwrap(), model[&key(70)]);
-        if merged { merge(&db, &key(50)).unwrap() } else { split(&db, &key(50)).unwrap() };
+        if merged {
+            merge(&db, &key(50)).unwrap()
+        } else {
+            split(&db, &key(50)).unwrap()
+        };
         settle(&db);
         put(&db, "t", 70, b"behind");
         let seen: Rows = table.iter().unwrap().map(Result::unwrap).collect();
