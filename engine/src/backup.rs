@@ -18,9 +18,9 @@
 mod copy;
 mod directory;
 pub(crate) mod logs;
-mod manifest;
+pub(crate) mod manifest;
 pub(crate) mod object;
-mod pages;
+pub(crate) mod pages;
 mod restore;
 mod target;
 #[cfg(test)]

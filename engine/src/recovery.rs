@@ -16,6 +16,7 @@
 //! I2. Every step may be cut short anywhere and started again from the top (F15): redo is idempotent by page LSN, undo by
 //!     compensation records.
 
+mod ahead;
 pub(crate) mod analysis;
 mod create;
 mod redo;
@@ -30,7 +31,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hamal_pager::{PagerOptions, PartitionId};
+use hamal_pager::{PageNo, PagerOptions, PartitionId};
 use hamal_storage::{Error as LowError, Lock, Storage};
 use hamal_wal::{Log, LogOptions, Lsn, Scanner};
 
@@ -46,6 +47,8 @@ use analysis::Analysis;
 
 /// The most threads that recover if their number is not given.
 const DEFAULT_WORKERS: usize = 8;
+/// Log that is worth starting threads for, bytes, unless their number is given.
+const PARALLEL_BYTES: u64 = 1 << 20;
 
 /// Opens the database on `storage`, as `options` say.
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Engine> {
@@ -190,7 +193,9 @@ fn analyse(
         Log::resume(storage.clone(), log_options.clone(), incarnation, master.oldest_lsn, &analysis.resume)?;
     let pages = pager_options(&options, page_bytes, master.database_id);
     let layers = Layers::open(&storage, log, pages)?;
-    for torn in layers.pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end)? {
+    let replays = |partition, page, lsn| analysis.rec_lsn(partition, page).is_some_and(|rec_lsn| rec_lsn <= lsn);
+    let torn_pages = layers.pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end, &replays)?;
+    for torn in torn_pages.restored {
         if analysis.restore(torn.partition, torn.page, torn.page_lsn) {
             partition_report(&mut report, torn.partition).restored_pages += 1;
         }
@@ -213,18 +218,30 @@ fn analyse(
         },
         lock,
     })?;
+    for (partition, page) in torn_pages.damaged {
+        if !analysis.deleted.contains(&partition) {
+            heal_now(&engine, partition, page)?;
+        }
+    }
     Ok(Analysed { engine, log_options, analysis, report })
 }
 
-impl Engine {
-    /// How many threads recover: as the options say, but one where a simulation decides who runs.
-    fn recovery_workers(&self) -> usize {
-        match (self.storage.scheduler(), self.options.recovery_workers) {
-            (Some(_), _) => 1,
-            (None, Some(workers)) => workers,
-            (None, None) if self.options.maintenance == Maintenance::Manual => 1,
-            (None, None) => std::thread::available_parallelism().map_or(1, NonZero::get).min(DEFAULT_WORKERS),
-        }
+/// Rebuilds a page that has a copy in the doublewrite area, as long as that is there.
+fn heal_now(engine: &Engine, partition: PartitionId, page: PageNo) -> Result<()> {
+    match engine.partition(partition).and_then(|handle| Ok(handle.partition.load(page)?)) {
+        // Whoever reads it is told; it may be free.
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(()),
+        other => other,
+    }
+}
+
+/// How many threads recover: as the options say, but one where a simulation decides who runs.
+fn recovery_workers(storage: &dyn Storage, options: &Options) -> usize {
+    match (storage.scheduler(), options.recovery_workers) {
+        (Some(_), _) => 1,
+        (None, Some(workers)) => workers,
+        (None, None) if options.maintenance == Maintenance::Manual => 1,
+        (None, None) => std::thread::available_parallelism().map_or(1, NonZero::get).min(DEFAULT_WORKERS),
     }
 }
 
