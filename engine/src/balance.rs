@@ -181,6 +181,7 @@ struct Memory {
 
 impl Memory {
     /// Takes in how often a partition has been used; returns its rate.
+    #[expect(clippy::cast_precision_loss, reason = "operations of a round are far fewer than 2^52")]
     fn observe(&mut self, options: &BalancerOptions, seen: &Seen, now: Duration) -> f64 {
         let past = self.partitions.entry(seen.id).or_insert(Past {
             at: now,
@@ -207,6 +208,7 @@ impl Memory {
     }
 
     /// What to do about a table, whose partitions, all observed, are given from the lowest keys on.
+    #[expect(clippy::cast_precision_loss, reason = "nothing runs as hot as 2^52 operations per second")]
     fn advise(
         &mut self,
         options: &BalancerOptions,

@@ -100,6 +100,8 @@ impl Load {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::cast_precision_loss, reason = "small counts")]
+
     use super::*;
 
     #[test]

@@ -193,7 +193,8 @@ fn analyse(
         Log::resume(storage.clone(), log_options.clone(), incarnation, master.oldest_lsn, &analysis.resume)?;
     let pages = pager_options(&options, page_bytes, master.database_id);
     let layers = Layers::open(&storage, log, pages)?;
-    let replays = |partition, page, lsn| analysis.rec_lsn(partition, page).is_some_and(|rec_lsn| rec_lsn <= lsn);
+    let replays =
+        |partition, page, lsn| analysis.rec_lsn(partition, page).is_some_and(|rec_lsn| rec_lsn <= lsn);
     let torn_pages = layers.pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end, &replays)?;
     for torn in torn_pages.restored {
         if analysis.restore(torn.partition, torn.page, torn.page_lsn) {

@@ -21,8 +21,8 @@ use hamal_wal::Lsn;
 
 use crate::core::Core;
 use crate::header::{self, Identity, kind};
-use crate::partition::file_name;
 use crate::heal::{CopyPlace, PageCopy};
+use crate::partition::file_name;
 use crate::{PageNo, PartitionId, RestoredPage, TornPages};
 
 /// The area's name.
@@ -182,7 +182,8 @@ impl Core {
             let in_log = page_lsn >= oldest_lsn && page_lsn < end_lsn;
             let in_place = u64::from(page.0) * self.page_bytes as u64;
             let identity = Identity { partition, page, database_id: self.database_id };
-            let restore = || if replays(partition, page, page_lsn) { Verdict::Restore } else { Verdict::Report };
+            let restore =
+                || if replays(partition, page, page_lsn) { Verdict::Restore } else { Verdict::Report };
             let verdict = match read_exact_at(&*file, &mut image, in_place) {
                 Ok(()) if identity.check(&image, &name, in_place).is_ok() => {
                     if header::page_lsn(&image) == page_lsn { Verdict::Confirm } else { Verdict::Leave }

@@ -54,7 +54,9 @@ pub use guard::{Attempt, ExclusivePage, OptimisticPage, SharedPage};
 pub use heal::{BadPage, CopyPlace, Healer, Healing, PageCopy};
 pub use id::{PageNo, PartitionId};
 #[cfg(not(loom))]
-pub use pager::{DirtyPage, Pager, PagerOptions, PagerStats, RestoredPage, TornPages, WriteAhead, WrittenPage};
+pub use pager::{
+    DirtyPage, Pager, PagerOptions, PagerStats, RestoredPage, TornPages, WriteAhead, WrittenPage,
+};
 #[cfg(not(loom))]
 pub use partition::Partition;
 #[cfg(not(loom))]

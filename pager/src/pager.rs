@@ -186,7 +186,8 @@ impl Pager {
             storage.create_directory(DIRECTORY).map_err(|e| Error::io("create", DIRECTORY, e))?;
             storage.sync_directory("").map_err(|e| Error::io("sync", "the database directory", e))?;
         }
-        let doublewrite = Doublewrite::open(&*storage, options.batch_pages.max(MIN_SLOTS) * options.page_bytes)?;
+        let doublewrite =
+            Doublewrite::open(&*storage, options.batch_pages.max(MIN_SLOTS) * options.page_bytes)?;
         let (frames, batch_pages) = options.frames_and_batch_pages();
         let (page_bytes, database_id) = (options.page_bytes, options.database_id);
         let core =

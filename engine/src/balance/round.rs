@@ -106,6 +106,7 @@ fn look(
                 in_transition: handle.strays.are_possible(),
             };
             let rate = memory.observe(options, &partition, now);
+            #[expect(clippy::cast_sign_loss, reason = "a count by a time")]
             handle.load.set_rate(rate as u64);
             seen.push(partition);
         }

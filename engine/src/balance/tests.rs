@@ -1,5 +1,7 @@
 //! The balancer against loads that are made up, and over databases whose clock is turned by hand.
 
+#![expect(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "loads that are made up")]
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -74,7 +76,7 @@ impl Toy {
                             });
                             cut.unwrap() + 1
                         }
-                        _ => (first + end) / 2,
+                        _ => usize::midpoint(first, end),
                     };
                     if cut <= first || cut >= end {
                         self.memory.stick(&self.options, PartitionId(id), self.now);

@@ -78,7 +78,9 @@ impl PageHealer {
         }
         let reached = feed_archive(target, id, newest, &mut rebuild)?;
         if reached < from {
-            let why = format!("log is missing from {reached}, where the archive ends, to {from}, where the retained log begins");
+            let why = format!(
+                "log is missing from {reached}, where the archive ends, to {from}, where the retained log begins"
+            );
             return Err(Refusal::Useless(why));
         }
         self.feed(reached, self.log.durable(), &mut rebuild)?;
@@ -114,7 +116,12 @@ fn see_frames(frames: &mut FrameStream, source: &str, rebuild: &mut Rebuild) -> 
 }
 
 /// The page, if this backup has it. Reads the partition's object to its end, for the checksum at its end is what its pages are believed for.
-fn find_page(target: &dyn Target, id: &str, manifest: &Manifest, rebuild: &Rebuild) -> Result<Option<Vec<u8>>> {
+fn find_page(
+    target: &dyn Target,
+    id: &str,
+    manifest: &Manifest,
+    rebuild: &Rebuild,
+) -> Result<Option<Vec<u8>>> {
     let (partition, wanted) = rebuild.key();
     let Some(entry) = manifest.partitions.iter().find(|entry| entry.id == partition) else { return Ok(None) };
     let mut found = None;

@@ -4,7 +4,7 @@
 //! I1. Whoever drops, renames, splits or merges has locked the table's row in the catalog, and the first and the last two also its gate.
 //!     So there is one at a time, and while rows move nobody else has changed one in that table and not ended (hazard H4).
 //! I2. The gate names the last of them that has committed. A transaction that does not see it may read where it always has, for as long
-//!     as its view lives; it does not write, and its view does not move past it.
+//!     as its view lives; it does not write, nor drop the table, whose cuts it does not know, and its view does not move past it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,6 +33,11 @@ impl Transaction {
         let work = self.work.borrow();
         let moved_table = work.tables.iter().find(|table| !Self::knows_shape(&table.meta.gate, view));
         moved_table.map_or(Ok(()), |table| Err(moved(table.meta.id)))
+    }
+
+    /// `Conflict` if this transaction does not see the last change of where the table's rows are.
+    pub(super) fn check_shape(&self, gate: &TableGate) -> Result<()> {
+        if Self::knows_shape(gate, &self.view()) { Ok(()) } else { Err(moved(gate.table)) }
     }
 
     /// Keeps others from dropping, renaming, splitting or merging a table, and says what it is now. `NotFound`. For a transaction that

@@ -230,6 +230,37 @@ fn a_table_is_dropped_behind_and_before_a_split() {
 }
 
 #[test]
+fn a_drop_by_somebody_who_does_not_know_all_cuts_is_refused() {
+    for merged in [false, true] {
+        let disk = SimStorage::new(1);
+        let db = open(&disk);
+        fill(&db, 100);
+        if merged {
+            split(&db, &key(50)).unwrap();
+            settle(&db);
+        }
+        let [one, other] = [(); 2].map(|()| db.begin().unwrap());
+        let table = one.open_bytes_table("t").unwrap();
+        if merged {
+            merge(&db, &key(50)).unwrap()
+        } else {
+            split(&db, &key(50)).unwrap()
+        };
+        assert_eq!(one.drop_table("t").unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(other.drop_table("t").unwrap_err().kind(), ErrorKind::Conflict);
+        // It had no effect.
+        assert_eq!(table.len().unwrap(), 100);
+        one.commit().unwrap();
+        other.commit().unwrap();
+        assert_eq!(db.tables().unwrap().len(), 1);
+        db.transact(|tx| tx.drop_table("t")).unwrap();
+        settle(&db);
+        assert_eq!((files(&disk), db.partitions().unwrap().len()), (0, 1));
+        check(&db);
+    }
+}
+
+#[test]
 fn row_counts_outlive_a_split_that_is_taken_back_and_a_merge() {
     let db = open(&SimStorage::new(1));
     fill(&db, 100);
