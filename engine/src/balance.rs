@@ -35,9 +35,10 @@ const HALF_LIFE_ROUNDS: f64 = 3.0;
 pub struct BalancerOptions {
     /// Time between two rounds. Default 1 s.
     pub interval: Duration,
-    /// A partition that uses more bytes is split. Default 256 MiB. Two neighbours that use less than half of it together are small.
+    /// A partition that uses more bytes is split. Default 256 MiB. One to which rows are only added at its end is split there, at three quarters
+    /// of this, so that little moves. Two neighbours that use less than half of it together are small.
     pub split_bytes: u64,
-    /// A partition with more operations per second is hot. Default 200,000. Two neighbours with less than a quarter of it together are cold.
+    /// A partition with more operations per second is hot. Default 1,000,000. Two neighbours with less than a quarter of it together are cold.
     pub hot_operations: u64,
     /// How long neighbours must have been small and cold before they are merged. Default 10 minutes.
     pub cold_time: Duration,
@@ -52,7 +53,7 @@ impl Default for BalancerOptions {
         BalancerOptions {
             interval: Duration::from_secs(1),
             split_bytes: 256 << 20,
-            hot_operations: 200_000,
+            hot_operations: 1_000_000,
             cold_time: Duration::from_mins(10),
             max_partitions: 64,
             lock_timeout: Duration::from_millis(50),
@@ -146,6 +147,8 @@ struct Seen {
     operations: u64,
     /// It still has rows that a split or merge has left: its size is not its own.
     in_transition: bool,
+    /// Of late it has been used at its end only.
+    appends: bool,
 }
 
 /// What to do.
@@ -244,7 +247,11 @@ impl Memory {
             let past = |seen: &Seen| self.partitions.get(&seen.id).filter(|past| now >= past.stuck_until);
             let may_split = |(_, seen): &(usize, &Seen)| !seen.in_transition && past(seen).is_some();
             let candidates = || partitions.iter().enumerate().filter(may_split);
-            let large = candidates().filter(|(_, seen)| seen.used_bytes > options.split_bytes);
+            let is_large = |seen: &Seen| {
+                seen.used_bytes > options.split_bytes
+                    || (seen.appends && seen.used_bytes > options.split_bytes / 4 * 3)
+            };
+            let large = candidates().filter(|(_, seen)| is_large(seen));
             if let Some((at, _)) = large.max_by_key(|(_, seen)| seen.used_bytes) {
                 return Some(Advice::Split(at, BalanceReason::Size));
             }

@@ -169,7 +169,8 @@ fn each_slot(
     let (mut at, mut key) = (from.to_vec(), Vec::new());
     loop {
         tree.leaf_at(Some(&at), eyes, &mut leaf)?;
-        for index in leaf.lower_bound(from)..leaf.len() {
+        // A vacuum may have put the leaf together with one that has been shown.
+        for index in leaf.lower_bound(&at)..leaf.len() {
             let row = leaf.row(index);
             key.clear();
             leaf.key_into(index, &mut key);

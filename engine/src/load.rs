@@ -14,6 +14,8 @@ use parking_lot::Mutex;
 const GAP: u64 = 64;
 /// Keys that are remembered.
 const KEYS: usize = 128;
+/// So few say nothing.
+const FEW_KEYS: usize = 16;
 /// Bytes of a key that are remembered: the front of a key can be a bound as well as the whole.
 const KEY_BYTES: usize = 128;
 
@@ -80,7 +82,7 @@ impl Load {
     pub(crate) fn middle(&self) -> Option<Box<[u8]>> {
         let mut keys: Vec<Box<[u8]>> = self.keys.lock().iter().cloned().collect();
         keys.sort_unstable();
-        let key = keys.get(keys.len() / 2).filter(|_| keys.len() >= KEYS / 4)?;
+        let key = keys.get(keys.len() / 2).filter(|_| keys.len() >= FEW_KEYS)?;
         let below = keys.partition_point(|other| other < key);
         // The next one, where many are the same.
         let (key, below) = if below * 4 >= keys.len() {
@@ -90,6 +92,13 @@ impl Load {
             (keys.get(next)?, next)
         };
         (below * 4 >= keys.len() && below * 4 <= 3 * keys.len()).then(|| key.clone())
+    }
+
+    /// The key in the middle of the newest few operations.
+    pub(crate) fn newest(&self) -> Option<Box<[u8]>> {
+        let mut keys: Vec<Box<[u8]>> = self.keys.lock().iter().rev().take(FEW_KEYS).cloned().collect();
+        keys.sort_unstable();
+        keys.get(FEW_KEYS / 2).cloned()
     }
 
     /// What has been drawn says nothing about what is left.
@@ -130,7 +139,7 @@ mod tests {
             load.middle().map(Vec::from)
         };
         let many = |key: &'static [u8], count| vec![key; count];
-        assert_eq!(put(&many(b"a", 31)), None, "too few");
+        assert_eq!(put(&[many(b"a", 8), many(b"b", 7)].concat()), None, "too few");
         assert_eq!(put(&[many(b"a", 20), many(b"b", 20)].concat()), Some(b"b".to_vec()));
         assert_eq!(put(&[many(b"a", 25), many(b"b", 15)].concat()), Some(b"b".to_vec()));
         assert_eq!(put(&[many(b"a", 35), many(b"b", 5)].concat()), None, "one key has most of it");

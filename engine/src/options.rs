@@ -372,6 +372,9 @@ impl Options {
                 self.max_log_bytes
             )));
         }
+        if self.balancer.is_some_and(|balancer| balancer.interval < Duration::from_millis(1)) {
+            return Err(Error::invalid("the balancer's interval is below a millisecond"));
+        }
         if let Some(workers) = self.recovery_workers
             && !(1..=MAX_RECOVERY_WORKERS).contains(&workers)
         {
@@ -471,6 +474,7 @@ mod tests {
             small(4096).max_log_bytes(1 << 20),
             small(4096).recovery_workers(0),
             small(4096).recovery_workers(257),
+            small(4096).balancer(Some(BalancerOptions::new().interval(Duration::ZERO))),
         ] {
             refused(&SimStorage::new(2), bad.clone());
             refused(&made, bad);

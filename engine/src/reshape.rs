@@ -35,7 +35,6 @@ use crate::checkpoint::Effort;
 use crate::database::Handle;
 use crate::engine::{Engine, PartitionHandle};
 use crate::options::Isolation;
-use crate::routes::RouteSlot;
 use crate::schema::TableMeta;
 use crate::transaction::Transaction;
 use crate::{Error, ErrorKind, Result, TransactionOptions};
@@ -180,7 +179,6 @@ pub(crate) fn merge(
     let meta = work.meta.clone();
     let (slot, before) = (meta.routes.slot_of(key), meta.routes.slot_before(Some(key)));
     let (left, right) = (&meta.routes.at(before).handle, &meta.routes.at(slot).handle);
-    check_slots(before, slot)?;
     if !work.tx.is_settled_cut(meta.id, key)? {
         return Err(Error::new(
             ErrorKind::Conflict,
@@ -196,14 +194,6 @@ pub(crate) fn merge(
     let report = work.commit((left, right), copied, since)?;
     tracing::info!(?report, "merged");
     Ok(report)
-}
-
-/// Two neighbours.
-fn check_slots(left: RouteSlot, right: RouteSlot) -> Result<()> {
-    if left == right {
-        return Err(Error::new(ErrorKind::Corrupt, "a partition is its own neighbour"));
-    }
-    Ok(())
 }
 
 /// Removes all strays of a partition whose upper bound, `upper`, everybody sees.

@@ -99,11 +99,15 @@ fn look(
         let handles: Vec<_> = table.partitions().map(|id| engine.partition(id)).collect::<Result<_>>()?;
         let mut seen = Vec::with_capacity(handles.len());
         for handle in &handles {
+            let used_bytes = used_bytes(engine, handle)?;
+            let bounds = bounds(&table, seen.len());
             let partition = Seen {
                 id: handle.partition.id(),
-                used_bytes: used_bytes(engine, handle)?,
+                used_bytes,
                 operations: handle.load.operations(),
                 in_transition: handle.strays.are_possible(),
+                // Where that may matter: it takes a look at the tree.
+                appends: used_bytes > options.split_bytes / 4 * 3 && cuts(handle, bounds)?.appends,
             };
             let rate = memory.observe(options, &partition, now);
             #[expect(clippy::cast_sign_loss, reason = "a count by a time")]
@@ -111,18 +115,19 @@ fn look(
             seen.push(partition);
         }
         let advice = memory.advise(options, table.row.id, &seen, now);
-        let lower = |at: usize| at.checked_sub(1).map_or(&[][..], |at| &*table.cuts[at].lower);
         let (key, reason, others) = match advice {
             None => continue,
-            Some(Advice::Merge(at)) => (Some(lower(at).to_vec()), BalanceReason::Idle, [at - 1, at]),
+            Some(Advice::Merge(at)) => {
+                (Some(bounds(&table, at).0.to_vec()), BalanceReason::Idle, [at - 1, at])
+            }
             Some(Advice::Split(at, reason)) => {
-                let upper = table.cuts.get(at).map(|cut| &*cut.lower);
+                let (lower, upper) = bounds(&table, at);
                 let key = match reason {
                     BalanceReason::Load => handles[at].load.middle().map(Vec::from),
-                    _ => middle(&handles[at], lower(at), upper)?,
+                    _ => cuts(&handles[at], (lower, upper))?.best(),
                 };
                 handles[at].load.forget_keys();
-                let key = key.filter(|key| **key > *lower(at) && upper.is_none_or(|upper| **key < *upper));
+                let key = key.filter(|key| **key > *lower && upper.is_none_or(|upper| **key < *upper));
                 (key, reason, [at, at])
             }
         };
@@ -147,17 +152,44 @@ fn used_bytes(engine: &Engine, handle: &PartitionHandle) -> Result<u64> {
     Ok(pages * engine.page_bytes as u64)
 }
 
-/// The key at which the leaf in the middle begins.
-fn middle(handle: &PartitionHandle, lower: &[u8], upper: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
-    let tree = handle.tree();
-    let mut leaves = 0_usize;
+/// The bounds of the partition in this place of a table.
+fn bounds(table: &Definition, at: usize) -> (&[u8], Option<&[u8]>) {
+    let lower = at.checked_sub(1).map_or(&[][..], |at| &*table.cuts[at].lower);
+    (lower, table.cuts.get(at).map(|cut| &*cut.lower))
+}
+
+/// Where a partition might be cut for its size: keys at which leaves begin.
+#[derive(Debug, Default)]
+struct Cuts {
+    middle: Option<Vec<u8>>,
+    last: Option<Vec<u8>>,
+    /// Most of what was done of late was behind fifteen of sixteen leaves.
+    appends: bool,
+}
+
+impl Cuts {
+    fn best(self) -> Option<Vec<u8>> {
+        if self.appends { self.last } else { self.middle }
+    }
+}
+
+/// Looks for places to cut. O(leaves), but reads one page for hundreds of them.
+fn cuts(handle: &PartitionHandle, (lower, upper): (&[u8], Option<&[u8]>)) -> Result<Cuts> {
+    let (tree, mut leaves) = (handle.tree(), 0_usize);
     tree.leaf_starts(lower, upper, &mut |_| leaves += 1)?;
-    let (mut at, mut key) = (0, None);
+    let (mut at, mut cuts, mut end) = (0, Cuts::default(), None);
     tree.leaf_starts(lower, upper, &mut |start| {
-        if at == leaves / 2 {
-            key = Some(start.to_vec());
-        }
         at += 1;
+        if at == leaves.div_ceil(2) {
+            cuts.middle = Some(start.to_vec());
+        }
+        if at == leaves / 16 * 15 {
+            end = Some(start.to_vec());
+        }
+        if at == leaves {
+            cuts.last = Some(start.to_vec());
+        }
     })?;
-    Ok(key)
+    cuts.appends = end.zip(handle.load.newest()).is_some_and(|(end, newest)| *newest >= *end);
+    Ok(cuts)
 }

@@ -54,6 +54,7 @@ impl Toy {
                     used_bytes: *bytes,
                     operations: *operations,
                     in_transition: false,
+                    appends: false,
                 })
                 .collect();
             for seen in &seen {
@@ -269,6 +270,8 @@ fn a_partition_that_grows_is_split_in_the_middle() {
     let disk = SimStorage::new(1);
     let db = open(&disk, options().split_bytes(200 << 10).hot_operations(u64::MAX / 8));
     for number in 0..3000 {
+        // All over the keys.
+        let number = number * 1777 % 3000;
         db.transact(|tx| tx.open_bytes_table("t")?.put(&key(number), &[7; 200])).unwrap();
         if number % 20 == 0 {
             disk.advance(SECOND);
@@ -280,6 +283,30 @@ fn a_partition_that_grows_is_split_in_the_middle() {
     assert!((5..=9).contains(&partitions.len()), "{partitions:?}");
     let snapshot = db.snapshot().unwrap();
     assert_eq!(snapshot.open_bytes_table("t").unwrap().iter().unwrap().count(), 3000);
+    let report = db.verify(&mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+}
+
+#[test]
+fn a_partition_that_grows_at_its_end_is_split_there_and_little_moves() {
+    let disk = SimStorage::new(1);
+    let db = open(&disk, options().split_bytes(6 << 20).hot_operations(u64::MAX / 8));
+    let mut actions = Vec::new();
+    for batch in 0..500_u64 {
+        db.transact(|tx| {
+            let mut table = tx.open_bytes_table("t")?;
+            (batch * 100..batch * 100 + 100)
+                .try_for_each(|number| table.put(&number.to_be_bytes(), &[7; 200]))
+        })
+        .unwrap();
+        disk.advance(SECOND);
+        actions.extend(db.balance().unwrap());
+        while db.maintain().unwrap() {}
+    }
+    // Eleven MiB.
+    assert!((2..=4).contains(&actions.len()), "{actions:?}");
+    let moved: u64 = actions.iter().map(|action| action.rows).sum();
+    assert!(moved < 500, "{moved} of 50,000 rows: {actions:?}");
     let report = db.verify(&mut |_| ControlFlow::Continue(())).unwrap();
     assert!(report.findings.is_empty(), "{:?}", report.findings);
 }

@@ -66,7 +66,8 @@ impl<'c> Copy<'c> {
             self.engine.pause("between leaves of a copy");
             tell(on_progress, self.done_bytes, self.total_bytes)?;
             tree.leaf_at(Some(&at), None, &mut leaf)?;
-            for index in leaf.lower_bound(lower)..leaf.len() {
+            // A vacuum may have put the leaf together with one that has been copied.
+            for index in leaf.lower_bound(&at)..leaf.len() {
                 let row = leaf.row(index);
                 key.clear();
                 leaf.key_into(index, &mut key);
