@@ -15,6 +15,7 @@ pub(crate) mod partitions;
 pub(crate) mod put;
 pub(crate) mod recover;
 pub(crate) mod rename;
+pub(crate) mod repair;
 pub(crate) mod reshape;
 pub(crate) mod restore;
 pub(crate) mod scan;

@@ -16,6 +16,7 @@
 pub(crate) mod campaign;
 pub(crate) mod image;
 mod model;
+pub(crate) mod outage;
 mod protocol;
 mod random;
 pub(crate) mod report;

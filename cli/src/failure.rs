@@ -77,7 +77,7 @@ impl Failure {
 impl From<hamal::Error> for Failure {
     fn from(error: hamal::Error) -> Failure {
         let status = match error.kind() {
-            ErrorKind::Corrupt => Status::Damaged,
+            ErrorKind::Corrupt | ErrorKind::PartitionUnavailable => Status::Damaged,
             ErrorKind::InvalidArgument
             | ErrorKind::NotFound
             | ErrorKind::AlreadyExists

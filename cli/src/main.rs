@@ -107,6 +107,8 @@ enum Command {
     Archive(commands::backup::ArchiveArgs),
     /// Restore a database from a target, as of any moment
     Restore(commands::restore::RestoreArgs),
+    /// Bring quarantined partitions back
+    Repair(commands::repair::RepairArgs),
     /// Kill a database at random moments, recover it, check every row
     Demo(commands::demo::DemoArgs),
     /// The process that `demo` kills
@@ -169,6 +171,7 @@ fn run(command: &Command, session: &mut Session) -> Result<()> {
         Command::Backups(args) => commands::backup::run_list(args, session),
         Command::Archive(args) => commands::backup::run_archive(args, session),
         Command::Restore(args) => commands::restore::run(args, session),
+        Command::Repair(args) => commands::repair::run(args, session),
         Command::Demo(args) => commands::demo::run(args, session),
         Command::DemoWorker(_) => Err(Failure::input("this command is for the demo itself")),
     }

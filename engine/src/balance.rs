@@ -145,7 +145,7 @@ struct Seen {
     used_bytes: u64,
     /// About how many operations there have been.
     operations: u64,
-    /// It still has rows that a split or merge has left: its size is not its own.
+    /// It still has rows that a split or merge has left, so that its size is not its own; or it cannot be used.
     in_transition: bool,
     /// Of late it has been used at its end only.
     appends: bool,

@@ -90,6 +90,8 @@ impl Engine {
         effort: Effort,
     ) -> std::result::Result<CheckpointReport, Failure> {
         self.check_poison()?;
+        // What is written to a file that is gone is lost: its log stays.
+        self.look_for_files()?;
         let below = match effort {
             Effort::Fuzzy => state.last_begin,
             Effort::Full => self.log.tail(),
@@ -104,12 +106,15 @@ impl Engine {
             }
         }
 
+        self.settle_quarantines(state.master.current())?;
         let database_id = state.master.current().database_id;
         let begin = self.journal.append(&Record::BeginCheckpoint { database_id })?;
         self.pause("after BEGIN of a checkpoint");
-        let transactions = self.timeline.images();
+        let mut transactions = self.timeline.images();
+        transactions.extend(self.quarantine.images());
         self.pause("after the transaction table of a checkpoint");
-        let dirty = self.pager.dirty_pages();
+        let mut dirty = self.pager.dirty_pages();
+        self.quarantine.amend(&mut dirty);
         self.pause("after the dirty page table of a checkpoint");
         let (counts, counts_as_of) = self.timeline.newest_counts(|| self.log.tail());
 
@@ -149,6 +154,10 @@ impl Engine {
 
         // A batch that failed since has put its pages back, but what the disk holds of them is unknown (F7).
         self.check_poison()?;
+        if self.look_for_files()? > 0 {
+            // What was written back in vain is in the log still. Each partition makes this happen once.
+            return self.take_checkpoint_locked(state, effort);
+        }
         let used = self.log.used_bytes();
         if let Some(archive) = &self.archive {
             archive.give_up(self.options.archive_hold_bytes, oldest, tail);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use hamal_pager::PartitionId;
 use hamal_storage::{OsStorage, Storage};
 
 use crate::backup::{self, BackupInfo, BackupOptions, Moment, Target};
@@ -16,10 +17,10 @@ use crate::options::{Durability, Maintenance};
 use crate::report::{CheckpointReport, RecoveryReport, Stats, VerifyProgress, VerifyReport};
 use crate::validation::History;
 use crate::{
-    ArchiveReport, Error, ErrorKind, Options, PartitionInfo, Result, Snapshot, TableInfo, Transaction,
-    TransactionOptions, balance, recovery, reshape, verify,
+    ArchiveReport, BalanceAction, Error, ErrorKind, Options, PartitionInfo, RepairOptions, RepairReport,
+    ReshapeProgress, ReshapeReport, Result, Snapshot, TableInfo, Transaction, TransactionOptions, balance,
+    recovery, repair, reshape, verify,
 };
-use crate::{BalanceAction, ReshapeProgress, ReshapeReport};
 
 /// An open database. Cheap to clone; all clones, transactions and snapshots share one handle, which closes when the last is
 /// dropped.
@@ -183,6 +184,23 @@ impl Database {
         progress: &mut dyn FnMut(backup::Progress) -> ControlFlow<()>,
     ) -> Result<BackupInfo> {
         backup::run(&self.handle.engine, target, options, progress)
+    }
+
+    /// Repairs a quarantined partition while everything else goes on: builds its file again, from the newest backup in `target` that can be
+    /// used and the log that is archived there, or from its own file if that is readable again, and from what was kept of the log; undoes
+    /// what had not committed there; and brings it back, with every commit there was. O(partition + log since the backup).
+    ///
+    /// `InvalidArgument` if it is not quarantined; `Conflict` while a transaction is open that has changed it; `Corrupt` or `NotFound` if
+    /// there is no base, or log is missing: then nothing has changed. Tables that were opened before have to be opened again, in a new
+    /// transaction or snapshot. Until it is done no file of a dropped table goes.
+    pub fn repair(
+        &self,
+        partition: u32,
+        target: Option<&dyn Target>,
+        options: &RepairOptions,
+        progress: &mut dyn FnMut(backup::Progress) -> ControlFlow<()>,
+    ) -> Result<RepairReport> {
+        repair::run(&self.handle.engine, PartitionId(partition), target, options, progress)
     }
 
     /// Archives all log there is, now: flushes it first, and returns when it is in the target. `InvalidArgument` if the database was

@@ -15,6 +15,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::archive::Archive;
 use crate::balance::Balancer;
+use crate::catalog::CATALOG;
 use crate::checkpoint::{CheckpointState, standing_promise};
 use crate::graves::Graves;
 use crate::healing::PageHealer;
@@ -23,6 +24,7 @@ use crate::journal::Journal;
 use crate::load::Load;
 use crate::locks::RowLocks;
 use crate::maintenance::VacuumState;
+use crate::quarantine::{Quarantine, is_unreadable, twice};
 use crate::record::Record;
 use crate::reshape::Strays;
 use crate::retention::Retention;
@@ -65,6 +67,7 @@ pub(crate) struct Engine {
     pub(crate) balancer: Balancer,
     pub(crate) retention: Retention,
     pub(crate) healer: Arc<PageHealer>,
+    pub(crate) quarantine: Quarantine,
     pub(crate) archive: Option<Archive>,
     pub(crate) wakers: Wakers,
     pub(crate) checkpoint: Mutex<CheckpointState>,
@@ -101,7 +104,7 @@ pub(crate) struct PartitionHandle {
     pub(crate) strays: Strays,
     pub(crate) load: Load,
     /// That of the table its rows belong to, once somebody has opened the table.
-    gate: OnceLock<Arc<TableGate>>,
+    gate: Arc<OnceLock<Arc<TableGate>>>,
 }
 
 /// Where those who write to a table meet those who drop it, or split or merge its partitions: one for each table, whatever it was opened
@@ -251,7 +254,9 @@ impl Engine {
             let origin = (master.database_id, master.history);
             Arc::new(PageHealer::new(log.clone(), retention.clone(), origin, parts.page_bytes, target))
         };
-        pager.set_healer(healer.clone());
+        if parts.options.self_repair {
+            pager.set_healer(healer.clone());
+        }
         let archive = parts.options.archive.clone().map(|target| {
             let master = parts.checkpoint.master.current();
             let oldest = log.oldest();
@@ -275,6 +280,7 @@ impl Engine {
             balancer: Balancer::default(),
             retention,
             healer,
+            quarantine: Quarantine::default(),
             archive,
             wakers: Wakers::default(),
             checkpointed_to: AtomicU64::new(parts.checkpoint.last_begin.0),
@@ -317,8 +323,42 @@ impl Engine {
         self.flush_by.fetch_min(by, Ordering::Release) > by
     }
 
-    /// A partition, opened if it is not yet. `Corrupt` if its file is missing.
+    /// A partition, opened if it is not yet. One whose file is missing, or refused by the system, is quarantined: whatever is asked of its
+    /// pages is answered by `PartitionUnavailable`.
     pub(crate) fn partition(&self, id: PartitionId) -> Result<Arc<PartitionHandle>> {
+        match twice(|| self.open_partition(id)) {
+            Err(e) if id != CATALOG && (e.kind() == ErrorKind::Corrupt || is_unreadable(&e)) => {
+                self.quarantine(id, &e.to_string());
+                self.offline_partition(id)
+            }
+            other => other,
+        }
+    }
+
+    /// The handle of a quarantined partition.
+    pub(crate) fn offline_partition(&self, id: PartitionId) -> Result<Arc<PartitionHandle>> {
+        let handle = new_handle(self.pager.offline_partition(id)?);
+        Ok(self.partitions.write().entry(id).or_insert(handle).clone())
+    }
+
+    /// The handle of a quarantined partition's new file, which nobody else has yet: for the same table as the old one.
+    pub(crate) fn handle_instead(
+        &self,
+        id: PartitionId,
+        partition: Arc<Partition>,
+    ) -> Result<Arc<PartitionHandle>> {
+        let gate = self.offline_partition(id)?.gate.clone();
+        Ok(handle_with(partition, gate))
+    }
+
+    /// From here on this is the partition's handle. Whoever has the old one stays with that until the table is opened again.
+    pub(crate) fn replace_handle(&self, handle: Arc<PartitionHandle>) {
+        self.partitions.write().insert(handle.partition.id(), handle);
+        self.schema.forget();
+    }
+
+    /// As [`Engine::partition`], but `Corrupt` if its file is missing.
+    pub(crate) fn open_partition(&self, id: PartitionId) -> Result<Arc<PartitionHandle>> {
         if let Some(handle) = self.partitions.read().get(&id) {
             return Ok(handle.clone());
         }
@@ -368,6 +408,12 @@ impl Engine {
         self.log.make_durable(lsn)?;
         self.pause("between the record of a deletion and the deletion");
         self.partitions.write().remove(&id);
+        if self.quarantine.stage(id).is_some() {
+            self.quarantine.forget(id);
+            if let Err(error) = self.end_quarantine(id) {
+                tracing::warn!(partition = id.0, %error, "what was kept of a deleted partition could not be removed");
+            }
+        }
         if let Err(error) = self.pager.close_partition(id, true) {
             // The record is durable, so nothing depends on the file any more: whatever is left of it goes at the next open.
             tracing::warn!(partition = id.0, %error, "a deleted partition's file could not be removed");
@@ -422,6 +468,10 @@ impl Engine {
 }
 
 fn new_handle(partition: Arc<Partition>) -> Arc<PartitionHandle> {
+    handle_with(partition, Arc::default())
+}
+
+fn handle_with(partition: Arc<Partition>, gate: Arc<OnceLock<Arc<TableGate>>>) -> Arc<PartitionHandle> {
     let space = Space::new(Arc::clone(&partition));
     Arc::new(PartitionHandle {
         partition,
@@ -431,7 +481,7 @@ fn new_handle(partition: Arc<Partition>) -> Arc<PartitionHandle> {
         vacuum: Mutex::new(VacuumState::default()),
         strays: Strays::default(),
         load: Load::default(),
-        gate: OnceLock::new(),
+        gate,
     })
 }
 

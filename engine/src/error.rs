@@ -13,6 +13,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// Bytes on disk are not what was written there. Restore or repair; nothing that was read is wrong.
     Corrupt,
+    /// The keys are in a partition that is quarantined: its file is missing, or something in it is wrong. Everything else can be used.
+    /// [`Error::unavailable_partition`] says which, and why; [`crate::Database::repair`] brings it back.
+    PartitionUnavailable,
     /// The directory is not a Hamal database (or not one this version can read). It was left untouched.
     NotADatabase,
     /// Another handle, in this process or another, has the database open.
@@ -51,11 +54,50 @@ pub struct Error {
     kind: ErrorKind,
     context: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    unavailable: Option<Box<UnavailablePartition>>,
+}
+
+/// A partition that is quarantined, as [`Error::unavailable_partition`] tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UnavailablePartition {
+    /// Its number.
+    pub id: u32,
+    /// The table that it is a part of; `None` if the catalog does not say.
+    pub table: Option<String>,
+    /// No key in it is below this one, encoded; `None`: there is no bound.
+    pub lower: Option<Vec<u8>>,
+    /// All keys in it are below this one, encoded; `None`: there is no bound.
+    pub upper: Option<Vec<u8>>,
+    /// Its file, in the database's directory.
+    pub file: String,
+    /// What is wrong.
+    pub cause: String,
+}
+
+impl fmt::Display for UnavailablePartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bound = |key: &Option<Vec<u8>>, open: &str| {
+            key.as_ref().map_or_else(|| open.to_owned(), |key| format!("\"{}\"", key.escape_ascii()))
+        };
+        let (id, file) = (self.id, &self.file);
+        match &self.table {
+            Some(table) => {
+                let (lower, upper) = (bound(&self.lower, "the lowest"), bound(&self.upper, "the end"));
+                write!(
+                    f,
+                    "partition {id} of table {table:?}, with the keys from {lower} to {upper} ({file}), "
+                )?;
+            }
+            None => write!(f, "partition {id} ({file}) ")?,
+        }
+        write!(f, "is quarantined: {}", self.cause)
+    }
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Error { kind, context: context.into(), source: None }
+        Error { kind, context: context.into(), source: None, unavailable: None }
     }
 
     pub(crate) fn invalid(context: impl Into<String>) -> Self {
@@ -73,6 +115,22 @@ impl Error {
             ErrorKind::Corrupt,
             format!("{file} is damaged at byte {offset}: expected {expected}, found {found}"),
         )
+    }
+
+    /// Keys of a partition that is quarantined.
+    pub(crate) fn unavailable(partition: UnavailablePartition) -> Self {
+        let error = Error::new(ErrorKind::PartitionUnavailable, partition.to_string());
+        Error { unavailable: Some(Box::new(partition)), ..error }
+    }
+
+    /// Of a [`ErrorKind::PartitionUnavailable`]: which partition, and why. `None` of any other.
+    pub fn unavailable_partition(&self) -> Option<&UnavailablePartition> {
+        self.unavailable.as_deref()
+    }
+
+    /// What the layers below said, if it is they that failed.
+    pub(crate) fn low(&self) -> Option<&LowError> {
+        self.source.as_ref()?.downcast_ref()
     }
 
     /// What the caller can do about it.
@@ -108,6 +166,7 @@ impl From<LowError> for Error {
     fn from(error: LowError) -> Self {
         let kind = match &error {
             LowError::Corrupt { .. } => ErrorKind::Corrupt,
+            LowError::Offline { .. } => ErrorKind::PartitionUnavailable,
             LowError::Poisoned { .. } => ErrorKind::Poisoned,
             LowError::LogFull { .. } => ErrorKind::LogFull,
             LowError::Limit { .. } => ErrorKind::Limit,
@@ -115,6 +174,6 @@ impl From<LowError> for Error {
             e if e.is_no_space() => ErrorKind::NoSpace,
             _ => ErrorKind::Io,
         };
-        Error { kind, context: error.to_string(), source: Some(Box::new(error)) }
+        Error { kind, context: error.to_string(), source: Some(Box::new(error)), unavailable: None }
     }
 }

@@ -136,6 +136,9 @@ impl Journal {
     ) -> Result<Lsn> {
         debug_assert_eq!(undo.is_some(), matches!(author, Author::Transaction(_)), "undo is a transaction's");
         for (page, _) in edits.iter_mut() {
+            page.check_unsealed()?;
+        }
+        for (page, _) in edits.iter_mut() {
             page.mark_dirty(|| self.log.tail());
         }
         let lsn = SCRATCH.with_borrow_mut(|payload| {

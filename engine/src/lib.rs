@@ -32,9 +32,11 @@ mod overflow;
 mod partitions;
 #[doc(hidden)]
 pub mod planted;
+mod quarantine;
 mod raw;
 mod record;
 mod recovery;
+mod repair;
 mod report;
 mod reshape;
 mod retention;
@@ -67,10 +69,11 @@ pub use encoding::Pod;
 #[cfg(feature = "serde")]
 pub use encoding::Serde;
 pub use encoding::{Key, Value};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, UnavailablePartition};
 pub use options::{Durability, Isolation, Maintenance, OpenMode, Options, TransactionOptions};
 pub use partitions::{PartitionInfo, PartitionState};
 pub use raw::ValueReader;
+pub use repair::{RepairBase, RepairOptions, RepairReport};
 pub use report::{
     CheckpointReport, Finding, PartitionReport, PassReport, RecoveryPass, RecoveryProgress, RecoveryReport,
     Stats, VerifyProgress, VerifyReport,

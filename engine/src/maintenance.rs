@@ -90,9 +90,18 @@ impl Engine {
         let mut looks = LOOK_LEAVES;
         for handle in self.open_partitions() {
             self.pause("between partitions of a vacuum");
-            done |= self.free_pending(&handle)?;
-            self.pause("between freeing and a vacuum");
-            done |= self.vacuum_partition(&handle, &mut looks)?;
+            if handle.partition.is_sealed() {
+                continue;
+            }
+            let vacuumed = self.free_pending(&handle).and_then(|freed| {
+                self.pause("between freeing and a vacuum");
+                Ok(freed | self.vacuum_partition(&handle, &mut looks)?)
+            });
+            // A damaged one is quarantined; the others have their turn.
+            match vacuumed.map_err(|e| self.blame(handle.partition.id(), e)) {
+                Err(e) if e.kind() == ErrorKind::PartitionUnavailable => {}
+                vacuumed => done |= vacuumed?,
+            }
         }
         Ok(done)
     }
@@ -232,6 +241,7 @@ impl Engine {
         let quiet = {
             let state = self.lock(&self.checkpoint, "a checkpoint");
             self.pager.oldest_rec_lsn().is_none()
+                && !self.quarantine.has_open()
                 && self.timeline.active() == 0
                 && self.log.durable() == self.log.tail()
                 && state.last_end == self.log.tail()

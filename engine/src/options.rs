@@ -105,6 +105,7 @@ pub struct Options {
     pub(crate) archive: Option<Arc<dyn Target>>,
     pub(crate) archive_interval: Duration,
     pub(crate) archive_hold_bytes: Option<u64>,
+    pub(crate) self_repair: bool,
     pub(crate) heal_from: Option<Arc<dyn Target>>,
 }
 
@@ -130,6 +131,7 @@ impl Default for Options {
             archive: None,
             archive_interval: Duration::from_secs(10),
             archive_hold_bytes: None,
+            self_repair: true,
             heal_from: None,
         }
     }
@@ -156,6 +158,7 @@ impl fmt::Debug for Options {
             .field("archive", &self.archive)
             .field("archive_interval", &self.archive_interval)
             .field("archive_hold_bytes", &self.archive_hold_bytes)
+            .field("self_repair", &self.self_repair)
             .field("heal_from", &self.heal_from)
             .finish_non_exhaustive()
     }
@@ -311,6 +314,14 @@ impl Options {
     #[must_use]
     pub fn archive_hold_bytes(mut self, bytes: Option<u64>) -> Self {
         self.archive_hold_bytes = bytes;
+        self
+    }
+
+    /// Whether a page that is found to be damaged or stale is rebuilt at once, if that can be done, and the work goes on. Otherwise its
+    /// partition is quarantined, until [`Database::repair`]: for who wants to look at the damage first. Default: true.
+    #[must_use]
+    pub fn self_repair(mut self, self_repair: bool) -> Self {
+        self.self_repair = self_repair;
         self
     }
 

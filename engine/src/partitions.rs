@@ -18,12 +18,15 @@ mod tests;
 pub enum PartitionState {
     /// Reading and writing.
     Online,
+    /// Nothing: it is damaged. [`PartitionInfo::cause`] says how.
+    Quarantined,
 }
 
 impl fmt::Display for PartitionState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             PartitionState::Online => "online",
+            PartitionState::Quarantined => "quarantined",
         })
     }
 }
@@ -42,6 +45,10 @@ pub struct PartitionInfo {
     pub upper: Option<Vec<u8>>,
     /// What it can be used for.
     pub state: PartitionState,
+    /// Why it is quarantined, if it is.
+    pub cause: Option<String>,
+    /// Since when, microseconds since 1970.
+    pub quarantined_micros: Option<u64>,
     /// Rows, if the partition is all of a table; those of one part among several are not counted.
     pub rows: Option<u64>,
     /// Pages its file has room for.
@@ -82,12 +89,16 @@ pub(crate) fn partition_infos(
 fn describe(engine: &Engine, id: PartitionId) -> Result<PartitionInfo> {
     let handle = engine.partition(id)?;
     let pages = handle.partition.file_pages();
+    let (cause, quarantined_micros) = engine.quarantine.cause(id).unzip();
+    let state = if cause.is_some() { PartitionState::Quarantined } else { PartitionState::Online };
     Ok(PartitionInfo {
         id: id.0,
         table: None,
         lower: None,
         upper: None,
-        state: PartitionState::Online,
+        state,
+        cause,
+        quarantined_micros,
         rows: None,
         pages,
         bytes: u64::from(pages) * engine.page_bytes as u64,

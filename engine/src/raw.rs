@@ -10,6 +10,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use hamal_pager::PartitionId;
+
 use crate::active::TxnEntry;
 use crate::change::Row;
 use crate::engine::Engine;
@@ -212,6 +214,11 @@ impl<'t> RawTable<'t> {
         Place { route, chain: Chain { entry: writer.entry.clone(), partition: route.id() } }
     }
 
+    /// What an operation on the pages of a partition came to: damage quarantines that.
+    fn told<T>(&self, route: &Route, result: Result<T>) -> Result<T> {
+        result.map_err(|error| self.engine().blame(route.id(), error))
+    }
+
     /// Whether its owner may still read: one that was cancelled, or has failed, shows nothing any more. What a rollback has left half
     /// done is no state at all.
     fn check_readable(&self) -> Result<()> {
@@ -246,7 +253,8 @@ impl<'t> RawTable<'t> {
                     return if row.ghost { None } else { answer(row) };
                 }
                 look_behind(eyes, key, row, &mut spilled, &mut answer)
-            })?;
+            });
+            let found = self.told(route, found)?;
             match spilled {
                 None => Ok(found.flatten()),
                 Some(spilled) => spilled.answer(eyes, key, &mut answer),
@@ -259,6 +267,26 @@ impl<'t> RawTable<'t> {
             t.note_point(self.table.meta.id, key);
         }
         Ok(found)
+    }
+
+    /// A value that was found in a partition, or its reference, which is resolved.
+    fn finish_value<'r>(
+        &self,
+        route: impl FnOnce() -> &'r Route,
+        found: Option<bool>,
+        out: &mut Vec<u8>,
+    ) -> Result<bool> {
+        if found == Some(true) {
+            let reference = std::mem::take(out);
+            self.resolve(route(), &reference, out)?;
+        }
+        Ok(found.is_some())
+    }
+
+    /// Fills `out` with the value that an overflow reference in a partition stands for.
+    fn resolve(&self, route: &Route, reference: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        let reader = overflow::Reader::open(&route.handle.partition, reference);
+        self.told(route, reader.and_then(|mut reader| reader.read_to_end(out)))
     }
 
     /// Notes that a range has been begun.
@@ -286,7 +314,7 @@ impl<'t> RawTable<'t> {
             out.extend_from_slice(row.value);
             row.overflow
         })?;
-        finish_value(|| self.routes().of(key), found, out)
+        self.finish_value(|| self.routes().of(key), found, out)
     }
 
     /// Locks the key, whether or not there is a row, and appends its value to `out` (cleared first); whether there is one.
@@ -300,7 +328,7 @@ impl<'t> RawTable<'t> {
         let mut look = RowLock { transaction, table: self.table.meta.id, key, out, found: None };
         self.change_row(transaction, &place, key, 0, &mut look)?;
         let found = look.found;
-        finish_value(|| place.route, found, out)
+        self.finish_value(|| place.route, found, out)
     }
 
     pub(crate) fn contains(&self, key: &[u8]) -> Result<bool> {
@@ -342,8 +370,8 @@ impl<'t> RawTable<'t> {
                 self.write_row(transaction, &place, key, (value, false), wanted)?
             } else {
                 let mut writer = self.overflow_writer(&place);
-                writer.write(value)?;
-                let reference = writer.finish(inline)?;
+                let written = writer.write(value).and_then(|()| writer.finish(inline));
+                let reference = self.told(place.route, written)?;
                 self.write_row(transaction, &place, key, (&reference, true), wanted)?
             };
             old.map(|old| transaction.call_out(|| decode(old))).transpose()
@@ -401,7 +429,9 @@ impl<'t> RawTable<'t> {
         let author = Author::Transaction(&place.chain);
         place.route.handle.load.note(key);
         let mut attempt = || loop {
-            match place.route.tree.update(&self.engine().journal, author, key, max_value_bytes, change)? {
+            let updated =
+                place.route.tree.update(&self.engine().journal, author, key, max_value_bytes, change);
+            match self.told(place.route, updated)? {
                 Updated::Stopped(obstacle) => transaction.overcome(obstacle, self.table.meta.id, key)?,
                 updated => return Ok(updated),
             }
@@ -427,10 +457,11 @@ impl<'t> RawTable<'t> {
         if let Some(reference) = &before.reference {
             if wanted {
                 let mut bytes = Vec::new();
-                resolve(place.route, reference, &mut bytes)?;
+                self.resolve(place.route, reference, &mut bytes)?;
                 value = Some(bytes);
             }
-            overflow::unlink(&self.engine().journal, &place.chain, &handle.space, reference)?;
+            let unlinked = overflow::unlink(&self.engine().journal, &place.chain, &handle.space, reference);
+            self.told(place.route, unlinked)?;
             handle.pending.store(true, Ordering::Relaxed);
         }
         if before.existed && (!exists || before.reference.is_some()) {
@@ -516,7 +547,7 @@ impl<'t> RawTable<'t> {
             })?;
             let mut writer = self.overflow_writer(&place);
             let mut total = head.len() as u64;
-            writer.write(&head)?;
+            self.told(place.route, writer.write(&head))?;
             let mut chunk = Vec::with_capacity(STREAM_BYTES);
             loop {
                 chunk.clear();
@@ -524,10 +555,10 @@ impl<'t> RawTable<'t> {
                 if chunk.is_empty() {
                     break;
                 }
-                writer.write(&chunk)?;
+                self.told(place.route, writer.write(&chunk))?;
                 total += chunk.len() as u64;
             }
-            let reference = writer.finish(inline)?;
+            let reference = self.told(place.route, writer.finish(inline))?;
             self.write_row(transaction, &place, key, (&reference, true), false)?;
             Ok(total)
         })
@@ -547,10 +578,12 @@ impl<'t> RawTable<'t> {
             None => return Ok(None),
             Some(false) => Source::Inline(io::Cursor::new(bytes)),
             Some(true) => {
-                Source::Overflow(overflow::Reader::open(&self.routes().of(key).handle.partition, &bytes)?)
+                let route = self.routes().of(key);
+                let reader = overflow::Reader::open(&route.handle.partition, &bytes);
+                Source::Overflow(self.told(route, reader)?, route.id())
             }
         };
-        Ok(Some(ValueReader { source, _table: self.clone() }))
+        Ok(Some(ValueReader { source, table: self.clone() }))
     }
 }
 
@@ -595,25 +628,6 @@ fn look_behind<R>(
     }
 }
 
-/// A value that was found in a partition, or its reference, which is resolved.
-fn finish_value<'r>(
-    route: impl FnOnce() -> &'r Route,
-    found: Option<bool>,
-    out: &mut Vec<u8>,
-) -> Result<bool> {
-    if found == Some(true) {
-        let reference = std::mem::take(out);
-        resolve(route(), &reference, out)?;
-    }
-    Ok(found.is_some())
-}
-
-/// Fills `out` with the value that an overflow reference in a partition stands for.
-fn resolve(route: &Route, reference: &[u8], out: &mut Vec<u8>) -> Result<()> {
-    let mut reader = overflow::Reader::open(&route.handle.partition, reference)?;
-    reader.read_to_end(out)
-}
-
 /// Appends up to `limit` bytes of `source`.
 fn read_up_to(source: &mut dyn io::Read, out: &mut Vec<u8>, limit: usize) -> Result<()> {
     io::Read::take(source, limit as u64)
@@ -625,7 +639,8 @@ fn read_up_to(source: &mut dyn io::Read, out: &mut Vec<u8>, limit: usize) -> Res
 #[derive(Debug)]
 enum Source {
     Inline(io::Cursor<Vec<u8>>),
-    Overflow(overflow::Reader),
+    /// And the partition it is in.
+    Overflow(overflow::Reader, PartitionId),
 }
 
 /// Streams one value: `Read + Seek`, in O(1) memory. Made by a table's `reader`. It reads the value as it was when it was
@@ -634,7 +649,7 @@ enum Source {
 #[derive(Debug)]
 pub struct ValueReader<'t> {
     source: Source,
-    _table: RawTable<'t>,
+    table: RawTable<'t>,
 }
 
 impl ValueReader<'_> {
@@ -642,7 +657,7 @@ impl ValueReader<'_> {
     pub fn len(&self) -> u64 {
         match &self.source {
             Source::Inline(bytes) => bytes.get_ref().len() as u64,
-            Source::Overflow(reader) => reader.len(),
+            Source::Overflow(reader, _) => reader.len(),
         }
     }
 
@@ -656,7 +671,10 @@ impl io::Read for ValueReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.source {
             Source::Inline(bytes) => bytes.read(buffer),
-            Source::Overflow(reader) => reader.read(buffer).map_err(io::Error::other),
+            Source::Overflow(reader, id) => {
+                let blame = |error| io::Error::other(self.table.engine().blame(*id, error));
+                reader.read(buffer).map_err(blame)
+            }
         }
     }
 }
@@ -665,7 +683,7 @@ impl io::Seek for ValueReader<'_> {
     fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
         match &mut self.source {
             Source::Inline(bytes) => bytes.seek(to),
-            Source::Overflow(reader) => reader.seek(to),
+            Source::Overflow(reader, _) => reader.seek(to),
         }
     }
 }

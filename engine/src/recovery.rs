@@ -19,7 +19,7 @@
 mod ahead;
 pub(crate) mod analysis;
 mod create;
-mod redo;
+pub(crate) mod redo;
 #[cfg(test)]
 mod tests;
 mod undo;
@@ -31,7 +31,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hamal_pager::{PageNo, PagerOptions, PartitionId};
+use hamal_pager::{Mending, PageNo, PagerOptions, PartitionId};
 use hamal_storage::{Error as LowError, Lock, Storage};
 use hamal_wal::{Log, LogOptions, Lsn, Scanner};
 
@@ -40,6 +40,7 @@ use crate::checkpoint::{CheckpointState, Effort};
 use crate::engine::{Engine, Layers, Parts};
 use crate::master::{self, CREATING, Found, Master, MasterFiles};
 use crate::options::{MAX_LOG_BYTES, Maintenance, OpenMode};
+use crate::quarantine::{Loaded, twice};
 use crate::report::{PartitionReport, RecoveryPass, RecoveryProgress, RecoveryReport};
 use crate::versions::run::remove_leftovers;
 use crate::{Error, ErrorKind, Options, Result};
@@ -131,7 +132,8 @@ pub(crate) fn dry_run(storage: &Arc<dyn Storage>) -> Result<RecoveryReport> {
         Found::Nothing => Err(Error::new(ErrorKind::NotADatabase, "there is no database in this directory")),
         Found::Database(master) => {
             let options = Options::new();
-            let analysis = analysis::run(storage, &options, &master)?;
+            let mut analysis = analysis::run(storage, &options, &master)?;
+            mind_quarantines(&mut analysis, &Loaded::read(&**storage, master.database_id)?, &master);
             Ok(first_report(&master, &analysis))
         }
     }
@@ -156,8 +158,9 @@ fn recover(
     let Analysed { engine, log_options, analysis, mut report } = analyse(storage, options, lock, master)?;
     redo::run(&engine, &log_options, &analysis, &mut report, began)?;
     undo::run(&engine, &analysis, &mut report, began)?;
+    engine.end_lifted_quarantines()?;
     remove_orphans(&engine)?;
-    if !report.clean {
+    if !report.clean || engine.quarantine.has_open() {
         engine.take_checkpoint(Effort::Fuzzy)?;
     }
     engine.checkpoint.lock().last_at = engine.storage.monotonic();
@@ -179,6 +182,8 @@ fn analyse(
     let mut log_options = log_options(&options, master.log_segment_bytes);
     // A log that is longer than today's limit is still recovered; the limit holds for what comes after.
     let mut analysis = analysis::run(&storage, &options, master)?;
+    let quarantines = Loaded::read(&*storage, master.database_id)?;
+    mind_quarantines(&mut analysis, &quarantines, master);
     let live = analysis.resume.end.0 - master.oldest_lsn.0;
     log_options.max_bytes = log_options.max_bytes.max(live.saturating_mul(2)).min(MAX_LOG_BYTES);
     let mut report = first_report(master, &analysis);
@@ -193,9 +198,15 @@ fn analyse(
         Log::resume(storage.clone(), log_options.clone(), incarnation, master.oldest_lsn, &analysis.resume)?;
     let pages = pager_options(&options, page_bytes, master.database_id);
     let layers = Layers::open(&storage, log, pages)?;
+    let mending = |id| match id {
+        CATALOG => Mending::Must,
+        id if quarantines.is_settled(id) => Mending::None,
+        _ => Mending::IfReadable,
+    };
     let replays =
         |partition, page, lsn| analysis.rec_lsn(partition, page).is_some_and(|rec_lsn| rec_lsn <= lsn);
-    let torn_pages = layers.pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end, &replays)?;
+    let torn_pages =
+        layers.pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end, &mending, &replays)?;
     for torn in torn_pages.restored {
         if analysis.restore(torn.partition, torn.page, torn.page_lsn) {
             partition_report(&mut report, torn.partition).restored_pages += 1;
@@ -219,6 +230,9 @@ fn analyse(
         },
         lock,
     })?;
+    for id in engine.quarantine.load(&*engine.storage, quarantines)? {
+        engine.offline_partition(id)?;
+    }
     for (partition, page) in torn_pages.damaged {
         if !analysis.deleted.contains(&partition) {
             heal_now(&engine, partition, page)?;
@@ -227,11 +241,17 @@ fn analyse(
     Ok(Analysed { engine, log_options, analysis, report })
 }
 
+/// What analysis found of settled partitions is kept aside already; what lifted ones have to undo a checkpoint may not list yet.
+fn mind_quarantines(analysis: &mut Analysis, quarantines: &Loaded, master: &Master) {
+    quarantines.settled().for_each(|id| analysis.leave_out(id));
+    analysis.add_losers(&quarantines.losers(master.checkpoint_lsn));
+}
+
 /// Rebuilds a page that has a copy in the doublewrite area, as long as that is there.
 fn heal_now(engine: &Engine, partition: PartitionId, page: PageNo) -> Result<()> {
     match engine.partition(partition).and_then(|handle| Ok(handle.partition.load(page)?)) {
         // Whoever reads it is told; it may be free.
-        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(()),
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::PartitionUnavailable) => Ok(()),
         other => other,
     }
 }
@@ -264,9 +284,18 @@ fn remove_orphans(engine: &Engine) -> Result<()> {
         tracing::info!(partition = id.0, "removing the file of a partition that no table has");
         engine.delete_partition(&engine.lock_files(), id)?;
     }
-    // Every table's files are looked for now: a missing one is told at open, not at the first read.
-    for (_, table) in &tables {
-        table.partitions().try_for_each(|id| engine.partition(id).map(drop))?;
+    for id in engine.quarantine.all().into_iter().filter(|id| !known.contains(id)) {
+        engine.next_id.fetch_max(id.0.saturating_add(1), std::sync::atomic::Ordering::Relaxed);
+        engine.delete_partition(&engine.lock_files(), id)?;
+    }
+    // Every table's files are looked for now: a missing one, or one that is no partition of this database, is told at open, not at the
+    // first read.
+    for id in tables.iter().flat_map(|(_, table)| table.partitions()) {
+        let handle = engine.partition(id)?;
+        match twice(|| handle.space.check_header()) {
+            Err(e) if !engine.convict(id, &e) => return Err(e),
+            _ => {}
+        }
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! I1. A chain's `undo_next_lsn` falls with every step, so undo ends.
 //! I2. What is undone is never undone again: a compensation's `undo_next_lsn` jumps over it, after a crash too.
 //! I3. No step needs space in a page (hazard H5) nor more log than was promised.
+//! I4. A chain in a partition that cannot be used waits for that one's repair: the transaction ends without it ([`crate::quarantine`]).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +19,7 @@ use crate::engine::{Engine, PartitionHandle};
 use crate::ids::TxnId;
 use crate::journal::{Author, Chain};
 use crate::overflow;
+use crate::quarantine::twice;
 use crate::record::{PagePart, Record, Undo};
 use crate::tree::ROOT;
 use crate::{Error, ErrorKind, Result};
@@ -76,6 +78,7 @@ pub(crate) fn undo_step(
             give_up_row(engine, &chain.entry, table, key, lock);
         }
     };
+    let blame = |error| engine.blame_if_unreadable(chain.partition, error);
     let leaves_ghost = |is_ghost: bool| {
         handle.garbage.fetch_add(u64::from(is_ghost), Ordering::Relaxed);
     };
@@ -84,7 +87,7 @@ pub(crate) fn undo_step(
         if lsn <= down_to {
             return Ok(false);
         }
-        let payload = engine.log.read(lsn)?;
+        let payload = engine.chain_record(chain.partition, lsn)?;
         let record = Record::decode(&payload).map_err(|e| e.context(format!("log record {lsn}")))?;
         match record {
             Record::Update { txn, prev_lsn, parts, undo } if txn == chain.entry.id && prev_lsn < lsn => {
@@ -96,7 +99,11 @@ pub(crate) fn undo_step(
                         };
                         let stamp = before.map_or(TxnId::NONE, |row| row.stamp);
                         let tree = handle.tree_at(root)?;
-                        tree.undo_row(&engine.journal, author, key, before, || restored(root, key, stamp))?;
+                        let undo = || {
+                            let restored = || restored(root, key, stamp);
+                            tree.undo_row(&engine.journal, author, key, before, restored)
+                        };
+                        twice(undo).map_err(blame)?;
                         leaves_ghost(before.is_none_or(|row| row.ghost));
                     }
                     Undo::Mark { root, stamp, ghost } => {
@@ -104,12 +111,17 @@ pub(crate) fn undo_step(
                             return Err(unexpected(lsn, "a removal"));
                         };
                         let tree = handle.tree_at(root)?;
-                        let restored = || restored(root, key, stamp);
-                        tree.undo_mark(&engine.journal, author, key, (stamp, ghost), restored)?;
+                        let undo = || {
+                            let restored = || restored(root, key, stamp);
+                            tree.undo_mark(&engine.journal, author, key, (stamp, ghost), restored)
+                        };
+                        twice(undo).map_err(blame)?;
                         leaves_ghost(ghost);
                     }
                     Undo::Extent { first, count } => {
-                        overflow::undo_extent(&engine.journal, author, &handle.space, first, count)?;
+                        let undo =
+                            || overflow::undo_extent(&engine.journal, author, &handle.space, first, count);
+                        twice(undo).map_err(blame)?;
                     }
                 }
                 return Ok(true);
@@ -171,21 +183,40 @@ pub(crate) fn roll_back(
 }
 
 /// Undoes one chain of a transaction that ends, and logs that. Returns how many records were undone; `step` hears of each, and can stop it.
+/// What is left of it in a partition that cannot be used waits for that one's repair (I4).
 pub(crate) fn roll_back_chain(
     engine: &Engine,
     entry: &Arc<TxnEntry>,
     partition: PartitionId,
     step: &mut dyn FnMut(PartitionId) -> Result<()>,
 ) -> Result<u64> {
-    let chain = Chain { entry: entry.clone(), partition };
-    let handle = engine.partition(partition)?;
     let mut undone = 0;
-    while undo_step(engine, &handle, &chain, Lsn::NEVER, Lock::Release)? {
+    let mut count = |partition| {
         undone += 1;
+        step(partition)
+    };
+    let rolled_back =
+        engine.partition(partition).and_then(|handle| roll_back_chain_in(engine, &handle, entry, &mut count));
+    match rolled_back {
+        Err(e) if e.kind() == ErrorKind::PartitionUnavailable => engine.defer_chain(entry, partition),
+        other => other?,
+    }
+    Ok(undone)
+}
+
+/// As [`roll_back_chain`], in this handle's partition, whatever state that is in.
+pub(crate) fn roll_back_chain_in(
+    engine: &Engine,
+    handle: &Arc<PartitionHandle>,
+    entry: &Arc<TxnEntry>,
+    step: &mut dyn FnMut(PartitionId) -> Result<()>,
+) -> Result<()> {
+    let partition = handle.partition.id();
+    let chain = Chain { entry: entry.clone(), partition };
+    while undo_step(engine, handle, &chain, Lsn::NEVER, Lock::Release)? {
         step(partition)?;
     }
-    end_chain(engine, &chain)?;
-    Ok(undone)
+    end_chain(engine, &chain)
 }
 
 /// A transaction's last chain has been undone.

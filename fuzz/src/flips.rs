@@ -300,13 +300,15 @@ fn healthy<T>(what: &str, result: hamal::Result<T>) -> Checked<Option<T>> {
     }
 }
 
-/// Only `Corrupt`, naming a file, or an operation refused because of damage met before.
+/// Only `Corrupt` or `PartitionUnavailable`, naming a file, or an operation refused because of damage met before.
 fn check_error(what: &str, error: &hamal::Error) -> Checked {
     let text = error.to_string();
     match error.kind() {
         ErrorKind::Poisoned | ErrorKind::TransactionEnded => Ok(()),
-        ErrorKind::Corrupt if names_a_place(&text) => Ok(()),
-        ErrorKind::Corrupt => Err(format!("{what}: the error names no place: {text}")),
+        ErrorKind::Corrupt | ErrorKind::PartitionUnavailable if names_a_place(&text) => Ok(()),
+        ErrorKind::Corrupt | ErrorKind::PartitionUnavailable => {
+            Err(format!("{what}: the error names no place: {text}"))
+        }
         kind => Err(format!("{what}: {kind:?} instead of Corrupt: {text}")),
     }
 }

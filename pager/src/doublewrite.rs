@@ -16,14 +16,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use hamal_storage::{Error, File, Result, Storage, read_exact_at, write_all_at};
+use hamal_storage::{Error, File, Result, Storage, is_refused, read_exact_at, write_all_at};
 use hamal_wal::Lsn;
 
 use crate::core::Core;
 use crate::header::{self, Identity, kind};
 use crate::heal::{CopyPlace, PageCopy};
 use crate::partition::file_name;
-use crate::{PageNo, PartitionId, RestoredPage, TornPages};
+use crate::{Mending, PageNo, PartitionId, RestoredPage, TornPages};
 
 /// The area's name.
 pub(crate) const NAME: &str = "doublewrite";
@@ -165,31 +165,40 @@ impl Core {
         &self,
         oldest_lsn: Lsn,
         end_lsn: Lsn,
+        mending: &dyn Fn(PartitionId) -> Mending,
         replays: &dyn Fn(PartitionId, PageNo, Lsn) -> bool,
     ) -> Result<TornPages> {
         let (mut restored, mut damaged) = (Vec::new(), Vec::new());
         let mut image = vec![0; self.page_bytes];
         let mut files = BTreeMap::new();
-        for ((partition, page), (offset, page_lsn)) in
-            self.doublewrite.copies(self.database_id, self.page_bytes)?
-        {
+        let copies = self.doublewrite.copies(self.database_id, self.page_bytes)?;
+        for ((partition, page), (offset, page_lsn)) in copies {
+            let mending = mending(partition);
+            if mending == Mending::None {
+                continue;
+            }
             let name = file_name(partition);
-            let file = match self.storage.open(&name) {
+            let open = || self.storage.open(&name);
+            let file = match open().or_else(|_| open()) {
                 Ok(file) => file,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) if is_refused(&e) && mending == Mending::IfReadable => continue,
                 Err(e) => return Err(Error::io("open", name, e)),
             };
             let in_log = page_lsn >= oldest_lsn && page_lsn < end_lsn;
             let in_place = u64::from(page.0) * self.page_bytes as u64;
             let identity = Identity { partition, page, database_id: self.database_id };
-            let restore =
-                || if replays(partition, page, page_lsn) { Verdict::Restore } else { Verdict::Report };
-            let verdict = match read_exact_at(&*file, &mut image, in_place) {
+            let damaged_in_log =
+                if replays(partition, page, page_lsn) { Verdict::Restore } else { Verdict::Report };
+            let mut read = || read_exact_at(&*file, &mut image, in_place);
+            let read = read().or_else(|_| read());
+            let verdict = match read {
                 Ok(()) if identity.check(&image, &name, in_place).is_ok() => {
                     if header::page_lsn(&image) == page_lsn { Verdict::Confirm } else { Verdict::Leave }
                 }
-                Ok(()) if in_log => restore(),
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && in_log => restore(),
+                Ok(()) if in_log => damaged_in_log,
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && in_log => damaged_in_log,
+                Err(e) if is_refused(&e) && mending == Mending::IfReadable => Verdict::Leave,
                 Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(Error::io("read", name, e)),
                 _ => Verdict::Report,
             };

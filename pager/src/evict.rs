@@ -243,6 +243,26 @@ impl Core {
         Ok(())
     }
 
+    /// Waits until nobody has a page of the partition latched who had latched it before this was called.
+    pub(crate) fn wait_for_latches(&self, partition: &Partition) {
+        for slot in self.frames.all() {
+            let backoff = Backoff::new();
+            while let Some((id, page)) = self.frames.page(slot).filter(|(id, _)| *id == partition.id()) {
+                debug_assert_eq!(id, partition.id());
+                let Some(at) = partition.place(page) else { break };
+                match at.state().try_exclusive() {
+                    Latch::Taken => {
+                        at.state().unlock_unchanged();
+                        break;
+                    }
+                    Latch::Busy | Latch::Absent(Absence::Loading) => backoff.snooze(),
+                    // Nobody has it latched, nor will.
+                    Latch::Absent(_) => break,
+                }
+            }
+        }
+    }
+
     /// Makes all pages of a partition leave, unwritten. Nobody uses it, and it is off the map already.
     pub(crate) fn empty_partition(&self, partition: &Partition) {
         // Held to the end: no batch copies one of its pages meanwhile.

@@ -13,6 +13,7 @@ use std::fmt;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use hamal_storage::Result;
 use hamal_wal::Lsn;
 
 use crate::dirty::rec_lsn;
@@ -123,6 +124,17 @@ impl<'p> ExclusivePage<'p> {
         };
         mem::forget(no_unwinding);
         result
+    }
+
+    /// Whether its partition is not used any more: then the page must not be changed. Under this latch the answer "no" stays right.
+    #[inline]
+    pub fn is_sealed(&self) -> bool {
+        self.partition.is_sealed()
+    }
+
+    /// `Offline` if its partition is not used any more. See [`ExclusivePage::is_sealed`].
+    pub fn check_unsealed(&self) -> Result<()> {
+        self.partition.check_unsealed()
     }
 
     /// Marks the page dirty: `rec_lsn` becomes `tail` unless it is set already. Must be called under this latch with the log's

@@ -55,7 +55,7 @@ pub use heal::{BadPage, CopyPlace, Healer, Healing, PageCopy};
 pub use id::{PageNo, PartitionId};
 #[cfg(not(loom))]
 pub use pager::{
-    DirtyPage, Pager, PagerOptions, PagerStats, RestoredPage, TornPages, WriteAhead, WrittenPage,
+    DirtyPage, Mending, Pager, PagerOptions, PagerStats, RestoredPage, TornPages, WriteAhead, WrittenPage,
 };
 #[cfg(not(loom))]
 pub use partition::Partition;

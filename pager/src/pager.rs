@@ -131,6 +131,17 @@ pub struct RestoredPage {
     pub page_lsn: Lsn,
 }
 
+/// What [`Pager::restore_torn_pages`] does for a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mending {
+    /// Nothing: its file is left alone.
+    None,
+    /// What it can. A file that the system refuses to open or to read, twice, is left as it is: whoever uses it will meet that too.
+    IfReadable,
+    /// Everything, or it fails.
+    Must,
+}
+
 /// What [`Pager::restore_torn_pages`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TornPages {
@@ -225,6 +236,54 @@ impl Pager {
         self.register(id, file)
     }
 
+    /// Opens a partition whose file is not yet under its name.
+    pub fn adopt_partition(self: &Arc<Self>, id: PartitionId, file: Arc<dyn File>) -> Result<Arc<Partition>> {
+        self.register(id, file)
+    }
+
+    /// A partition that stands for one that cannot be used: whatever is asked of its pages answers `Offline`. It is not open, and another
+    /// of its id can be.
+    pub fn offline_partition(&self, id: PartitionId) -> Result<Arc<Partition>> {
+        Partition::offline(id, Arc::clone(&self.core))
+    }
+
+    /// Ends the use of an open partition, whoever is using it: when this returns nobody changes its pages any more, and none is read in.
+    /// Those in memory can still be read; until [`Pager::remove_sealed`] they are written back. Returns its dirty pages. The caller holds
+    /// no latch and no epoch guard.
+    pub fn seal_partition(&self, id: PartitionId) -> Vec<DirtyPage> {
+        let Some(partition) = self.core.partitions().get(&id).cloned() else { return Vec::new() };
+        partition.seal();
+        self.core.wait_for_latches(&partition);
+        let mut dirty = self.dirty_pages();
+        dirty.retain(|page| page.partition == id);
+        dirty
+    }
+
+    /// Forgets a partition that is sealed: its pages leave the cache unwritten. Others may still have it, and get `Offline` from it.
+    pub fn remove_sealed(&self, id: PartitionId) {
+        let sealed = self.core.change_partitions(|open| match open.entry(id) {
+            Entry::Occupied(entry) if entry.get().is_sealed() => Some(entry.remove()),
+            _ => None,
+        });
+        if let Some(partition) = sealed {
+            self.core.empty_partition(&partition);
+        }
+    }
+
+    /// The open partitions whose files are not there any more as they were opened, or written to since, and what is wrong. O(partitions).
+    pub fn misplaced_files(&self) -> Result<Vec<(PartitionId, &'static str)>> {
+        let mut misplaced = Vec::new();
+        for (id, partition) in self.core.partitions().iter().filter(|(_, partition)| !partition.is_sealed()) {
+            misplaced.extend(partition.misplacement()?.map(|what| (*id, what)));
+        }
+        Ok(misplaced)
+    }
+
+    /// Writes back every dirty page of one partition, which nobody changes meanwhile.
+    pub fn write_back_partition(&self, id: PartitionId) -> Result<()> {
+        self.core.write_back_partition(id)
+    }
+
     fn register(&self, id: PartitionId, file: Arc<dyn File>) -> Result<Arc<Partition>> {
         if id.0 == u32::MAX {
             return Err(Error::Invalid(format!("{id} is no partition id")));
@@ -263,15 +322,17 @@ impl Pager {
 
     /// Before redo: puts back from the doublewrite area the pages whose copy in place is torn. A copy counts if
     /// it is valid, of this database, the latest valid one for its page, and its page LSN is at least `oldest_lsn`
-    /// and below `end_lsn`. Written in place and synced before this returns. Only where `replays` says that redo replays the page from the
-    /// copy's LSN on: the others are named, and left as they are.
+    /// and below `end_lsn`. Written in place and synced before this returns. `mending` says how much that matters to each
+    /// partition. Only where redo replays the page from the copy's LSN on, as `replays` tells: the others are named, and left as they
+    /// are.
     pub fn restore_torn_pages(
         &self,
         oldest_lsn: Lsn,
         end_lsn: Lsn,
+        mending: &dyn Fn(PartitionId) -> Mending,
         replays: &dyn Fn(PartitionId, PageNo, Lsn) -> bool,
     ) -> Result<TornPages> {
-        self.core.restore_torn_pages(oldest_lsn, end_lsn, replays)
+        self.core.restore_torn_pages(oldest_lsn, end_lsn, mending, replays)
     }
 
     /// The dirty page table for a checkpoint: the `rec_lsn` arrays first, the in-flight batches second, the minimum of

@@ -6,13 +6,16 @@
 //! I1. The caller of a `fix_` method, of `load` and of `fix_new` holds no latch and no epoch guard, for these wait for latches,
 //!     frames and I/O. `try_` methods and `optimistic` wait for nothing.
 //! I2. A page that could not be read leaves nothing behind: no memory, no frame, no state.
+//! I3. Once a partition is sealed ([`crate::Pager::seal_partition`]) no page of it is read in or made any more. Whoever reads one in names
+//!     the page in its frame and looks at the seal then; whoever seals looks at the frames afterwards: one of the two sees the other.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
 use crossbeam::utils::Backoff;
-use hamal_storage::{Error, File, Result, read_exact_at};
+use hamal_storage::{Error, File, FileId, Result, is_refused, read_exact_at};
 use parking_lot::Mutex;
 
 use crate::core::Core;
@@ -36,6 +39,7 @@ pub struct Partition {
     file_pages: AtomicU32,
     growing: Mutex<()>,
     region: Region,
+    sealed: AtomicBool,
     core: Arc<Core>,
 }
 
@@ -56,8 +60,51 @@ impl Partition {
             file_pages: AtomicU32::new(file_pages),
             growing: Mutex::new(()),
             region: Region::new(core.page_bytes),
+            sealed: AtomicBool::new(false),
             core,
         }))
+    }
+
+    /// A partition without a file, sealed from the start.
+    pub(crate) fn offline(id: PartitionId, core: Arc<Core>) -> Result<Arc<Partition>> {
+        let partition = Partition::new(id, Arc::new(NoFile), core)?;
+        partition.seal();
+        Ok(partition)
+    }
+
+    /// From here on no page is read in or made (I3).
+    pub(crate) fn seal(&self) {
+        self.sealed.store(true, Ordering::SeqCst);
+        // Pairs with the fence in `take_frame`.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether the partition is not used any more. Who has latched one of its pages exclusively and finds it unsealed can change the page:
+    /// whoever seals waits for the latch.
+    #[inline]
+    pub fn is_sealed(&self) -> bool {
+        // Relaxed: ordered by the latches of its pages, or by the fence in `take_frame`.
+        self.sealed.load(Ordering::Relaxed)
+    }
+
+    /// `Offline` once the partition is sealed.
+    pub(crate) fn check_unsealed(&self) -> Result<()> {
+        if self.is_sealed() { Err(Error::Offline { file: self.name.clone() }) } else { Ok(()) }
+    }
+
+    /// What has become of its file since it was opened, if it is not there any more as it should be: gone, replaced, or shorter.
+    pub(crate) fn misplacement(&self) -> Result<Option<&'static str>> {
+        // The number of pages before the length: the file only grows, and that before the number does.
+        let pages = u64::from(self.file_pages());
+        let look = || Ok((self.file.identity()?, self.core.storage.identity(&self.name)?, self.file.len()?));
+        Ok(match look() {
+            Ok((_, None, _)) => Some("the file is gone"),
+            Ok((here, Some(there), _)) if there != here => Some("another file has taken its place"),
+            Ok((.., len)) if len < pages * self.core.page_bytes as u64 => Some("the file has been cut short"),
+            Ok(_) => None,
+            Err(e) if is_refused(&e) => Some("the system does not let the file be looked at"),
+            Err(e) => return Err(Error::io("look at", &self.name, e)),
+        })
     }
 
     pub(crate) fn core(&self) -> &Core {
@@ -111,6 +158,7 @@ impl Partition {
         if pages <= self.file_pages() {
             return Ok(());
         }
+        self.check_unsealed()?;
         let _one_grower = self.growing.lock();
         let have = self.file_pages();
         if pages <= have {
@@ -184,6 +232,7 @@ impl Partition {
     ///
     /// `Invalid` if the file has no room for the page: [`Partition::ensure_file_pages`] comes first.
     pub fn fix_new(&self, page: PageNo, class: PageClass) -> Result<ExclusivePage<'_>> {
+        self.check_unsealed()?;
         if page.0 >= self.file_pages() {
             let (name, room) = (&self.name, self.file_pages());
             return Err(Error::Invalid(format!(
@@ -248,6 +297,7 @@ impl Partition {
 
     /// Tries until `attempt` succeeds, reading the page in if it is not in memory.
     fn fix(&self, page: PageNo, into: Loaded, attempt: impl Fn(PageAt<'_>) -> Latch) -> Result<PageAt<'_>> {
+        self.check_unsealed()?;
         if page.0 >= self.file_pages() {
             let expected = format!("page {page}, a page never written");
             let found = format!("a file of {} pages", self.file_pages());
@@ -315,7 +365,13 @@ impl Partition {
         match self.core.take_frame() {
             Ok(slot) => {
                 self.core.frames.occupy(slot, self.id, page);
-                Ok(slot)
+                // Pairs with the fence in `seal` (I3).
+                fence(Ordering::SeqCst);
+                self.check_unsealed().map(|()| slot).inspect_err(|_| {
+                    self.core.frames.give_back(&[slot]);
+                    at.state().abandon_load();
+                    self.core.loads.wake(at.key());
+                })
             }
             Err(e) => {
                 at.state().abandon_load();
@@ -376,5 +432,45 @@ impl fmt::Debug for Partition {
             .field("file_pages", &self.file_pages())
             .field("region", &self.region)
             .finish_non_exhaustive()
+    }
+}
+
+/// The file of a partition that has none.
+#[derive(Debug)]
+struct NoFile;
+
+impl NoFile {
+    fn none<T>() -> io::Result<T> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+impl File for NoFile {
+    fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+        NoFile::none()
+    }
+
+    fn write_at(&self, _: &[u8], _: u64) -> io::Result<usize> {
+        NoFile::none()
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        NoFile::none()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(0)
+    }
+
+    fn identity(&self) -> io::Result<FileId> {
+        NoFile::none()
+    }
+
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        NoFile::none()
+    }
+
+    fn allocate(&self, _: u64, _: u64) -> io::Result<()> {
+        NoFile::none()
     }
 }

@@ -231,6 +231,21 @@ impl Core {
         Ok(clean)
     }
 
+    /// Writes back all dirty pages of a partition.
+    pub(crate) fn write_back_partition(&self, id: PartitionId) -> Result<()> {
+        loop {
+            self.settle_batch()?;
+            let mut dirty = self.dirty_in_slots(|_| true);
+            dirty.retain(|(_, resident)| resident.partition.id() == id);
+            if dirty.is_empty() {
+                return Ok(());
+            }
+            for pages in dirty.chunks(self.batch_pages) {
+                self.write_batch(pages.iter().map(|(_, resident)| resident.clone()).collect())?;
+            }
+        }
+    }
+
     /// The pages that are dirty by their `rec_lsn` array, as far as `wanted`.
     pub(crate) fn dirty_in_slots(&self, wanted: impl Fn(Lsn) -> bool) -> Vec<(Lsn, Resident)> {
         let partitions = self.partitions();

@@ -34,6 +34,12 @@ pub enum Error {
         /// The first failure, as text.
         cause: String,
     },
+    /// The file, or what it was kept in memory of, is not used any more: something is wrong with it, or it has been replaced.
+    #[error("{file} is offline")]
+    Offline {
+        /// The file, relative to the database directory.
+        file: String,
+    },
     /// The log has no room for this record beside what is reserved for rollback and checkpoints.
     #[error("the log is full: {needed_bytes} bytes needed, {available_bytes} available")]
     LogFull {
@@ -69,4 +75,19 @@ impl Error {
         matches!(self, Error::Io { source, .. }
             if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
+}
+
+/// Whether the system refuses a file, or a part of it, for a reason that lies with these: neither a full disk nor a limit of the process.
+pub fn is_refused(error: &io::Error) -> bool {
+    /// EIO, ENXIO, ENODEV: the device does not answer as it should.
+    const DEVICE_ERRORS: [i32; 3] = [5, 6, 19];
+    error.raw_os_error().is_some_and(|code| DEVICE_ERRORS.contains(&code))
+        || matches!(
+            error.kind(),
+            io::ErrorKind::NotFound
+                | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::IsADirectory
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::StaleNetworkFileHandle
+        )
 }

@@ -26,6 +26,8 @@ pub trait Storage: Debug + Send + Sync + 'static {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes creations, renames and removals in a directory durable.
     fn sync_directory(&self, name: &str) -> io::Result<()>;
+    /// Which file has this name now; `None` if there is none. See [`File::identity`].
+    fn identity(&self, name: &str) -> io::Result<Option<FileId>>;
     /// Takes the exclusive advisory lock on a file (created if missing) without waiting; `WouldBlock` if
     /// another holder, in this process or another, has it. Released when dropped, and when the process dies.
     fn lock(&self, name: &str) -> io::Result<Box<dyn Lock>>;
@@ -57,6 +59,15 @@ pub trait Scheduler: Debug + Send + Sync {
 /// Holds an advisory lock until dropped.
 pub trait Lock: Debug + Send + Sync {}
 
+/// Tells files of one storage apart, whatever their names. Another file may have it once this one has no name and no handle any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// The device, or whatever else the number is of.
+    pub device: u64,
+    /// The number there.
+    pub number: u64,
+}
+
 /// One open file. All transfers are positional; many threads may call at once.
 pub trait File: Debug + Send + Sync {
     /// Reads at `offset`; returns how many bytes came, 0 at the end of the file. May be short.
@@ -71,6 +82,8 @@ pub trait File: Debug + Send + Sync {
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
+    /// Which file it is: that of [`Storage::identity`] of its name, as long as nobody has removed or replaced that.
+    fn identity(&self) -> io::Result<FileId>;
     /// Cuts or extends (with zeros) to `len` bytes.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Reserves disk space for the range, extending the file with zeros if it ends beyond the length; never

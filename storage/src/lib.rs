@@ -13,6 +13,6 @@ mod name;
 mod os;
 pub mod sim;
 
-pub use error::{Error, Result};
-pub use file::{File, Lock, Scheduler, Storage, read_exact_at, write_all_at};
+pub use error::{Error, Result, is_refused};
+pub use file::{File, FileId, Lock, Scheduler, Storage, read_exact_at, write_all_at};
 pub use os::OsStorage;

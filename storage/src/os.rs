@@ -22,7 +22,7 @@ use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::name;
-use crate::{File, Lock, Storage};
+use crate::{File, FileId, Lock, Storage};
 
 /// Zeros are written in pieces of this size where the file system cannot reserve space.
 const FILL_BYTES: usize = 64 << 10;
@@ -78,6 +78,14 @@ impl Storage for OsStorage {
         }
     }
 
+    fn identity(&self, name: &str) -> io::Result<Option<FileId>> {
+        match fs::metadata(self.file_path(name)?) {
+            Ok(metadata) => Ok(Some(file_id(&metadata))),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Names that are not UTF-8 are nobody's here and are left out.
     fn list(&self, directory: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
@@ -116,7 +124,7 @@ impl Storage for OsStorage {
             let lock = OsLock { file };
             // Between opening and locking, its last holder may have removed or renamed the file: then the lock is of nothing.
             let (locked, named) = (lock.file.metadata()?, fs::metadata(&path));
-            if named.is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
+            if named.is_ok_and(|named| file_id(&named) == file_id(&locked)) {
                 return Ok(Box::new(lock));
             }
         }
@@ -171,6 +179,10 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     directory.sync_all()
 }
 
+fn file_id(metadata: &fs::Metadata) -> FileId {
+    FileId { device: metadata.dev(), number: metadata.ino() }
+}
+
 /// The `flock` lives as long as the file description, or until it is given back.
 #[derive(Debug)]
 struct OsLock {
@@ -207,6 +219,10 @@ impl File for OsFile {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn identity(&self) -> io::Result<FileId> {
+        Ok(file_id(&self.file.metadata()?))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -33,6 +33,7 @@ on_both! {
     allocating_extends_with_zeros_and_changes_no_byte
     two_handles_see_one_file
     an_open_file_survives_its_removal
+    a_file_is_told_from_another_of_its_name
     creating_a_name_twice_is_refused
     opening_what_is_not_a_file_is_refused
     names_are_listed_sorted_and_without_their_directory
@@ -136,6 +137,21 @@ fn an_open_file_survives_its_removal(storage: &dyn Storage) {
     let other = create_with(storage, "f", b"other");
     assert_eq!(content(&*file), b"Ghost");
     assert_eq!(content(&*other), b"other");
+}
+
+fn a_file_is_told_from_another_of_its_name(storage: &dyn Storage) {
+    let file = create_with(storage, "f", b"one");
+    let identity = file.identity().unwrap();
+    assert_eq!(storage.identity("f").unwrap(), Some(identity));
+    assert_eq!(storage.open("f").unwrap().identity().unwrap(), identity);
+    storage.rename("f", "g").unwrap();
+    assert_eq!((storage.identity("f").unwrap(), storage.identity("g").unwrap()), (None, Some(identity)));
+    let other = create_with(storage, "f", b"one");
+    assert_ne!(other.identity().unwrap(), identity);
+    storage.rename("f", "g").unwrap();
+    assert_eq!(storage.identity("g").unwrap(), Some(other.identity().unwrap()));
+    assert_eq!(file.identity().unwrap(), identity);
+    assert_eq!(storage.identity("nowhere/f").unwrap(), None);
 }
 
 fn creating_a_name_twice_is_refused(storage: &dyn Storage) {

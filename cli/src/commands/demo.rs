@@ -1,13 +1,15 @@
 //! `hamal demo`: kill, recover, compare, and show it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use hamal_storage::{OsStorage, Storage};
+use serde_json::json;
 
 use crate::demo::campaign::{Campaign, Plan};
 use crate::demo::image::Image;
+use crate::demo::outage::{Damage, Scene};
 use crate::demo::report::{Totals, opening, round_lines, round_summary};
 use crate::demo::setup::Settings;
 use crate::failure::{Failure, Result, answer};
@@ -30,6 +32,7 @@ Exit status 1 if anything was not as it must be; the database is then kept.
 Examples:
   hamal demo
   hamal demo --rounds 200 --kill-within 500ms --quiet
+  hamal demo --partitions                                   # a file is lost while the others serve
   hamal demo --dir crashed.hamal --save-image image.hamal   # then: hamal recover image.hamal --dry-run")]
 pub(crate) struct DemoArgs {
     /// Rounds of work, kill and recovery
@@ -56,11 +59,20 @@ pub(crate) struct DemoArgs {
     /// One line a round
     #[arg(long, short)]
     quiet: bool,
+    /// Instead of kills: one of eight partitions loses its file, or what is in it, closed and running; the others serve; it is repaired
+    #[arg(long, conflicts_with_all = ["rounds", "kill_within", "workers", "save_image", "quiet"])]
+    partitions: bool,
 }
 
 pub(crate) fn run(args: &DemoArgs, session: &mut Session) -> Result<()> {
     let seed = args.seed.unwrap_or_else(|| OsStorage::new(".").random_u64() >> 32);
     let mut home = Home::choose(args)?;
+    if args.partitions {
+        if args.keep {
+            home.keep();
+        }
+        return run_outages(seed, &mut home, session);
+    }
     let image = args.save_image.as_ref().map(|image| Image::choose(image, &home.directory)).transpose()?;
     if args.keep {
         home.keep();
@@ -127,6 +139,76 @@ fn tell_rounds(args: &DemoArgs, plan: Plan, session: &mut Session, totals: &mut 
     }
     session.out.line("")?;
     totals.lines(seed, started.elapsed()).into_iter().try_for_each(|line| session.out.line(line))
+}
+
+/// Each damage, closed and running.
+fn run_outages(seed: u64, home: &mut Home, session: &mut Session) -> Result<()> {
+    let mut is_right = true;
+    let result = outages(seed, &home.directory, session, &mut is_right);
+    if (result.is_err() && !matches!(result, Err(Failure::ReaderGone))) || !is_right {
+        home.keep();
+    }
+    let said = match home.kept() {
+        Some(kept) if !session.out.is_json() => {
+            session.out.line(format!("The database is in {}", kept.display()))
+        }
+        _ => Ok(()),
+    };
+    answer(result.and(said), is_right)
+}
+
+fn outages(seed: u64, directory: &Path, session: &mut Session, is_right: &mut bool) -> Result<()> {
+    let started = Instant::now();
+    let vault = directory.with_extension("vault");
+    must_be_free(&vault)?;
+    let mut scene = Scene::make(directory, &vault, session.cache_bytes.unwrap_or(4 << 20), seed)?;
+    if !session.out.is_json() {
+        let what = "a table of eight partitions, backed up, its log archived; a reader and a writer for each";
+        session.out.line(format!("Made {what} (seed {seed})"))?;
+    }
+    let rounds: Vec<(Damage, bool)> =
+        [false, true].into_iter().flat_map(|running| Damage::ALL.map(|damage| (damage, running))).collect();
+    let (of, mut reads, mut writes) = (rounds.len() as u64, 0, 0);
+    for (number, (damage, running)) in (1..).zip(rounds) {
+        let outage = scene.round(damage, running).map_err(|failure| {
+            *is_right = false;
+            failure.context(format!("seed {seed}, round {number}"))
+        })?;
+        *is_right &= outage.is_right();
+        reads += outage.reads;
+        writes += outage.writes;
+        if session.out.is_json() {
+            session.out.json(&outage.to_json(number))?;
+        } else {
+            session.out.line("")?;
+            outage.lines(number, of).into_iter().try_for_each(|line| session.out.line(line))?;
+        }
+        session.out.flush()?;
+    }
+    let elapsed = started.elapsed();
+    if session.out.is_json() {
+        return session.out.json(&json!({
+            "type": "end",
+            "right": *is_right,
+            "rounds": of,
+            "others_reads": reads,
+            "others_writes": writes,
+            "elapsed_ms": text::millis(elapsed),
+            "seed": seed,
+        }));
+    }
+    let verdict = if *is_right {
+        format!("PASSED: {of} outages of one partition, each repaired to the last acknowledged commit.")
+    } else {
+        format!("FAILED (seed {seed}).")
+    };
+    session.out.line("")?;
+    session.out.line(verdict)?;
+    let (reads, writes) = (text::count(reads, "read"), text::count(writes, "commit"));
+    session.out.line(format!(
+        "  the others served {reads} and {writes} during the outages; {}",
+        text::duration(elapsed)
+    ))
 }
 
 /// Where the database lives, and whether it stays.

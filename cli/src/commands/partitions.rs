@@ -42,7 +42,17 @@ pub(crate) fn run(args: &PartitionsArgs, session: &mut Session) -> Result<()> {
                 .iter()
                 .try_for_each(|partition| session.out.json(&to_json(partition, &tables)));
         }
-        session.out.table(&listing(&partitions, &tables))
+        session.out.table(&listing(&partitions, &tables))?;
+        for partition in &partitions {
+            if let Some(cause) = &partition.cause {
+                session.out.line(format!(
+                    "partition {} is quarantined: {}",
+                    partition.id,
+                    text::printable(cause)
+                ))?;
+            }
+        }
+        Ok(())
     })
 }
 
@@ -65,6 +75,10 @@ fn to_json(partition: &PartitionInfo, tables: &[TableInfo]) -> serde_json::Value
         }
     }
     object.insert("state".to_owned(), json!(partition.state.to_string()));
+    if let Some(cause) = &partition.cause {
+        object.insert("cause".to_owned(), json!(cause));
+        object.insert("quarantined_micros".to_owned(), json!(partition.quarantined_micros));
+    }
     object.insert("rows".to_owned(), json!(partition.rows));
     object.insert("pages".to_owned(), json!(partition.pages));
     object.insert("bytes".to_owned(), json!(partition.bytes));

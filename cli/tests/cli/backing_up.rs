@@ -1,4 +1,4 @@
-//! `backup`, `backups`, `archive`, `restore`.
+//! `backup`, `backups`, `archive`, `restore`, `repair`.
 
 use super::support::Place;
 
@@ -68,4 +68,39 @@ fn what_cannot_be_restored_is_told_in_a_line() {
     assert!(damage.contains("part-0"), "{damage}");
     let refused = place.hamal(&["tables", "y"]).failure(3);
     assert!(refused.contains("interrupted"), "{refused}");
+}
+
+#[test]
+fn a_partition_that_has_lost_its_file_is_shown_and_repaired() {
+    let place = Place::new();
+    place.hamal(&["create", "db", "-t", "t", "--split", "m"]).text();
+    let put = |key: &str, value: &str| {
+        place.hamal(&["put", "db", "-t", "t", key, value, "--archive", "vault"]).text();
+    };
+    put("a", "1");
+    place.hamal(&["backup", "db", "vault", "--archive", "vault"]).text();
+    put("z", "2");
+    let partitions = place.hamal(&["partitions", "db", "--table", "t", "--json"]).json_lines();
+    let (id, file) = (partitions[1]["id"].to_string(), partitions[1]["file"].as_str().unwrap().to_owned());
+    std::fs::remove_file(place.path("db").join(file)).unwrap();
+
+    assert_eq!(place.hamal(&["get", "db", "-t", "t", "a"]).text(), "1\n");
+    let refused = place.hamal(&["get", "db", "-t", "t", "z"]).failure(4);
+    assert!(refused.contains("is quarantined") && refused.contains("table \"t\""), "{refused}");
+    let shown = place.hamal(&["partitions", "db"]).text();
+    assert!(shown.contains(&format!("partition {id} is quarantined: ")), "{shown}");
+    let partitions = place.hamal(&["partitions", "db", "--table", "t", "--json"]).json_lines();
+    assert_eq!((&partitions[0]["state"], &partitions[1]["state"]), (&"online".into(), &"quarantined".into()));
+    assert!(partitions[0].get("cause").is_none() && partitions[1]["cause"].is_string());
+    place.hamal(&["backup", "db", "vault"]).failure(4);
+
+    let hopeless = place.hamal(&["repair", "db", &id]).failure(4);
+    assert!(hopeless.contains("cannot be repaired"), "{hopeless}");
+    place.hamal(&["repair", "db", "99", "--backups", "vault"]).failure(2);
+    place.hamal(&["repair", "db", "--backups", "nowhere"]).failure(3);
+    let repaired = place.hamal(&["repair", "db", "--backups", "vault", "--backup", "last", "--json"]).json();
+    assert_eq!((&repaired["base"], &repaired["rows"]), (&"backup".into(), &1.into()));
+    assert_eq!(rows(&place, "db"), "a  1\nz  2\n");
+    place.hamal(&["check", "db"]).text();
+    assert_eq!(place.hamal(&["repair", "db"]).text(), "no partition is quarantined\n");
 }

@@ -42,6 +42,9 @@ pub(crate) fn run(
 ) -> Result<BackupInfo> {
     engine.check_poison()?;
     engine.check_resolved()?;
+    if let Some(id) = engine.quarantine.first() {
+        return Err(engine.unavailable(id).context("a backup would not have all of the database"));
+    }
     let _span = tracing::info_span!("backup").entered();
     let started_micros = engine.storage.now_micros();
     let (hold, _files) = {

@@ -13,7 +13,7 @@ use hamal_storage::sim::SimStorage;
 use self::workload::{Workload, check, options};
 use super::{BackupOptions, DirectoryTarget, Progress, RestoreOptions, backups, remove, restore_on, verify};
 use crate::master::{self, Found, Master, MasterFiles};
-use crate::{Database, ErrorKind, OpenMode};
+use crate::{Database, ErrorKind, OpenMode, PartitionState};
 
 /// A table of bytes.
 type Bytes<'t> = crate::Table<'t, &'static [u8], &'static [u8]>;
@@ -189,8 +189,9 @@ fn without_the_lsn_restored_to_the_log_would_be_believed_about_other_files() {
         assert!(master.restored_to == master.attested && master.history != 0, "{master:?}");
         let forgetful = Master { restored_to: hamal_wal::Lsn::NEVER, ..master.clone() };
         MasterFiles::open(&disk, master).unwrap().write(forgetful).unwrap();
-        let is_right = options().open_on(Arc::new(disk)).is_ok_and(|db| {
-            workload::content(&db) == workload.committed
+        let is_right = options().self_repair(false).open_on(Arc::new(disk)).is_ok_and(|db| {
+            db.partitions().is_ok_and(|all| all.iter().all(|p| p.state == PartitionState::Online))
+                && workload::content(&db) == workload.committed
                 && db
                     .verify(&mut |_| ControlFlow::Continue(()))
                     .is_ok_and(|report| report.findings.is_empty())

@@ -72,6 +72,7 @@ pub(crate) fn round(
                         | ErrorKind::LogFull
                         | ErrorKind::NoSpace
                         | ErrorKind::Limit
+                        | ErrorKind::PartitionUnavailable
                 ) =>
             {
                 tracing::debug!(table = plan.name, error = %e, "not balanced");
@@ -99,16 +100,16 @@ fn look(
         let handles: Vec<_> = table.partitions().map(|id| engine.partition(id)).collect::<Result<_>>()?;
         let mut seen = Vec::with_capacity(handles.len());
         for handle in &handles {
-            let used_bytes = used_bytes(engine, handle)?;
-            let bounds = bounds(&table, seen.len());
-            let partition = Seen {
-                id: handle.partition.id(),
-                used_bytes,
-                operations: handle.load.operations(),
-                in_transition: handle.strays.are_possible(),
-                // Where that may matter: it takes a look at the tree.
-                appends: used_bytes > options.split_bytes / 4 * 3 && cuts(handle, bounds)?.appends,
+            let id = handle.partition.id();
+            let size = size(engine, options, handle, bounds(&table, seen.len()));
+            let (used_bytes, appends) = match size.map_err(|error| engine.blame(id, error)) {
+                // Nothing is done about it, nor with its neighbours.
+                Err(e) if e.kind() == ErrorKind::PartitionUnavailable => (u64::MAX, false),
+                size => size?,
             };
+            let in_transition = handle.strays.are_possible() || handle.partition.is_sealed();
+            let operations = handle.load.operations();
+            let partition = Seen { id, used_bytes, operations, in_transition, appends };
             let rate = memory.observe(options, &partition, now);
             #[expect(clippy::cast_sign_loss, reason = "a count by a time")]
             handle.load.set_rate(rate as u64);
@@ -124,7 +125,12 @@ fn look(
                 let (lower, upper) = bounds(&table, at);
                 let key = match reason {
                     BalanceReason::Load => handles[at].load.middle().map(Vec::from),
-                    _ => cuts(&handles[at], (lower, upper))?.best(),
+                    _ => match cuts(&handles[at], (lower, upper)) {
+                        Ok(cuts) => cuts.best(),
+                        // Found to be damaged a moment ago.
+                        Err(_) if handles[at].partition.is_sealed() => continue,
+                        Err(e) => return Err(e),
+                    },
                 };
                 handles[at].load.forget_keys();
                 let key = key.filter(|key| **key > *lower && upper.is_none_or(|upper| **key < *upper));
@@ -141,6 +147,17 @@ fn look(
         }
     }
     Ok(plans)
+}
+
+/// Bytes that a partition uses, and whether it grows at its end; that where it may matter, as it takes a look at the tree.
+fn size(
+    engine: &Engine,
+    options: &BalancerOptions,
+    handle: &PartitionHandle,
+    bounds: (&[u8], Option<&[u8]>),
+) -> Result<(u64, bool)> {
+    let used_bytes = used_bytes(engine, handle)?;
+    Ok((used_bytes, used_bytes > options.split_bytes / 4 * 3 && cuts(handle, bounds)?.appends))
 }
 
 /// Bytes of the pages that hold something. O(bitmap pages).

@@ -15,7 +15,7 @@
 
 use std::ops::Bound;
 
-use crate::raw::{RawTable, resolve};
+use crate::raw::RawTable;
 use crate::routes::{RouteSlot, Routes};
 use crate::tree::LeafCopy;
 use crate::validation::RangeId;
@@ -200,10 +200,10 @@ impl<'t> RawRange<'t> {
         };
         let (routes, end) = (self.table.routes(), &mut self.front);
         end.slot = routes.slot_of(from.unwrap_or_default());
-        let route = routes.at(end.slot);
+        let (route, leaf) = (routes.at(end.slot), &mut end.leaf);
         route.handle.load.note(from.unwrap_or_default());
-        let tree = &route.tree;
-        self.table.with_eyes(|eyes| tree.leaf_at(from, Some(eyes), &mut end.leaf))?;
+        let copied = self.table.with_eyes(|eyes| route.tree.leaf_at(from, Some(eyes), leaf));
+        self.table.told(route, copied)?;
         self.front.start = start_index(&self.front.leaf, &self.lower);
         self.front.stop =
             stop_index(&self.front.leaf, &self.upper).min(self.front.strays_index(self.table.routes()));
@@ -223,13 +223,13 @@ impl<'t> RawRange<'t> {
             Some(key) if is_in => routes.slot_of(key),
             _ => routes.slot_before(key),
         };
-        let route = routes.at(end.slot);
+        let (route, leaf) = (routes.at(end.slot), &mut end.leaf);
         route.handle.load.note(key.unwrap_or_default());
-        let (tree, leaf) = (&route.tree, &mut end.leaf);
-        self.table.with_eyes(|eyes| match key {
-            Some(_) if is_in => tree.leaf_at(key, Some(eyes), leaf),
-            _ => tree.leaf_before(key, Some(eyes), leaf),
-        })?;
+        let copied = self.table.with_eyes(|eyes| match key {
+            Some(_) if is_in => route.tree.leaf_at(key, Some(eyes), leaf),
+            _ => route.tree.leaf_before(key, Some(eyes), leaf),
+        });
+        self.table.told(route, copied)?;
         self.back.start = start_index(&self.back.leaf, &self.lower);
         self.back.stop =
             stop_index(&self.back.leaf, &self.upper).min(self.back.strays_index(self.table.routes()));
@@ -295,7 +295,7 @@ fn fill(table: &RawTable<'_>, end: &End, index: usize, value: Option<&mut Vec<u8
     let row = end.leaf.row(index);
     value.clear();
     if row.overflow {
-        resolve(table.routes().at(end.slot), row.value, value)
+        table.resolve(table.routes().at(end.slot), row.value, value)
     } else {
         value.extend_from_slice(row.value);
         Ok(())

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hamal_pager::space::Geometry;
-use hamal_pager::{PageNo, PartitionId};
+use hamal_pager::{DirtyPage, PageNo, PartitionId};
 use hamal_storage::Storage;
 use hamal_wal::{Lsn, Resume};
 use hashbrown::{HashMap, HashSet};
@@ -126,7 +126,7 @@ fn damaged(lsn: Lsn, expected: impl std::fmt::Display, found: impl std::fmt::Dis
 
 impl Analysis {
     /// Nothing seen yet.
-    fn new(master: &Master) -> Analysis {
+    pub(crate) fn new(master: &Master) -> Analysis {
         Analysis {
             transactions: BTreeMap::new(),
             finished: HashSet::new(),
@@ -153,7 +153,7 @@ impl Analysis {
         }
     }
 
-    fn see(&mut self, lsn: Lsn, begin: Lsn, master: &Master, record: &Record<'_>) -> Result<()> {
+    pub(crate) fn see(&mut self, lsn: Lsn, begin: Lsn, master: &Master, record: &Record<'_>) -> Result<()> {
         self.next_txn = self.next_txn.max(TxnId(record.txn().0.saturating_add(1)));
         let coverage = Geometry::new(master.page_bytes).coverage();
         for part in record.parts() {
@@ -317,6 +317,30 @@ impl Analysis {
         let known = self.dirty.entry((partition, page)).or_insert(entry);
         known.rec_lsn = known.rec_lsn.min(page_lsn);
         true
+    }
+
+    /// Leaves a partition out: recovery has nothing to do with it.
+    pub(crate) fn leave_out(&mut self, partition: PartitionId) {
+        self.dirty.retain(|(p, _), _| *p != partition);
+        for txn in self.transactions.values_mut() {
+            txn.chains.remove(&partition);
+        }
+        self.transactions.retain(|_, txn| !txn.chains.is_empty());
+    }
+
+    /// Adds losers that the checkpoint could not list.
+    pub(crate) fn add_losers(&mut self, images: &[TxnImage]) {
+        images.iter().for_each(|image| self.merge(image));
+    }
+
+    /// The pages of a partition that may miss changes.
+    pub(crate) fn dirty_pages_of(&self, partition: PartitionId) -> impl Iterator<Item = DirtyPage> + '_ {
+        let pages = self.dirty.iter().filter(move |((p, _), _)| *p == partition);
+        pages.map(|((partition, page), entry)| DirtyPage {
+            partition: *partition,
+            page: *page,
+            rec_lsn: entry.rec_lsn,
+        })
     }
 
     /// Where redo starts; `None` if no page can miss anything.

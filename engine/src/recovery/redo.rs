@@ -23,13 +23,16 @@
 //! I6. The error that is reported is the first in log order, as with one thread: what is behind a failure is left out, what is before it
 //!     is still done, and may fail itself. What was redone beyond it harms nobody: the pass is idempotent by page LSN.
 //! I7. A partition is done when the reader is behind the last record there is of it and its parts have been applied ([`Target`]).
+//! I8. A partition that is damaged, or whose file is missing or refused, is quarantined, and what is left of it is passed over: the others
+//!     are redone. All but the catalog.
 
-mod apply;
+pub(crate) mod apply;
 mod fan_out;
 #[cfg(test)]
 mod tests;
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -40,6 +43,7 @@ use hashbrown::HashMap;
 use super::analysis::Analysis;
 use super::{PARALLEL_BYTES, partition_report, progress, recovery_workers, scanner};
 use crate::engine::{Engine, PartitionHandle};
+use crate::quarantine::twice;
 use crate::record::{PagePart, Record};
 use crate::report::{PassReport, RecoveryPass, RecoveryReport};
 use crate::{Error, Result};
@@ -75,6 +79,8 @@ struct Target {
     handle: OnceLock<Arc<PartitionHandle>>,
     /// When its last part had been redone.
     done_at: OnceLock<Duration>,
+    /// It cannot be redone, and is quarantined.
+    failed: AtomicBool,
 }
 
 /// What was done to one partition.
@@ -142,6 +148,7 @@ pub(super) fn run(
         };
         let read = |sink: &mut dyn Sink| pass.read(&mut scanner, from, sink, &mut report.redo);
         let (tallies, workers) = fan_out::run(&pass, workers, read).map_err(|failure| failure.error)?;
+        pass.note_failed();
         report.redo_workers = workers as u64;
         for (target, tally) in pass.targets.iter().zip(tallies) {
             report.redo.applied += tally.redone;
@@ -162,7 +169,13 @@ impl<'e> Pass<'e> {
         let mut pass = Pass { engine, analysis, targets: Vec::new(), by_id: HashMap::new() };
         for (id, last_lsn) in analysis.last_lsns() {
             pass.by_id.insert(id, pass.targets.len());
-            pass.targets.push(Target { id, last_lsn, handle: OnceLock::new(), done_at: OnceLock::new() });
+            pass.targets.push(Target {
+                id,
+                last_lsn,
+                handle: OnceLock::new(),
+                done_at: OnceLock::new(),
+                failed: AtomicBool::new(false),
+            });
         }
         pass
     }
@@ -198,11 +211,17 @@ impl<'e> Pass<'e> {
                     continue;
                 }
                 let at = Place { lsn, part: index };
-                let target = self.prepare(part, &known).map_err(|error| {
+                let target = self.target(part, &known).and_then(|target| {
+                    let is_usable = !self.has_failed(target) && self.prepare(target, part)?;
+                    Ok(is_usable.then_some(target))
+                });
+                let target = target.map_err(|error| {
                     let error = in_redo(error, lsn, part.partition, part.page);
                     Failure { at, error }
                 })?;
-                sink.part(at, target, part)?;
+                if let Some(target) = target {
+                    sink.part(at, target, part)?;
+                }
             }
             position = frame.end;
             report.records += 1;
@@ -219,48 +238,84 @@ impl<'e> Pass<'e> {
         Ok(())
     }
 
-    /// Does what a part needs besides its page (I5). `known`: the partition of the part before.
-    fn prepare(
+    /// The partition of a part. `known`: that of the part before.
+    fn target(
         &self,
         part: &PagePart<'_>,
         known: &Cell<Option<(PartitionId, TargetIndex)>>,
     ) -> Result<TargetIndex> {
-        let index = match known.get() {
-            Some((id, index)) if id == part.partition => index,
+        match known.get() {
+            Some((id, index)) if id == part.partition => Ok(index),
             _ => {
                 // Every page in the table has its partition here.
                 let index = *self.by_id.get(&part.partition).ok_or_else(|| {
                     Error::corrupt("the log", 0, "a partition that analysis has seen", part.partition)
                 })?;
                 known.set(Some((part.partition, index)));
-                index
+                Ok(index)
             }
-        };
-        let target = &self.targets[index];
-        let handle = if let Some(handle) = target.handle.get() {
-            handle
-        } else {
-            let handle = match self.engine.partition(part.partition) {
-                Err(e) if creates(part, &e) => self.engine.create_partition(part.partition)?,
-                other => other?,
-            };
-            target.handle.get_or_init(|| handle)
-        };
-        if part.change.is_blind() {
-            let partition = &handle.partition;
-            partition.ensure_file_pages(pages_with(self.engine, partition, part.page)?)?;
         }
-        Ok(index)
+    }
+
+    /// Does what a part needs besides its page (I5). `false`: its partition cannot be redone (I8).
+    fn prepare(&self, target: TargetIndex, part: &PagePart<'_>) -> Result<bool> {
+        let target = &self.targets[target];
+        let open = || {
+            let handle = if let Some(handle) = target.handle.get() {
+                handle
+            } else {
+                let handle = match twice(|| self.engine.open_partition(part.partition)) {
+                    Err(e) if creates(part, &e) => self.engine.create_partition(part.partition)?,
+                    other => other?,
+                };
+                target.handle.get_or_init(|| handle)
+            };
+            if part.change.is_blind() {
+                let partition = &handle.partition;
+                partition.ensure_file_pages(pages_with(self.engine, partition, part.page)?)?;
+            }
+            Ok(())
+        };
+        match open() {
+            Err(e) if self.gives_up(target, &e) => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    /// Whether the error concerns one partition alone, which is quarantined (I8).
+    fn gives_up(&self, target: &Target, error: &Error) -> bool {
+        let gives_up = self.engine.convict(target.id, error);
+        if gives_up {
+            target.failed.store(true, Ordering::Release);
+        }
+        gives_up
+    }
+
+    fn has_failed(&self, target: TargetIndex) -> bool {
+        self.targets[target].failed.load(Ordering::Acquire)
+    }
+
+    /// What quarantined partitions may miss is what analysis says of them.
+    fn note_failed(&self) {
+        for target in self.targets.iter().filter(|target| target.failed.load(Ordering::Acquire)) {
+            self.engine.quarantine.add_dirty(target.id, self.analysis.dirty_pages_of(target.id));
+        }
     }
 
     /// Redoes a part that the reader has prepared.
     fn redo(&self, at: Place, target: TargetIndex, part: &PagePart<'_>) -> Result<Outcome, Failure> {
+        if self.has_failed(target) {
+            return Ok(Outcome::Skipped);
+        }
         let target = &self.targets[target];
         let redone = match target.handle.get() {
-            Some(handle) => redo_part(&handle.partition, at.lsn, part),
+            Some(handle) => twice(|| redo_part(&handle.partition, at.lsn, part)),
             None => Err(Error::corrupt("the log", at.lsn.0, "a partition that is open", target.id)),
         };
-        redone.map_err(|error| Failure { at, error: in_redo(error, at.lsn, target.id, part.page) })
+        match redone.map_err(|error| in_redo(error, at.lsn, target.id, part.page)) {
+            Err(e) if self.gives_up(target, &e) => Ok(Outcome::Skipped),
+            other => other.map_err(|error| Failure { at, error }),
+        }
     }
 
     /// Notes that a partition is done.

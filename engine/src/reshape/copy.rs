@@ -59,13 +59,15 @@ impl<'c> Copy<'c> {
         let tree = self.from.tree();
         let page_bytes = self.engine.page_bytes as u64;
         let mut leaves = 1;
-        tree.leaf_starts(lower, upper, &mut |_| leaves += 1)?;
+        let blame = |error| self.engine.blame(self.from.partition.id(), error);
+        tree.leaf_starts(lower, upper, &mut |_| leaves += 1).map_err(blame)?;
         self.total_bytes = leaves * page_bytes;
         let (mut leaf, mut at, mut key) = (LeafCopy::default(), lower.to_vec(), Vec::new());
         loop {
             self.engine.pause("between leaves of a copy");
             tell(on_progress, self.done_bytes, self.total_bytes)?;
-            tree.leaf_at(Some(&at), None, &mut leaf)?;
+            tree.leaf_at(Some(&at), None, &mut leaf)
+                .map_err(|error| self.engine.blame(self.from.partition.id(), error))?;
             // A vacuum may have put the leaf together with one that has been copied.
             for index in leaf.lower_bound(&at)..leaf.len() {
                 let row = leaf.row(index);
@@ -96,7 +98,8 @@ impl<'c> Copy<'c> {
             let tree = self.to.tree();
             with_log(self.engine, || {
                 let write = &mut |_: Option<Row<'_>>| Ok(Decision::Write(row));
-                tree.update(&self.engine.journal, Author::System, key, row.value.len(), write)?;
+                tree.update(&self.engine.journal, Author::System, key, row.value.len(), write)
+                    .map_err(|error| self.engine.blame(self.to.partition.id(), error))?;
                 Ok(row.value.len() as u64)
             })?
         };
@@ -109,27 +112,31 @@ impl<'c> Copy<'c> {
     fn copy_long(&mut self, key: &[u8], row: Row<'_>, on_progress: &mut OnProgress<'_>) -> Result<u64> {
         let engine = self.engine;
         let errand = Errand::begin(engine, self.to.partition.id()).ok_or_else(closed)?;
-        let mut reader = overflow::Reader::open(&self.from.partition, row.value)?;
+        let [from, to] = [self.from, self.to].map(|handle| handle.partition.id());
+        let in_source = |error| engine.blame(from, error);
+        let in_copy = |error| engine.blame(to, error);
+        let mut reader = overflow::Reader::open(&self.from.partition, row.value).map_err(in_source)?;
         let mut writer = overflow::Writer::new(&engine.journal, &errand.chain, &self.to.space);
         let value_bytes = reader.len();
         let before = self.done_bytes;
         let mut buffer = vec![0; READ_BYTES.min(value_bytes.try_into().unwrap_or(READ_BYTES))];
         loop {
-            let count = reader.read(&mut buffer)?;
+            let count = reader.read(&mut buffer).map_err(in_source)?;
             if count == 0 {
                 break;
             }
-            writer.write(&buffer[..count])?;
+            writer.write(&buffer[..count]).map_err(in_copy)?;
             self.done_bytes += count as u64;
             tell(on_progress, self.done_bytes, self.total_bytes)?;
         }
         // What is done again counts once.
         self.done_bytes = before;
-        let reference = writer.finish(Tree::max_inline_bytes(engine.page_bytes, key.len()))?;
+        let longest = Tree::max_inline_bytes(engine.page_bytes, key.len());
+        let reference = writer.finish(longest).map_err(in_copy)?;
         let copy = Row { value: &reference, ..row };
         let write = &mut |_: Option<Row<'_>>| Ok(Decision::Write(copy));
         let author = Author::Transaction(&errand.chain);
-        self.to.tree().update(&engine.journal, author, key, reference.len(), write)?;
+        self.to.tree().update(&engine.journal, author, key, reference.len(), write).map_err(in_copy)?;
         errand.commit()?;
         self.done_bytes = before + value_bytes;
         Ok(value_bytes)

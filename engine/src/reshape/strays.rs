@@ -78,7 +78,7 @@ impl Engine {
     pub(crate) fn clear_strays(&self) -> Result<bool> {
         let Some(_no_reshaping) = self.reshaping.try_lock() else { return Ok(false) };
         let mut handles = self.open_partitions();
-        handles.retain(|handle| handle.strays.are_possible());
+        handles.retain(|handle| handle.strays.are_possible() && !handle.partition.is_sealed());
         if handles.is_empty() {
             return Ok(false);
         }
@@ -91,8 +91,8 @@ impl Engine {
             self.pause("between partitions with strays");
             is_more |= match self.clear_strays_of(&handle, upper.as_deref()) {
                 Ok(cleared) => cleared == Cleared::Some,
-                // Tidying up can wait until there is log again.
-                Err(e) if e.kind() == ErrorKind::LogFull => false,
+                // Tidying up can wait until there is log again; and until a damaged partition has been repaired.
+                Err(e) if matches!(e.kind(), ErrorKind::LogFull | ErrorKind::PartitionUnavailable) => false,
                 Err(e) => return Err(e),
             };
         }
@@ -105,6 +105,10 @@ impl Engine {
         handle: &Arc<PartitionHandle>,
         upper: Option<&[u8]>,
     ) -> Result<Cleared> {
+        self.clear_some_strays_of(handle, upper).map_err(|error| self.blame(handle.partition.id(), error))
+    }
+
+    fn clear_some_strays_of(&self, handle: &Arc<PartitionHandle>, upper: Option<&[u8]>) -> Result<Cleared> {
         let Some(upper) = upper else {
             handle.strays.note_none();
             return Ok(Cleared::All);

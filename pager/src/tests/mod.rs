@@ -7,4 +7,5 @@ mod doublewrite;
 mod faults;
 mod redirty;
 mod rig;
+mod seal;
 mod stress;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hamal_storage::{Error, File, Lock, Result, Storage};
+use hamal_storage::{Error, File, FileId, Lock, Result, Storage};
 use hamal_wal::Lsn;
 use parking_lot::Mutex;
 
@@ -89,6 +89,10 @@ impl Storage for Hooked {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         Ok(self.wrap(name, self.inner.create(name)?))
     }
+    fn identity(&self, name: &str) -> io::Result<Option<FileId>> {
+        self.inner.identity(name)
+    }
+
     fn exists(&self, name: &str) -> io::Result<bool> {
         self.inner.exists(name)
     }
@@ -148,6 +152,10 @@ impl File for HookedFile {
     fn len(&self) -> io::Result<u64> {
         self.inner.len()
     }
+    fn identity(&self) -> io::Result<FileId> {
+        self.inner.identity()
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.inner.set_len(len)
     }

@@ -9,10 +9,15 @@ use super::content::{BLOCK_BYTES, SECTOR_BYTES};
 use super::fault::{FaultKind, Operation};
 use super::machine::{Machine, State, Verdict, crashed};
 use super::namespace::InodeId;
-use crate::{File, Lock};
+use crate::{File, FileId, Lock};
 
 /// No file is larger than this, as on ext4.
 const MAX_FILE_BYTES: u64 = 16 << 40;
+
+/// What tells this file from others.
+pub(super) fn file_id(inode: InodeId) -> FileId {
+    FileId { device: 0, number: inode.0 }
+}
 
 #[derive(Debug)]
 pub(super) struct SimFile {
@@ -109,6 +114,11 @@ impl File for SimFile {
         let state = self.machine.state.lock();
         state.check_running()?;
         Ok(state.names.file(self.inode).len())
+    }
+
+    fn identity(&self) -> io::Result<FileId> {
+        self.machine.state.lock().check_running()?;
+        Ok(file_id(self.inode))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -63,7 +63,7 @@ pub use observer::Observer;
 pub use rng::Rng;
 
 use crate::name;
-use crate::{File, Lock, Scheduler, Storage};
+use crate::{File, FileId, Lock, Scheduler, Storage};
 use handle::{SimFile, SimLock};
 use machine::Machine;
 use namespace::InodeId;
@@ -270,6 +270,13 @@ impl Storage for SimStorage {
         let state = self.machine.state.lock();
         state.check_running()?;
         Ok(state.names.find(&parts).is_ok())
+    }
+
+    fn identity(&self, name: &str) -> io::Result<Option<FileId>> {
+        let parts = name::file_parts(name)?;
+        let state = self.machine.state.lock();
+        state.check_running()?;
+        Ok(state.names.find(&parts).ok().map(handle::file_id))
     }
 
     fn list(&self, directory: &str) -> io::Result<Vec<String>> {

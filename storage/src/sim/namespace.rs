@@ -18,7 +18,7 @@ use super::rng::Rng;
 
 /// A file or directory, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct InodeId(u64);
+pub(super) struct InodeId(pub(super) u64);
 
 pub(super) const ROOT: InodeId = InodeId(0);
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hamal_storage::sim::{CrashMode, SimStorage};
-use hamal_storage::{File, Lock, Result, Storage};
+use hamal_storage::{File, FileId, Lock, Result, Storage};
 
 use crate::{Frame, FrameBatch, Log, LogOptions, Lsn, Resume, Scanner};
 
@@ -229,6 +229,10 @@ impl File for LazyFile {
     fn len(&self) -> io::Result<u64> {
         self.inner.len()
     }
+    fn identity(&self) -> io::Result<FileId> {
+        self.inner.identity()
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.inner.set_len(len)
     }
@@ -244,6 +248,10 @@ impl Storage for Lazy {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.sim.create(name).map(|file| self.file(file))
     }
+    fn identity(&self, name: &str) -> io::Result<Option<FileId>> {
+        self.sim.identity(name)
+    }
+
     fn exists(&self, name: &str) -> io::Result<bool> {
         self.sim.exists(name)
     }

@@ -11,14 +11,14 @@ use crate::{Error, ErrorKind, Result};
 
 /// What became of one page's part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     Redone,
     /// The page has it already.
     Skipped,
 }
 
 /// How many pages a file must have so that `page` is one of them (I4 of the pass).
-pub(super) fn pages_with(engine: &Engine, partition: &Partition, page: PageNo) -> Result<u32> {
+pub(crate) fn pages_with(engine: &Engine, partition: &Partition, page: PageNo) -> Result<u32> {
     let most = partition.file_pages().saturating_add(Geometry::new(engine.page_bytes).coverage());
     page.0.checked_add(1).filter(|pages| *pages <= most).ok_or_else(|| {
         Error::corrupt(
@@ -31,12 +31,12 @@ pub(super) fn pages_with(engine: &Engine, partition: &Partition, page: PageNo) -
 }
 
 /// Adds to an error which record was being redone, and where.
-pub(super) fn in_redo(error: Error, lsn: Lsn, partition: impl std::fmt::Display, page: PageNo) -> Error {
+pub(crate) fn in_redo(error: Error, lsn: Lsn, partition: impl std::fmt::Display, page: PageNo) -> Error {
     error.context(format!("redo of log record {lsn} on page {page} of part/{partition}.dat"))
 }
 
 /// Redoes a part whose partition is open and, if the change is blind, has room for the page.
-pub(super) fn redo_part(partition: &Partition, lsn: Lsn, part: &PagePart<'_>) -> Result<Outcome> {
+pub(crate) fn redo_part(partition: &Partition, lsn: Lsn, part: &PagePart<'_>) -> Result<Outcome> {
     let mut page = if part.change.is_blind() {
         match partition.try_exclusive(part.page) {
             Attempt::Fixed(page) if header::page_lsn(page.bytes()) >= lsn => return Ok(Outcome::Skipped),
