@@ -34,6 +34,10 @@ simulate *args="--seeds 0..1000":
 histories *args="--transactions 50000 --crash":
     cargo run --release -p hamal-fuzz --bin histories -- {{args}}
 
+# Pages damaged under running databases: each must be healed or reported, and every answer right.
+rot *args="--count 10000":
+    cargo run --release -p hamal-fuzz --bin rot -- {{args}}
+
 # One fuzz target: log_bytes, page_bytes or operations.
 fuzz target="operations" seconds="600":
     cargo fuzz run -s none {{target}} -- -max_total_time={{seconds}}

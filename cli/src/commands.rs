@@ -19,5 +19,6 @@ pub(crate) mod repair;
 pub(crate) mod reshape;
 pub(crate) mod restore;
 pub(crate) mod scan;
+pub(crate) mod scrub;
 pub(crate) mod stat;
 pub(crate) mod tables;

@@ -40,7 +40,7 @@ Keys and values that are no text are shown as \\xNN, and in JSON as hexadecimal 
 
 Exit status:
   0  done
-  1  the answer is no: the key is not there, check found damage, the demo failed
+  1  the answer is no: the key is not there, check or scrub found damage, the demo failed
   2  bad input: arguments, or a file to load; nothing has changed
   3  the database cannot be used now: missing, locked, disk full, I/O error
   4  the database is damaged"
@@ -93,6 +93,8 @@ enum Command {
     Stat(commands::stat::StatArgs),
     /// Verify every page
     Check(commands::check::CheckArgs),
+    /// Look at every page on the disk, and rebuild the bad ones
+    Scrub(commands::scrub::ScrubArgs),
     /// Print the records of the log
     Log(commands::log::LogArgs),
     /// Print one page, decoded
@@ -133,7 +135,8 @@ fn main() -> ExitCode {
         return demo::worker::run(args);
     }
     let style = if cli.json { Style::Json } else { Style::Human };
-    let mut session = Session { out: Output::stdout(style), cache_bytes: cli.cache, archive: cli.archive };
+    let mut session =
+        Session { out: Output::stdout(style), cache_bytes: cli.cache, archive: cli.archive, heal_from: None };
     let result = run(&cli.command, &mut session);
     // What was printed before a failure is still true.
     let flushed = session.out.flush();
@@ -164,6 +167,7 @@ fn run(command: &Command, session: &mut Session) -> Result<()> {
         Command::Drop(args) => commands::drop_table::run(args, session),
         Command::Stat(args) => commands::stat::run(args, session),
         Command::Check(args) => commands::check::run(args, session),
+        Command::Scrub(args) => commands::scrub::run(args, session),
         Command::Log(args) => commands::log::run(args, session),
         Command::Page(args) => commands::page::run(args, session),
         Command::Recover(args) => commands::recover::run(args, session),

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hamal::backup::DirectoryTarget;
-use hamal::{Database, OpenMode, Options, RecoveryPass, RecoveryProgress, RecoveryReport, TableInfo};
+use hamal::{Database, OpenMode, Options, RecoveryPass, RecoveryProgress, RecoveryReport, Scrub, TableInfo};
 use hamal_storage::{OsStorage, Storage};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -25,6 +25,8 @@ pub(crate) struct Session {
     pub(crate) out: Output,
     pub(crate) cache_bytes: Option<u64>,
     pub(crate) archive: Option<PathBuf>,
+    /// Where backups are to rebuild pages from.
+    pub(crate) heal_from: Option<PathBuf>,
 }
 
 /// The database a command works on.
@@ -45,7 +47,11 @@ pub(crate) struct TableArg {
 
 impl Session {
     fn options(&self, mode: OpenMode) -> Options {
-        let mut options = Options::new().mode(mode);
+        // A command is over long before a scrub in the background would be.
+        let mut options = Options::new().mode(mode).scrub(Scrub::Off);
+        if let Some(target) = &self.heal_from {
+            options = options.heal_from(Arc::new(DirectoryTarget::new(target)));
+        }
         if let Some(target) = &self.archive {
             options = options.archive(Arc::new(DirectoryTarget::new(target)));
         }

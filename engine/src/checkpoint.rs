@@ -162,7 +162,7 @@ impl Engine {
         if let Some(archive) = &self.archive {
             archive.give_up(self.options.archive_hold_bytes, oldest, tail);
         }
-        let kept = self.retention.cut_at(oldest);
+        let kept = self.retention.cut_at(oldest, Lsn(tail.0.saturating_sub(self.options.kept_log_bytes())));
         let next = Master {
             checkpoint_lsn: begin,
             attested: self.log.durable(),

@@ -18,8 +18,8 @@ use crate::report::{CheckpointReport, RecoveryReport, Stats, VerifyProgress, Ver
 use crate::validation::History;
 use crate::{
     ArchiveReport, BalanceAction, Error, ErrorKind, Options, PartitionInfo, RepairOptions, RepairReport,
-    ReshapeProgress, ReshapeReport, Result, Snapshot, TableInfo, Transaction, TransactionOptions, balance,
-    recovery, repair, reshape, verify,
+    ReshapeProgress, ReshapeReport, Result, ScrubProgress, ScrubReport, Snapshot, TableInfo, Transaction,
+    TransactionOptions, balance, recovery, repair, reshape, scrub, verify,
 };
 
 /// An open database. Cheap to clone; all clones, transactions and snapshots share one handle, which closes when the last is
@@ -252,6 +252,14 @@ impl Database {
         verify::run(engine, progress)
     }
 
+    /// Reads every page in use from the disk, whether or not it is in memory, and rebuilds those that are damaged, misplaced, missing or
+    /// stale: from memory, from older copies and the log, from backups ([`Options::heal_from`]). Transactions go on meanwhile. What could not
+    /// be rebuilt is in the report, not an error; `Cancelled` if `progress` breaks. Unlike [`Database::verify`] it looks at pages one by one,
+    /// not at how they fit together. O(database + retained log).
+    pub fn scrub(&self, progress: &mut dyn FnMut(ScrubProgress) -> ControlFlow<()>) -> Result<ScrubReport> {
+        scrub::run(&self.handle.engine, progress)
+    }
+
     /// What opening found and did.
     pub fn recovery_report(&self) -> &RecoveryReport {
         self.handle.engine.report.get_or_init(RecoveryReport::default)
@@ -303,6 +311,14 @@ impl Database {
             archive_lag_bytes: archive.lag_bytes,
             archive_gaps: archive.gaps,
             archive_failures: archive.failures,
+            pages_damaged: pager.damaged,
+            pages_healed: pager.healed,
+            pages_unhealed: pager.unhealed,
+            healed_from_copies: engine.healer.counters.from_copies.load(Ordering::Relaxed),
+            healed_from_log: engine.healer.counters.from_log.load(Ordering::Relaxed),
+            healed_from_backups: engine.healer.counters.from_backups.load(Ordering::Relaxed),
+            scrubs: engine.counters.scrubs.load(Ordering::Relaxed),
+            scrubbed_pages: engine.counters.scrubbed_pages.load(Ordering::Relaxed),
         }
     }
 

@@ -45,6 +45,10 @@ pub(crate) struct Counters {
     /// Transactions that could not be serialized: what they read, or were to write, had been changed.
     pub(crate) overtaken: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
+    /// Scrubs that have seen every page.
+    pub(crate) scrubs: AtomicU64,
+    /// Pages that scrubs have looked at.
+    pub(crate) scrubbed_pages: AtomicU64,
 }
 
 /// One open database, apart from its background threads.
@@ -247,12 +251,18 @@ impl Engine {
     pub(crate) fn new(parts: Parts) -> Result<Engine> {
         let Layers { log, pager_log, pager, journal, hints } = parts.layers;
         log.promise(standing_promise(&parts.options, parts.page_bytes))?;
-        let retention = Retention::default();
+        let retention = Retention::new(log.oldest());
         let healer = {
             let master = parts.checkpoint.master.current();
             let target = parts.options.heal_from.clone().or_else(|| parts.options.archive.clone());
             let origin = (master.database_id, master.history);
-            Arc::new(PageHealer::new(log.clone(), retention.clone(), origin, parts.page_bytes, target))
+            Arc::new(PageHealer::new(
+                (log.clone(), parts.storage.clone()),
+                retention.clone(),
+                origin,
+                parts.page_bytes,
+                target,
+            ))
         };
         if parts.options.self_repair {
             pager.set_healer(healer.clone());

@@ -23,18 +23,26 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use hamal_pager::{BadPage, Healer, Healing};
-use hamal_storage::Error as LowError;
+use hamal_pager::{BadPage, Healer, Healing, PageNo, PartitionId};
+use hamal_storage::{Error as LowError, Storage};
 use hamal_wal::Log;
+use parking_lot::Mutex;
 
 use crate::backup::Target;
 use crate::retention::Retention;
 use crate::{Error, ErrorKind};
 use rebuild::{Base, Rebuild};
+
+/// How long it is remembered that a page could not be rebuilt: a descent tries again at once, and the log may be long.
+const REMEMBERED: Duration = Duration::from_secs(1);
+/// Pages remembered so, at most.
+const MOST_FAILURES: usize = 64;
 
 /// What rebuilds the pages of one open database.
 pub(crate) struct PageHealer {
@@ -43,6 +51,8 @@ pub(crate) struct PageHealer {
     database_id: u64,
     history: u64,
     page_bytes: usize,
+    clock: Arc<dyn Storage>,
+    failures: Mutex<VecDeque<Failure>>,
     /// Backups and archived log, if there are any.
     target: Option<Arc<dyn Target>>,
     pub(crate) counters: HealCounters,
@@ -57,6 +67,13 @@ pub(crate) struct HealCounters {
     pub(crate) from_log: AtomicU64,
     /// A backup, or archived log.
     pub(crate) from_backups: AtomicU64,
+}
+
+/// A page that could not be rebuilt: whoever reads it again at once hears the same, and the log is not read again.
+struct Failure {
+    key: (PartitionId, PageNo),
+    at: Duration,
+    why: String,
 }
 
 /// Why a source does not give the page: in words, or an error that trying again may get over.
@@ -83,14 +100,32 @@ impl From<LowError> for Refusal {
 impl PageHealer {
     /// `target`: where backups may be.
     pub(crate) fn new(
-        log: Arc<Log>,
+        (log, clock): (Arc<Log>, Arc<dyn Storage>),
         retention: Retention,
         (database_id, history): (u64, u64),
         page_bytes: usize,
         target: Option<Arc<dyn Target>>,
     ) -> PageHealer {
         let counters = HealCounters::default();
-        PageHealer { log, retention, database_id, history, page_bytes, target, counters }
+        let failures = Mutex::default();
+        PageHealer { log, retention, database_id, history, page_bytes, clock, failures, target, counters }
+    }
+
+    /// Why the page could not be rebuilt a moment ago.
+    fn failed_before(&self, key: (PartitionId, PageNo)) -> Option<String> {
+        let now = self.clock.monotonic();
+        let mut failures = self.failures.lock();
+        failures.retain(|failure| now.saturating_sub(failure.at) < REMEMBERED);
+        failures.iter().find(|failure| failure.key == key).map(|failure| failure.why.clone())
+    }
+
+    fn remember(&self, key: (PartitionId, PageNo), why: &str) {
+        let failure = Failure { key, at: self.clock.monotonic(), why: why.to_owned() };
+        let mut failures = self.failures.lock();
+        failures.push_back(failure);
+        if failures.len() > MOST_FAILURES {
+            failures.pop_front();
+        }
     }
 }
 
@@ -98,6 +133,10 @@ impl Healer for PageHealer {
     fn rebuild(&self, bad: &BadPage<'_>, out: &mut [u8]) -> Result<Healing, LowError> {
         let (partition, page) = (bad.partition.0, bad.page.0);
         let _span = tracing::info_span!("heal", partition, page).entered();
+        let key = (bad.partition, bad.page);
+        if let Some(why) = self.failed_before(key) {
+            return Ok(Healing::Impossible(why));
+        }
         tracing::warn!(fault = %bad.fault, known_lsn = bad.known_lsn.0, copies = bad.copies.len(), "bad page");
         let (hold, from) = self.retention.hold_oldest(self.log.oldest());
         let mut refusals = Vec::new();
@@ -107,7 +146,7 @@ impl Healer for PageHealer {
             ("a backup", &self.counters.from_backups, PageHealer::from_backups as source::Source),
         ];
         for (name, counter, source) in sources {
-            let mut rebuild = Rebuild::new((bad.partition, bad.page), self.page_bytes, bad.known_lsn);
+            let mut rebuild = Rebuild::new(key, self.page_bytes, bad.known_lsn);
             for copy in bad.copies {
                 rebuild.offer(&copy.image, Base::Copy);
             }
@@ -134,7 +173,10 @@ impl Healer for PageHealer {
                 let source = std::io::Error::other(error.to_string());
                 Err(LowError::io("rebuild a page of", format!("part/{}.dat", bad.partition), source))
             }
-            _ => Ok(Healing::Impossible(why)),
+            _ => {
+                self.remember(key, &why);
+                Ok(Healing::Impossible(why))
+            }
         }
     }
 }

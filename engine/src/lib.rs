@@ -44,6 +44,7 @@ mod retry;
 mod rollback;
 mod routes;
 mod schema;
+mod scrub;
 mod shard;
 mod snapshot;
 mod space;
@@ -70,7 +71,7 @@ pub use encoding::Pod;
 pub use encoding::Serde;
 pub use encoding::{Key, Value};
 pub use error::{Error, ErrorKind, Result, UnavailablePartition};
-pub use options::{Durability, Isolation, Maintenance, OpenMode, Options, TransactionOptions};
+pub use options::{Durability, Isolation, Maintenance, OpenMode, Options, Scrub, TransactionOptions};
 pub use partitions::{PartitionInfo, PartitionState};
 pub use raw::ValueReader;
 pub use repair::{RepairBase, RepairOptions, RepairReport};
@@ -80,6 +81,7 @@ pub use report::{
 };
 pub use reshape::{ReshapeProgress, ReshapeReport};
 pub use retry::{Retry, RetryOptions};
+pub use scrub::{ScrubProgress, ScrubReport};
 pub use snapshot::Snapshot;
 pub use table::{
     Entry, ExtractIf, Keys, OccupiedEntry, Range, ReadTable, Table, TableDef, VacantEntry, Values,

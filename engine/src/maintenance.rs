@@ -14,6 +14,7 @@
 mod tests;
 
 use std::mem;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -25,8 +26,9 @@ use crate::balance::{self, BalancerOptions};
 use crate::checkpoint::Effort;
 use crate::database::Handle;
 use crate::engine::{Engine, PartitionHandle};
+use crate::options::Scrub;
 use crate::tree::Unsettled;
-use crate::{Error, ErrorKind, Result, overflow};
+use crate::{Error, ErrorKind, Result, overflow, scrub};
 
 /// Leaves visited per partition and round.
 const VACUUM_LEAVES: usize = 256;
@@ -40,6 +42,9 @@ const FREE_EXTENTS: usize = 256;
 const WRITE_BACK_PAGES: usize = 256;
 /// Longest sleep of the maintenance thread: what bounds how late a vacuum notices garbage.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// Between the end of a scrub and the next one's beginning, at least.
+const SHORTEST_SCRUB: Duration = Duration::from_millis(100);
 
 /// How far the vacuum of a partition is.
 #[derive(Debug, Default)]
@@ -263,6 +268,7 @@ struct Signal {
     flush: Condvar,
     archive: Condvar,
     balancer: Condvar,
+    scrub: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -295,8 +301,14 @@ impl Threads {
         if started.is_ok()
             && let Some(options) = engine.options.balancer
         {
-            let (e, s) = (engine.clone(), signal);
+            let (e, s) = (engine.clone(), signal.clone());
             started = threads.spawn("hamal-balancer", move || balance_until_stopped(&e, &options, &s));
+        }
+        if started.is_ok()
+            && let Scrub::Every(period) = engine.options.scrub
+        {
+            let (e, s) = (engine.clone(), signal);
+            started = threads.spawn("hamal-scrub", move || scrub_until_stopped(&e, &s, period));
         }
         match started {
             Ok(()) => Ok(threads),
@@ -346,6 +358,7 @@ impl Threads {
         self.signal.flush.notify_all();
         self.signal.archive.notify_all();
         self.signal.balancer.notify_all();
+        self.signal.scrub.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a background thread panicked");
@@ -440,4 +453,62 @@ fn balance_until_stopped(engine: &Arc<Engine>, options: &BalancerOptions, signal
             Err(error) => tracing::warn!(%error, "partitions could not be balanced; it is tried again"),
         }
     }
+}
+
+/// Looks at all pages, spread over `period`, again and again. In a thread of its own: it sleeps most of the time.
+fn scrub_until_stopped(engine: &Engine, signal: &Signal, period: Duration) {
+    let opened = engine.storage.monotonic();
+    // Whoever opens a database has other things to do at first.
+    if wait_for_stop(signal, || {
+        (period / 1000).saturating_sub(engine.storage.monotonic().saturating_sub(opened))
+    }) {
+        return;
+    }
+    loop {
+        let began = engine.storage.monotonic();
+        let done = scrub::run(engine, &mut |progress| {
+            let due = scrub_due(period, progress.pages_done, progress.pages_total);
+            let wait = || due.saturating_sub(engine.storage.monotonic().saturating_sub(began));
+            if wait_for_stop(signal, wait) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        match done {
+            Ok(_) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::Cancelled | ErrorKind::Poisoned) => return,
+            Err(error) => {
+                tracing::warn!(%error, "a scrub failed; the next one begins when it would have ended")
+            }
+        }
+        let wait = || period.saturating_sub(engine.storage.monotonic().saturating_sub(began));
+        // A period of nothing at all is not a reason to do nothing else.
+        if wait_for_stop(signal, wait) || wait_for_stop_once(signal, SHORTEST_SCRUB) {
+            return;
+        }
+    }
+}
+
+/// How long after a scrub's beginning it should have got so far.
+fn scrub_due(period: Duration, pages_done: u64, pages_total: u64) -> Duration {
+    let nanos = period.as_nanos() * u128::from(pages_done) / u128::from(pages_total.max(1));
+    u64::try_from(nanos).map_or(Duration::MAX, Duration::from_nanos)
+}
+
+/// Waits until `wait` says that nothing is left to wait for; whether the threads are to stop.
+fn wait_for_stop(signal: &Signal, wait: impl Fn() -> Duration) -> bool {
+    loop {
+        let left = wait();
+        if left.is_zero() {
+            return signal.state.lock().stop;
+        }
+        if wait_for_stop_once(signal, left.min(LONGEST_SLEEP)) {
+            return true;
+        }
+    }
+}
+
+fn wait_for_stop_once(signal: &Signal, wait: Duration) -> bool {
+    let mut state = signal.state.lock();
+    if !state.stop {
+        signal.scrub.wait_for(&mut state, wait);
+    }
+    state.stop
 }

@@ -65,6 +65,14 @@ fn metrics_of(stats: &Stats) -> Vec<Metric> {
         archive_lag_bytes,
         archive_gaps,
         archive_failures,
+        pages_damaged,
+        pages_healed,
+        pages_unhealed,
+        healed_from_copies,
+        healed_from_log,
+        healed_from_backups,
+        scrubs,
+        scrubbed_pages,
     } = stats;
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
     let level = |value: &u64| Value::Gauge(*value as f64);
@@ -154,6 +162,34 @@ fn metrics_of(stats: &Stats) -> Vec<Metric> {
         ("hamal_archive_lag_bytes", Unit::Bytes, level(archive_lag_bytes), "Durable log not archived yet."),
         ("hamal_archive_gaps_total", Unit::Count, sum(archive_gaps), "Times log was given up unarchived."),
         ("hamal_archive_failures_total", Unit::Count, sum(archive_failures), "Times the archive failed."),
+        ("hamal_pages_damaged_total", Unit::Count, sum(pages_damaged), "Bad pages found on the disk."),
+        ("hamal_pages_healed_total", Unit::Count, sum(pages_healed), "Bad pages rebuilt and written again."),
+        (
+            "hamal_pages_unhealed_total",
+            Unit::Count,
+            sum(pages_unhealed),
+            "Failed attempts to rebuild a page.",
+        ),
+        (
+            "hamal_healed_from_copies_total",
+            Unit::Count,
+            sum(healed_from_copies),
+            "Pages rebuilt from an older copy and the log.",
+        ),
+        (
+            "hamal_healed_from_log_total",
+            Unit::Count,
+            sum(healed_from_log),
+            "Pages rebuilt from the log alone.",
+        ),
+        (
+            "hamal_healed_from_backups_total",
+            Unit::Count,
+            sum(healed_from_backups),
+            "Pages rebuilt from a backup or the archive.",
+        ),
+        ("hamal_scrubs_total", Unit::Count, sum(scrubs), "Scrubs that have seen every page."),
+        ("hamal_scrubbed_pages_total", Unit::Count, sum(scrubbed_pages), "Pages that scrubs have looked at."),
     ];
     list.into_iter().map(|(name, unit, value, help)| Metric { name, unit, help, value }).collect()
 }

@@ -76,6 +76,22 @@ pub enum Maintenance {
     Manual,
 }
 
+/// How pages on the disk are looked at in the background, before somebody needs them ([`Database::scrub`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Scrub {
+    /// Not at all: a damaged page is found when it is read.
+    Off,
+    /// All of them, spread over this time, and then again. At most as fast as one read after the other.
+    Every(Duration),
+}
+
+impl Default for Scrub {
+    fn default() -> Scrub {
+        Scrub::Every(Duration::from_hours(7 * 24))
+    }
+}
+
 /// The most threads that may be asked to recover.
 const MAX_RECOVERY_WORKERS: usize = 256;
 
@@ -105,8 +121,10 @@ pub struct Options {
     pub(crate) archive: Option<Arc<dyn Target>>,
     pub(crate) archive_interval: Duration,
     pub(crate) archive_hold_bytes: Option<u64>,
+    pub(crate) keep_log_bytes: u64,
     pub(crate) self_repair: bool,
     pub(crate) heal_from: Option<Arc<dyn Target>>,
+    pub(crate) scrub: Scrub,
 }
 
 impl Default for Options {
@@ -131,8 +149,10 @@ impl Default for Options {
             archive: None,
             archive_interval: Duration::from_secs(10),
             archive_hold_bytes: None,
+            keep_log_bytes: 0,
             self_repair: true,
             heal_from: None,
+            scrub: Scrub::default(),
         }
     }
 }
@@ -158,8 +178,10 @@ impl fmt::Debug for Options {
             .field("archive", &self.archive)
             .field("archive_interval", &self.archive_interval)
             .field("archive_hold_bytes", &self.archive_hold_bytes)
+            .field("keep_log_bytes", &self.keep_log_bytes)
             .field("self_repair", &self.self_repair)
             .field("heal_from", &self.heal_from)
+            .field("scrub", &self.scrub)
             .finish_non_exhaustive()
     }
 }
@@ -317,6 +339,19 @@ impl Options {
         self
     }
 
+    /// Log that is kept though recovery does not need it, bytes, at most a quarter of [`Options::max_log_bytes`]: from it alone a damaged page
+    /// can be rebuilt that was made, or written over, so long ago, and a scrub can tell by it that a page is stale. Default 0: what happens to
+    /// be there since the last two checkpoints.
+    #[must_use]
+    pub fn keep_log_bytes(mut self, bytes: u64) -> Self {
+        self.keep_log_bytes = bytes;
+        self
+    }
+
+    pub(crate) fn kept_log_bytes(&self) -> u64 {
+        self.keep_log_bytes.min(self.max_log_bytes / 4)
+    }
+
     /// Whether a page that is found to be damaged or stale is rebuilt at once, if that can be done, and the work goes on. Otherwise its
     /// partition is quarantined, until [`Database::repair`]: for who wants to look at the damage first. Default: true.
     #[must_use]
@@ -330,6 +365,14 @@ impl Options {
     #[must_use]
     pub fn heal_from(mut self, target: Arc<dyn Target>) -> Self {
         self.heal_from = Some(target);
+        self
+    }
+
+    /// Whether pages are scrubbed in the background, and how fast. Default: all within a week, again and again, beginning anew at every
+    /// open. With [`Maintenance::Manual`] nothing is, until [`Database::scrub`] is called.
+    #[must_use]
+    pub fn scrub(mut self, scrub: Scrub) -> Self {
+        self.scrub = scrub;
         self
     }
 

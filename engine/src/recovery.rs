@@ -37,7 +37,7 @@ use hamal_wal::{Log, LogOptions, Lsn, Scanner};
 
 use crate::catalog::{CATALOG, Definition, Tables, each_row, partition_of};
 use crate::checkpoint::{CheckpointState, Effort};
-use crate::engine::{Engine, Layers, Parts};
+use crate::engine::{Engine, Layers, PartitionHandle, Parts};
 use crate::master::{self, CREATING, Found, Master, MasterFiles};
 use crate::options::{MAX_LOG_BYTES, Maintenance, OpenMode};
 use crate::quarantine::{Loaded, twice};
@@ -156,6 +156,7 @@ fn recover(
 ) -> Result<Engine> {
     let _span = tracing::info_span!("recovery").entered();
     let Analysed { engine, log_options, analysis, mut report } = analyse(storage, options, lock, master)?;
+    expect_written(&engine, &analysis)?;
     redo::run(&engine, &log_options, &analysis, &mut report, began)?;
     undo::run(&engine, &analysis, &mut report, began)?;
     engine.end_lifted_quarantines()?;
@@ -235,10 +236,27 @@ fn analyse(
     }
     for (partition, page) in torn_pages.damaged {
         if !analysis.deleted.contains(&partition) {
-            heal_now(&engine, partition, page)?;
+            heal_now(&engine, partition, page);
         }
     }
     Ok(Analysed { engine, log_options, analysis, report })
+}
+
+/// Lets the page cache know how old pages may be: what the log says has been written must be on the disk (F14).
+fn expect_written(engine: &Engine, analysis: &Analysis) -> Result<()> {
+    let mut known: Option<Arc<PartitionHandle>> = None;
+    let mut written: Vec<_> = analysis.written().collect();
+    written.sort_unstable();
+    for (partition, page, lsn) in written {
+        if known.as_ref().is_none_or(|handle| handle.partition.id() != partition) {
+            // If it cannot be opened, redo, or whoever looks for it, says more about that.
+            known = engine.open_partition(partition).ok();
+        }
+        if let Some(handle) = &known {
+            handle.partition.expect_page(page, lsn)?;
+        }
+    }
+    Ok(())
 }
 
 /// What analysis found of settled partitions is kept aside already; what lifted ones have to undo a checkpoint may not list yet.
@@ -248,11 +266,10 @@ fn mind_quarantines(analysis: &mut Analysis, quarantines: &Loaded, master: &Mast
 }
 
 /// Rebuilds a page that has a copy in the doublewrite area, as long as that is there.
-fn heal_now(engine: &Engine, partition: PartitionId, page: PageNo) -> Result<()> {
-    match engine.partition(partition).and_then(|handle| Ok(handle.partition.load(page)?)) {
+fn heal_now(engine: &Engine, partition: PartitionId, page: PageNo) {
+    if let Err(error) = engine.partition(partition).and_then(|handle| Ok(handle.partition.load(page)?)) {
         // Whoever reads it is told; it may be free.
-        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::PartitionUnavailable) => Ok(()),
-        other => other,
+        tracing::debug!(partition = partition.0, page = page.0, %error, "a page with a copy stays bad");
     }
 }
 

@@ -81,6 +81,22 @@ pub struct Stats {
     pub archive_gaps: u64,
     /// Times that the target failed.
     pub archive_failures: u64,
+    /// Pages found damaged, misplaced, missing or stale on the disk, when they were read or scrubbed.
+    pub pages_damaged: u64,
+    /// Bad pages rebuilt and written again.
+    pub pages_healed: u64,
+    /// Attempts to rebuild a page that failed: whoever wanted it got `Corrupt`.
+    pub pages_unhealed: u64,
+    /// Pages rebuilt from an older copy of them and the log.
+    pub healed_from_copies: u64,
+    /// Pages rebuilt from the log alone.
+    pub healed_from_log: u64,
+    /// Pages rebuilt from a backup, or the archived log.
+    pub healed_from_backups: u64,
+    /// Scrubs that have seen every page.
+    pub scrubs: u64,
+    /// Pages that scrubs have looked at.
+    pub scrubbed_pages: u64,
 }
 
 /// What one checkpoint did.

@@ -13,6 +13,7 @@
 //! | [`concurrent`], [`scheduler`] | random runs of several clients at once, and who of them runs when |
 //! | [`sweep`] | exhaustive runs: a crash, and every fault, at every I/O |
 //! | [`flips`] | damage: any byte of any file of a closed database |
+//! | [`rot`] | pages that go bad on the disk while the database runs, and between two runs |
 //! | [`histories`], [`checker`] | clients at once, and whether any order of their transactions explains what they saw |
 //! | [`targets`] | what the libFuzzer targets call |
 
@@ -31,6 +32,7 @@ pub mod model;
 pub mod monitor;
 pub mod plan;
 pub mod replay;
+pub mod rot;
 pub mod scheduler;
 pub mod sweep;
 pub mod tally;

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use hamal_fuzz::checker::Rules;
 use hamal_fuzz::crash::{RunOptions, run_seed};
 use hamal_fuzz::histories::{Config, Levels, Outcomes, run_round};
+use hamal_fuzz::rot;
 use hamal_fuzz::sweep::{Script, crashes, faults};
 use hamal_fuzz::tally::Tally;
 use hamal_fuzz::targets;
@@ -124,4 +125,18 @@ fn some_order_explains_what_clients_saw_across_crashes() {
     let outcomes = histories(100..106, true);
     assert!(outcomes.crashes > 8 && outcomes.crashes_in_recovery > 0, "{outcomes:?}");
     assert!(outcomes.unknown > 0, "{outcomes:?}");
+}
+
+#[test]
+fn pages_that_rot_are_healed_or_reported_and_nobody_is_misled() {
+    let mut total = rot::Outcomes::default();
+    for (seed, sources) in [(1, rot::Sources::Chance), (2, rot::Sources::Backup), (3, rot::Sources::Chance)] {
+        total.merge(rot::run_seed(seed, sources, 120).unwrap_or_else(|what| panic!("{what}")));
+    }
+    for way in ["flips", "zeros", "misplaced", "foreign", "stale"] {
+        let healed =
+            |(name, count): (&String, &u64)| name.starts_with(way) && name.contains("healed") && *count > 0;
+        assert!(total.seen.iter().any(healed), "{way}: {total:?}");
+    }
+    assert!(total.total("by a scrub") > 0, "{total:?}");
 }

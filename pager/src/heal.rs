@@ -173,8 +173,12 @@ impl Core {
             return Ok(()); // I4
         }
         let mut batch = self.batch.lock();
-        // After this the area is of use to nobody but torn pages of before the last open.
         self.finish_in_place(&mut batch)?;
+        self.write_alone(partition, page, image)
+    }
+
+    /// Writes one image, with the batch lock held and no batch under way.
+    pub(crate) fn write_alone(&self, partition: &Partition, page: PageNo, image: &[u8]) -> Result<()> {
         let slot = self.doublewrite.slot_beside(partition.identity(page), self.page_bytes);
         let failed = |poisons: bool, e: Error| {
             if poisons {

@@ -37,6 +37,8 @@ mod pager;
 mod partition;
 #[cfg(not(loom))]
 mod region;
+#[cfg(not(loom))]
+mod scrub;
 pub mod space;
 #[cfg_attr(loom, expect(dead_code, reason = "the models use the pieces, not their callers"))]
 mod state;
@@ -61,6 +63,8 @@ pub use pager::{
 pub use partition::Partition;
 #[cfg(not(loom))]
 pub use region::HugePages;
+#[cfg(not(loom))]
+pub use scrub::Scrubbed;
 pub use state::PageClass;
 
 #[cfg(test)]

@@ -7,4 +7,5 @@ mod editing;
 mod exploring;
 mod failing;
 mod loading;
+mod scrubbing;
 mod support;

@@ -32,6 +32,7 @@ pub(crate) fn restored(target: &DirectoryTarget, options_: &RestoreOptions) -> (
     let disk = SimStorage::new(99);
     restore_on(target, Arc::new(disk.clone()), options_, &mut no_progress).unwrap();
     let db = options().mode(OpenMode::Open).open_on(Arc::new(disk.clone())).unwrap();
+    assert_eq!(db.stats().pages_damaged, 0, "what is restored is whole");
     (disk, db)
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Analysis {
     /// Chains undone since BEGIN, likewise.
     ended: HashSet<(TxnId, PartitionId)>,
     dirty: HashMap<(PartitionId, PageNo), DirtyEntry>,
+    /// Pages that have been written back since BEGIN, at these LSNs or later, as far as they are not free.
+    written: HashMap<(PartitionId, PageNo), Lsn>,
     /// Partitions that are gone for ever (hazard H11).
     pub(crate) deleted: HashSet<PartitionId>,
     counts: BTreeMap<u32, u64>,
@@ -132,6 +134,7 @@ impl Analysis {
             finished: HashSet::new(),
             ended: HashSet::new(),
             dirty: HashMap::new(),
+            written: HashMap::new(),
             deleted: HashSet::new(),
             counts: BTreeMap::new(),
             pending_counts: BTreeMap::new(),
@@ -237,6 +240,7 @@ impl Analysis {
                 self.next_id = self.next_id.max(partition.0.saturating_add(1));
                 self.deleted.insert(*partition);
                 self.dirty.retain(|(p, _), _| p != partition);
+                self.written.retain(|(p, _), _| p != partition);
             }
         }
         Ok(())
@@ -288,6 +292,8 @@ impl Analysis {
 
     /// The page's file holds everything up to `clean_lsn`.
     fn clean(&mut self, partition: PartitionId, page: PageNo, clean_lsn: Lsn) {
+        let written = self.written.entry((partition, page)).or_insert(clean_lsn);
+        *written = clean_lsn.max(*written);
         if let Some(entry) = self.dirty.get_mut(&(partition, page)) {
             if entry.last_lsn <= clean_lsn {
                 self.dirty.remove(&(partition, page));
@@ -303,7 +309,9 @@ impl Analysis {
     fn free(&mut self, partition: PartitionId, bitmap: PageNo, first: u32, count: u32, coverage: u32) {
         let base = bitmap.0.saturating_sub(1);
         for bit in first..first.saturating_add(count).min(coverage) {
-            self.dirty.remove(&(partition, PageNo(base.saturating_add(bit))));
+            let key = (partition, PageNo(base.saturating_add(bit)));
+            self.dirty.remove(&key);
+            self.written.remove(&key);
         }
     }
 
@@ -319,9 +327,15 @@ impl Analysis {
         true
     }
 
+    /// Pages that were on the disk, durably, at these LSNs or later: of partitions that are there.
+    pub(crate) fn written(&self) -> impl Iterator<Item = (PartitionId, PageNo, Lsn)> + '_ {
+        self.written.iter().map(|((partition, page), lsn)| (*partition, *page, *lsn))
+    }
+
     /// Leaves a partition out: recovery has nothing to do with it.
     pub(crate) fn leave_out(&mut self, partition: PartitionId) {
         self.dirty.retain(|(p, _), _| *p != partition);
+        self.written.retain(|(p, _), _| *p != partition);
         for txn in self.transactions.values_mut() {
             txn.chains.remove(&partition);
         }

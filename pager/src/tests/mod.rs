@@ -5,6 +5,7 @@ mod copies;
 mod crash;
 mod doublewrite;
 mod faults;
+mod healing;
 mod redirty;
 mod rig;
 mod seal;
