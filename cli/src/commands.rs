@@ -16,6 +16,7 @@ pub(crate) mod put;
 pub(crate) mod recover;
 pub(crate) mod rename;
 pub(crate) mod repair;
+pub(crate) mod reshape;
 pub(crate) mod restore;
 pub(crate) mod scan;
 pub(crate) mod scrub;

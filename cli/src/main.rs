@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
+use crate::commands::reshape::Reshape;
 use crate::failure::{Failure, Result, Status, one_line};
 use crate::output::{Output, Style};
 use crate::session::Session;
@@ -78,6 +79,12 @@ enum Command {
     Create(commands::create::CreateArgs),
     /// List the range partitions
     Partitions(commands::partitions::PartitionsArgs),
+    /// Split a range partition in two
+    #[command(after_long_help = commands::reshape::SPLIT_HELP)]
+    Split(commands::reshape::ReshapeArgs),
+    /// Merge a range partition into the one before it
+    #[command(after_long_help = commands::reshape::MERGE_HELP)]
+    Merge(commands::reshape::ReshapeArgs),
     /// Rename a table
     Rename(commands::rename::RenameArgs),
     /// Drop a table and its rows
@@ -154,6 +161,8 @@ fn run(command: &Command, session: &mut Session) -> Result<()> {
         Command::Tables(args) => commands::tables::run(args, session),
         Command::Create(args) => commands::create::run(args, session),
         Command::Partitions(args) => commands::partitions::run(args, session),
+        Command::Split(args) => commands::reshape::run(args, Reshape::Split, session),
+        Command::Merge(args) => commands::reshape::run(args, Reshape::Merge, session),
         Command::Rename(args) => commands::rename::run(args, session),
         Command::Drop(args) => commands::drop_table::run(args, session),
         Command::Stat(args) => commands::stat::run(args, session),

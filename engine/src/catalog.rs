@@ -3,13 +3,16 @@
 //!
 //! I1. A table has one row under its name, which says its first partition, and one row for each of its other partitions, a *cut*, under
 //!     its id and the partition's lower bound. A name is UTF-8 and the key of a cut is not, so they never meet, and all cuts come last.
-//! I2. A table's cuts are written with its row, before it, and removed with it, after it: a view that sees the row sees them all. So
+//! I2. A table's cuts are written with its row, before it, and removed with it, after it; later a split adds one, and a merge removes
+//!     one, of a table whose row is locked. A view sees all of this or nothing, and where rows are says nothing about what they are: so
 //!     whoever has read the row, and noted that, need not note that it has read the cuts.
 
 use std::collections::{HashMap, HashSet};
+use std::mem;
 use std::ops::Bound;
 
 use hamal_pager::PartitionId;
+use smallvec::SmallVec;
 
 use crate::change::Row;
 use crate::codec::{put_string, put_u32, take_string, take_u32};
@@ -151,20 +154,30 @@ pub(crate) fn each_row(
     until: Option<&[u8]>,
     each: &mut dyn FnMut(&[u8], Row<'_>) -> Result<()>,
 ) -> Result<()> {
+    each_slot(tree, eyes, from, until, &mut |key, row| if row.ghost { Ok(()) } else { each(key, row) })
+}
+
+/// As [`each_row`], ghosts included.
+fn each_slot(
+    tree: &Tree,
+    eyes: Option<Eyes<'_>>,
+    from: &[u8],
+    until: Option<&[u8]>,
+    each: &mut dyn FnMut(&[u8], Row<'_>) -> Result<()>,
+) -> Result<()> {
     let mut leaf = LeafCopy::default();
     let (mut at, mut key) = (from.to_vec(), Vec::new());
     loop {
         tree.leaf_at(Some(&at), eyes, &mut leaf)?;
-        for index in leaf.lower_bound(from)..leaf.len() {
+        // A vacuum may have put the leaf together with one that has been shown.
+        for index in leaf.lower_bound(&at)..leaf.len() {
             let row = leaf.row(index);
             key.clear();
             leaf.key_into(index, &mut key);
             if until.is_some_and(|until| *key >= *until) {
                 return Ok(());
             }
-            if !row.ghost {
-                each(&key, row)?;
-            }
+            each(&key, row)?;
         }
         match leaf.upper_fence() {
             Some(fence) => at = fence.to_vec(),
@@ -200,6 +213,42 @@ pub(crate) fn cuts_of(tree: &Tree, eyes: Option<Eyes<'_>>, table: u32) -> Result
         Ok(())
     })?;
     Ok(cuts)
+}
+
+/// The stamps of a table's cuts as they are, of those too that are gone.
+pub(crate) fn stamps_of_cuts(tree: &Tree, table: u32) -> Result<SmallVec<[TxnId; 1]>> {
+    let mut stamps = SmallVec::new();
+    let (from, until) = (Cut::key(table, &[]), Cut::key(table.saturating_add(1), &[]));
+    each_slot(tree, None, &from, Some(&until), &mut |_, row| {
+        stamps.push(row.stamp);
+        Ok(())
+    })?;
+    Ok(stamps)
+}
+
+/// The keys below which those of each partition are (`None`: there is no bound), where everybody sees that it is so.
+pub(crate) fn settled_uppers(tree: &Tree, horizon: TxnId) -> Result<HashMap<PartitionId, Option<Box<[u8]>>>> {
+    // The last partition of each table, so far.
+    let mut lasts: HashMap<u32, PartitionId> = HashMap::new();
+    let mut uppers = HashMap::new();
+    each_row(tree, None, &[], None, &mut |key, row| {
+        if key.first() != Some(&CUT) {
+            let table = TableRow::of(row)?;
+            lasts.insert(table.id, table.partition);
+            return Ok(());
+        }
+        let (table, cut) = Cut::of(key, row)?;
+        // A table that is being dropped or made has cuts without a row of its own.
+        if let Some(before) = lasts.get_mut(&table) {
+            let before = mem::replace(before, cut.partition);
+            if row.stamp < horizon {
+                uppers.insert(before, Some(cut.lower));
+            }
+        }
+        Ok(())
+    })?;
+    uppers.extend(lasts.into_values().map(|last| (last, None)));
+    Ok(uppers)
 }
 
 /// The catalog, as a transaction or snapshot sees it.
@@ -250,19 +299,37 @@ impl<'t> Catalog<'t> {
         }
     }
 
+    /// Locks the row of a table; whether it is there.
+    pub(crate) fn lock(&self, name: &str) -> Result<bool> {
+        self.0.get_locked(table_key(name)?, &mut Vec::new())
+    }
+
+    /// Writes a cut of a table.
+    pub(crate) fn add_cut(&self, table: u32, cut: &Cut) -> Result<()> {
+        self.write_row(&Cut::key(table, &cut.lower), Some(&cut.partition.0.to_le_bytes()))
+    }
+
+    /// Removes a cut of a table.
+    pub(crate) fn remove_cut(&self, table: u32, lower: &[u8]) -> Result<()> {
+        self.write_row(&Cut::key(table, lower), None)
+    }
+
+    /// The stamp of a cut that is there. Its row is nobody else's to change.
+    pub(crate) fn stamp_of_cut(&self, table: u32, lower: &[u8]) -> Result<TxnId> {
+        let found = self.0.routes().of(&[]).tree.get(&Cut::key(table, lower), |row| row.stamp)?;
+        found.ok_or_else(|| Error::new(ErrorKind::Corrupt, "a cut that was seen is not in the catalog"))
+    }
+
     /// Writes all rows of a new table.
     pub(crate) fn create(&self, name: &str, table: &Definition) -> Result<()> {
-        for cut in &table.cuts {
-            let value = cut.partition.0.to_le_bytes();
-            self.write_row(&Cut::key(table.row.id, &cut.lower), Some(&value))?;
-        }
+        table.cuts.iter().try_for_each(|cut| self.add_cut(table.row.id, cut))?;
         self.write(name, Some(&table.row))
     }
 
     /// Removes all rows of a table.
     pub(crate) fn remove(&self, name: &str, table: &Definition) -> Result<()> {
         self.write(name, None)?;
-        table.cuts.iter().try_for_each(|cut| self.write_row(&Cut::key(table.row.id, &cut.lower), None))
+        table.cuts.iter().try_for_each(|cut| self.remove_cut(table.row.id, &cut.lower))
     }
 
     /// Puts split keys in order. `InvalidArgument` if one is empty, comes twice, or is too long.

@@ -17,9 +17,9 @@ use crate::options::{Durability, Maintenance};
 use crate::report::{CheckpointReport, RecoveryReport, Stats, VerifyProgress, VerifyReport};
 use crate::validation::History;
 use crate::{
-    ArchiveReport, Error, ErrorKind, Options, PartitionInfo, RepairOptions, RepairReport, Result,
-    ScrubProgress, ScrubReport, Snapshot, TableInfo, Transaction, TransactionOptions, recovery, repair,
-    scrub, verify,
+    ArchiveReport, BalanceAction, Error, ErrorKind, Options, PartitionInfo, RepairOptions, RepairReport,
+    ReshapeProgress, ReshapeReport, Result, ScrubProgress, ScrubReport, Snapshot, TableInfo, Transaction,
+    TransactionOptions, balance, recovery, repair, reshape, scrub, verify,
 };
 
 /// An open database. Cheap to clone; all clones, transactions and snapshots share one handle, which closes when the last is
@@ -42,6 +42,11 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
+    /// One for a background thread of the database: it closes nothing when it goes.
+    pub(crate) fn of_thread(engine: &Arc<Engine>) -> Arc<Handle> {
+        Arc::new(Handle { engine: engine.clone(), threads: None, closed: true })
+    }
+
     /// Lets the background threads know that there is more log, and by when it must be on the disk.
     pub(crate) fn after_commit(&self, durability: Durability) {
         if let Durability::Periodic(interval) = durability {
@@ -127,6 +132,41 @@ impl Database {
     /// All range partitions: the catalog, then those of each table by name, from the lowest keys on. O(partitions).
     pub fn partitions(&self) -> Result<Vec<PartitionInfo>> {
         self.snapshot()?.partitions()
+    }
+
+    /// Splits the partition of a table that has this key, encoded, in two: the key will be the lowest of the right one. Everybody goes on,
+    /// but that writers of the table wait while rows are copied, and those that began before and have not written to it yet get `Conflict` at
+    /// their first write: [`Database::transact`] runs them again. `NotFound`: no such table. `InvalidArgument`: a partition begins at the
+    /// key already, or none can. `Conflict`: transactions that have written to the table did not end within the lock timeout. `Cancelled`
+    /// if `progress` breaks. An error leaves everything as it was. O(rows that move).
+    pub fn split(
+        &self,
+        table: &str,
+        key: &[u8],
+        progress: &mut dyn FnMut(ReshapeProgress) -> ControlFlow<()>,
+    ) -> Result<ReshapeReport> {
+        reshape::split(&self.handle, table, key, None, progress)
+    }
+
+    /// Merges the partition of a table that begins at this key, encoded, into the one before it: the reverse of [`Database::split`], with the
+    /// same errors, but `NotFound` if no partition begins there, and `Conflict` also while somebody may still be reading as before a split of
+    /// the two. The file goes once nobody reads it any more. O(rows of the right partition).
+    pub fn merge(
+        &self,
+        table: &str,
+        key: &[u8],
+        progress: &mut dyn FnMut(ReshapeProgress) -> ControlFlow<()>,
+    ) -> Result<ReshapeReport> {
+        reshape::merge(&self.handle, table, key, None, progress)
+    }
+
+    /// Does a round of the balancer now, and says what it has done: what its thread does once in an interval ([`Options::balancer`]).
+    /// `InvalidArgument` if the database was opened without one. For programs that do the maintenance themselves.
+    pub fn balance(&self) -> Result<Vec<BalanceAction>> {
+        let options = self.handle.engine.options.balancer.ok_or_else(|| {
+            Error::new(ErrorKind::InvalidArgument, "the database was opened without a balancer")
+        })?;
+        balance::round(&self.handle, &options, &|| false)
     }
 
     /// Takes a checkpoint now, after writing back every page that is dirty. Transactions go on meanwhile.

@@ -1,6 +1,6 @@
 //! The open engine: what every transaction, checkpoint and recovery pass shares.
 //!
-//! Lock order, outermost first: `checkpoint`, `vacuum`, log room, page latches, the timeline, a transaction's
+//! Lock order, outermost first: `reshaping`, `checkpoint`, `vacuum`, log room, page latches, the timeline, a transaction's
 //! section ([`crate::active`]). `partitions`, the schema, the row locks and the before-images are leaves: nothing is taken under them.
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,16 +14,19 @@ use hamal_wal::{Log, Lsn};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::archive::Archive;
+use crate::balance::Balancer;
 use crate::catalog::CATALOG;
 use crate::checkpoint::{CheckpointState, standing_promise};
 use crate::graves::Graves;
 use crate::healing::PageHealer;
 use crate::ids::TxnId;
 use crate::journal::Journal;
+use crate::load::Load;
 use crate::locks::RowLocks;
 use crate::maintenance::VacuumState;
 use crate::quarantine::{Quarantine, is_unreadable, twice};
 use crate::record::Record;
+use crate::reshape::Strays;
 use crate::retention::Retention;
 use crate::schema::Schema;
 use crate::space::Space;
@@ -65,6 +68,7 @@ pub(crate) struct Engine {
     pub(crate) row_locks: RowLocks,
     pub(crate) waits: Waits,
     pub(crate) graves: Graves,
+    pub(crate) balancer: Balancer,
     pub(crate) retention: Retention,
     pub(crate) healer: Arc<PageHealer>,
     pub(crate) quarantine: Quarantine,
@@ -73,6 +77,8 @@ pub(crate) struct Engine {
     pub(crate) checkpoint: Mutex<CheckpointState>,
     /// Held by whoever purges, merges or frees in the background; verification holds it to keep the trees still.
     pub(crate) vacuum: Mutex<()>,
+    /// Held by whoever splits or merges partitions, or removes what that has left behind.
+    pub(crate) reshaping: Mutex<()>,
     pub(crate) next_id: AtomicU32,
     pub(crate) counters: Counters,
     /// By when (monotonic, nanoseconds) the log must be flushed for a `Periodic` commit; [`u64::MAX`]: nothing is due.
@@ -98,24 +104,36 @@ pub(crate) struct PartitionHandle {
     /// There may be overflow runs to free. True at open: what was let go of before a restart is due (hazard H9).
     pub(crate) pending: AtomicBool,
     pub(crate) vacuum: Mutex<VacuumState>,
+    /// Rows that are not its own any more, or not yet.
+    pub(crate) strays: Strays,
+    pub(crate) load: Load,
     /// That of the table its rows belong to, once somebody has opened the table.
     gate: Arc<OnceLock<Arc<TableGate>>>,
 }
 
-/// Where those who write to a table, and those who drop it, meet: one for each table, whatever it was opened through.
+/// Where those who write to a table meet those who drop it, or split or merge its partitions: one for each table, whatever it was opened
+/// through.
 #[derive(Debug)]
 pub(crate) struct TableGate {
     pub(crate) table: u32,
-    /// Id of the transaction that has locked the table to drop it; 0: nobody.
+    /// Id of the transaction that has locked the table, to drop it or to move rows between its partitions; 0: nobody.
     pub(crate) dropper: AtomicU64,
     /// A commit has dropped the table.
     pub(crate) dropped: AtomicBool,
+    /// The last transaction that has committed a split or a merge of its partitions; 0: none since the database was opened. Whoever does
+    /// not see it does not know where the rows are now. Changed in the commit section.
+    pub(crate) reshaper: AtomicU64,
 }
 
 impl TableGate {
     /// That of a table nobody drops.
     pub(crate) fn new(table: u32) -> TableGate {
-        TableGate { table, dropper: AtomicU64::new(0), dropped: AtomicBool::new(false) }
+        TableGate {
+            table,
+            dropper: AtomicU64::new(0),
+            dropped: AtomicBool::new(false),
+            reshaper: AtomicU64::new(0),
+        }
     }
 }
 
@@ -269,6 +287,7 @@ impl Engine {
             merging: Mutex::new(()),
             row_locks: RowLocks::default(),
             graves: Graves::default(),
+            balancer: Balancer::default(),
             retention,
             healer,
             quarantine: Quarantine::default(),
@@ -277,6 +296,7 @@ impl Engine {
             checkpointed_to: AtomicU64::new(parts.checkpoint.last_begin.0),
             checkpoint: Mutex::new(parts.checkpoint),
             vacuum: Mutex::new(()),
+            reshaping: Mutex::new(()),
             next_id: AtomicU32::new(parts.next_id),
             counters: Counters::default(),
             flush_by: AtomicU64::new(u64::MAX),
@@ -366,6 +386,7 @@ impl Engine {
         // No list of pending runs to look at before it has been formatted.
         handle.pending.store(false, Ordering::Relaxed);
         handle.vacuum.lock().has_passed = true;
+        handle.strays.note_none();
         self.partitions.write().insert(id, handle.clone());
         Ok(handle)
     }
@@ -468,6 +489,8 @@ fn handle_with(partition: Arc<Partition>, gate: Arc<OnceLock<Arc<TableGate>>>) -
         garbage: AtomicU64::new(0),
         pending: AtomicBool::new(true),
         vacuum: Mutex::new(VacuumState::default()),
+        strays: Strays::default(),
+        load: Load::default(),
         gate,
     })
 }

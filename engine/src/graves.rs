@@ -20,10 +20,10 @@ const FEW_BYTES: u64 = 64 << 10;
 /// A partition that is to go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grave {
-    /// The table it was of, which goes as a whole.
-    pub(crate) table: u32,
+    /// The table it was of, which goes as a whole; `None`: the table stays.
+    pub(crate) table: Option<u32>,
     pub(crate) partition: PartitionId,
-    /// Who dropped it, or made it and took that back.
+    /// Who dropped it, merged it into another, or made it and took that back.
     pub(crate) dropper: TxnId,
     /// The commit of the drop; [`Lsn::NEVER`]: none is needed.
     pub(crate) lsn: Lsn,
@@ -109,7 +109,9 @@ impl Engine {
             if grave.lsn != Lsn::NEVER {
                 self.log.make_durable(grave.lsn)?;
             }
-            self.timeline.forget_table(grave.table);
+            if let Some(table) = grave.table {
+                self.timeline.forget_table(table);
+            }
             self.delete_partition(&locked, grave.partition)?;
         }
         drop(locked);

@@ -5,6 +5,7 @@
 mod active;
 mod archive;
 pub mod backup;
+mod balance;
 mod catalog;
 mod change;
 mod checkpoint;
@@ -19,6 +20,7 @@ mod healing;
 mod ids;
 pub mod inspect;
 mod journal;
+mod load;
 mod locks;
 mod maintenance;
 mod master;
@@ -36,6 +38,7 @@ mod record;
 mod recovery;
 mod repair;
 mod report;
+mod reshape;
 mod retention;
 mod retry;
 mod rollback;
@@ -60,6 +63,7 @@ mod views;
 mod waits;
 
 pub use archive::ArchiveReport;
+pub use balance::{BalanceAction, BalanceReason, BalancerOptions};
 pub use database::Database;
 #[cfg(target_endian = "little")]
 pub use encoding::Pod;
@@ -75,6 +79,7 @@ pub use report::{
     CheckpointReport, Finding, PartitionReport, PassReport, RecoveryPass, RecoveryProgress, RecoveryReport,
     Stats, VerifyProgress, VerifyReport,
 };
+pub use reshape::{ReshapeProgress, ReshapeReport};
 pub use retry::{Retry, RetryOptions};
 pub use scrub::{ScrubProgress, ScrubReport};
 pub use snapshot::Snapshot;

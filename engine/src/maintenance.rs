@@ -22,7 +22,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::balance::{self, BalancerOptions};
 use crate::checkpoint::Effort;
+use crate::database::Handle;
 use crate::engine::{Engine, PartitionHandle};
 use crate::options::Scrub;
 use crate::tree::Unsettled;
@@ -89,6 +91,7 @@ impl Engine {
         done |= self.bury()?;
         done |= self.archive_by_hand();
         let _vacuum = self.lock(&self.vacuum, "a vacuum");
+        done |= self.clear_strays()?;
         let mut looks = LOOK_LEAVES;
         for handle in self.open_partitions() {
             self.pause("between partitions of a vacuum");
@@ -264,6 +267,7 @@ struct Signal {
     wake: Condvar,
     flush: Condvar,
     archive: Condvar,
+    balancer: Condvar,
     scrub: Condvar,
 }
 
@@ -291,13 +295,19 @@ impl Threads {
                 threads.spawn("hamal-flush", move || flush_until_stopped(&e, &s))
             });
         if started.is_ok() && engine.archive.is_some() {
-            let (e, s) = (engine.clone(), signal);
+            let (e, s) = (engine.clone(), signal.clone());
             started = threads.spawn("hamal-archive", move || archive_until_stopped(&e, &s));
+        }
+        if started.is_ok()
+            && let Some(options) = engine.options.balancer
+        {
+            let (e, s) = (engine.clone(), signal.clone());
+            started = threads.spawn("hamal-balancer", move || balance_until_stopped(&e, &options, &s));
         }
         if started.is_ok()
             && let Scrub::Every(period) = engine.options.scrub
         {
-            let (e, s) = (engine.clone(), threads.signal.clone());
+            let (e, s) = (engine.clone(), signal);
             started = threads.spawn("hamal-scrub", move || scrub_until_stopped(&e, &s, period));
         }
         match started {
@@ -347,6 +357,7 @@ impl Threads {
         self.signal.wake.notify_all();
         self.signal.flush.notify_all();
         self.signal.archive.notify_all();
+        self.signal.balancer.notify_all();
         self.signal.scrub.notify_all();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -418,6 +429,28 @@ fn archive_until_stopped(engine: &Engine, signal: &Signal) {
         }
         if let Err(error) = engine.archive_if_due() {
             tracing::warn!(%error, "the log could not be archived; it is kept, and tried again");
+        }
+    }
+}
+
+/// Splits and merges partitions. In a thread of its own: moving rows may take a while.
+fn balance_until_stopped(engine: &Arc<Engine>, options: &BalancerOptions, signal: &Signal) {
+    let handle = Handle::of_thread(engine);
+    let is_over = || signal.state.lock().stop;
+    loop {
+        {
+            let mut state = signal.state.lock();
+            if !state.stop {
+                signal.balancer.wait_for(&mut state, options.interval);
+            }
+            if state.stop {
+                return;
+            }
+        }
+        match balance::round(&handle, options, &is_over) {
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::Poisoned => return,
+            Err(error) => tracing::warn!(%error, "partitions could not be balanced; it is tried again"),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use hamal_storage::Storage;
 
 use crate::backup::Target;
+use crate::balance::BalancerOptions;
 use crate::report::RecoveryProgress;
 use crate::{Database, Error, Result};
 
@@ -114,6 +115,7 @@ pub struct Options {
     pub(crate) lock_timeout: Duration,
     pub(crate) version_bytes: u64,
     pub(crate) maintenance: Maintenance,
+    pub(crate) balancer: Option<BalancerOptions>,
     pub(crate) recovery_workers: Option<usize>,
     pub(crate) on_recovery: Option<ProgressCallback>,
     pub(crate) archive: Option<Arc<dyn Target>>,
@@ -141,6 +143,7 @@ impl Default for Options {
             lock_timeout: Duration::from_secs(10),
             version_bytes: 64 << 20,
             maintenance: Maintenance::default(),
+            balancer: Some(BalancerOptions::default()),
             recovery_workers: None,
             on_recovery: None,
             archive: None,
@@ -170,6 +173,7 @@ impl fmt::Debug for Options {
             .field("lock_timeout", &self.lock_timeout)
             .field("version_bytes", &self.version_bytes)
             .field("maintenance", &self.maintenance)
+            .field("balancer", &self.balancer)
             .field("recovery_workers", &self.recovery_workers)
             .field("archive", &self.archive)
             .field("archive_interval", &self.archive_interval)
@@ -278,6 +282,15 @@ impl Options {
     #[must_use]
     pub fn maintenance(mut self, maintenance: Maintenance) -> Self {
         self.maintenance = maintenance;
+        self
+    }
+
+    /// When partitions are split and merged without being asked for ([`crate::Database::split`] says what that means to writers); `None`:
+    /// never. Default: [`BalancerOptions::default`], by a background thread; with [`Maintenance::Manual`] by
+    /// [`crate::Database::balance`] only.
+    #[must_use]
+    pub fn balancer(mut self, options: Option<BalancerOptions>) -> Self {
+        self.balancer = options;
         self
     }
 
@@ -413,6 +426,9 @@ impl Options {
                 self.max_log_bytes
             )));
         }
+        if self.balancer.is_some_and(|balancer| balancer.interval < Duration::from_millis(1)) {
+            return Err(Error::invalid("the balancer's interval is below a millisecond"));
+        }
         if let Some(workers) = self.recovery_workers
             && !(1..=MAX_RECOVERY_WORKERS).contains(&workers)
         {
@@ -512,6 +528,7 @@ mod tests {
             small(4096).max_log_bytes(1 << 20),
             small(4096).recovery_workers(0),
             small(4096).recovery_workers(257),
+            small(4096).balancer(Some(BalancerOptions::new().interval(Duration::ZERO))),
         ] {
             refused(&SimStorage::new(2), bad.clone());
             refused(&made, bad);

@@ -55,6 +55,10 @@ pub struct PartitionInfo {
     pub pages: u32,
     /// Bytes its file takes.
     pub bytes: u64,
+    /// About how many operations there have been since the database was opened: rows read or written, and leaves scanned.
+    pub operations: u64,
+    /// About how many of them a second of late, if there is a balancer.
+    pub operations_per_second: u64,
     /// Its file, in the database's directory.
     pub file: String,
 }
@@ -83,7 +87,8 @@ pub(crate) fn partition_infos(
 }
 
 fn describe(engine: &Engine, id: PartitionId) -> Result<PartitionInfo> {
-    let pages = engine.partition(id)?.partition.file_pages();
+    let handle = engine.partition(id)?;
+    let pages = handle.partition.file_pages();
     let (cause, quarantined_micros) = engine.quarantine.cause(id).unzip();
     let state = if cause.is_some() { PartitionState::Quarantined } else { PartitionState::Online };
     Ok(PartitionInfo {
@@ -97,6 +102,8 @@ fn describe(engine: &Engine, id: PartitionId) -> Result<PartitionInfo> {
         rows: None,
         pages,
         bytes: u64::from(pages) * engine.page_bytes as u64,
+        operations: handle.load.operations(),
+        operations_per_second: handle.load.rate(),
         file: format!("part/{id}.dat"),
     })
 }

@@ -246,6 +246,7 @@ impl<'t> RawTable<'t> {
         let found = self.with_eyes(|eyes| {
             let mut spilled = None;
             let route = self.routes().of(key);
+            route.handle.load.note(key);
             let found = route.tree.get(key, |row| {
                 own = row.stamp == eyes.view.own;
                 if eyes.view.sees(row.stamp) {
@@ -426,6 +427,7 @@ impl<'t> RawTable<'t> {
         change: &mut dyn RowChange<'_>,
     ) -> Result<Updated> {
         let author = Author::Transaction(&place.chain);
+        place.route.handle.load.note(key);
         let mut attempt = || loop {
             let updated =
                 place.route.tree.update(&self.engine().journal, author, key, max_value_bytes, change);

@@ -3,15 +3,16 @@
 //! I1. Who changes a row of the catalog forgets everything here, under the exclusive latch of the row's leaf. What was read of the
 //!     catalog is remembered only if nothing has been forgotten since before it was read. So a row that is remembered is the one that
 //!     the catalog has now.
-//! I2. Whether a view sees that row, its stamp tells, as of any row. If not, the catalog has to be read.
+//! I2. Whether a view sees the table's rows as they are remembered, their stamps tell, as of any row. If not, the catalog has to be read.
 
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use parking_lot::RwLock;
+use smallvec::SmallVec;
 
 use crate::Result;
-use crate::catalog::{CATALOG, Definition, TableRow, cuts_of, row_place, table_key};
+use crate::catalog::{CATALOG, Definition, TableRow, cuts_of, row_place, stamps_of_cuts, table_key};
 use crate::engine::{Engine, TableGate};
 use crate::ids::TxnId;
 use crate::routes::Routes;
@@ -33,8 +34,8 @@ pub(crate) struct TableMeta {
 /// A table that is remembered.
 #[derive(Debug)]
 struct Remembered {
-    /// That of its row in the catalog.
-    stamp: TxnId,
+    /// Those of its rows in the catalog that not everybody sees, cuts that are gone included: who sees all of them sees the table so.
+    stamps: SmallVec<[TxnId; 1]>,
     meta: Arc<TableMeta>,
 }
 
@@ -50,11 +51,17 @@ struct State {
     changes: u64,
 }
 
+impl Remembered {
+    fn is_seen_by(&self, view: &View) -> bool {
+        self.stamps.iter().all(|stamp| view.sees(*stamp))
+    }
+}
+
 impl Schema {
     /// A table that the view sees under this name, if it is remembered.
     pub(crate) fn find(&self, name: &str, view: &View) -> Option<(Arc<str>, Arc<TableMeta>)> {
         let state = self.0.mine().read();
-        let (name, known) = state.tables.get_key_value(name).filter(|(_, known)| view.sees(known.stamp))?;
+        let (name, known) = state.tables.get_key_value(name).filter(|(_, known)| known.is_seen_by(view))?;
         Some((name.clone(), known.meta.clone()))
     }
 
@@ -108,15 +115,20 @@ impl Engine {
             state.changes
         };
         let catalog = self.partition(CATALOG)?.tree();
+        // Everybody sees what is below: those who are there, and, as it never falls, those who come.
+        let horizon = self.journal.horizon();
         let found =
             catalog.get(table_key(name)?, |row| (!row.ghost).then(|| (row.stamp, TableRow::of(row))))?;
         let Some((stamp, row)) = found.flatten() else { return Ok(()) };
         let row = row.map_err(|e| e.context(row_place(name)))?;
+        let mut stamps = stamps_of_cuts(&catalog, row.id)?;
+        stamps.push(stamp);
+        stamps.retain(|stamp| *stamp >= horizon);
         let cuts = cuts_of(&catalog, None, row.id)?;
         let meta = self.table_meta(Definition { row, cuts })?;
         let mut state = shard.write();
         if state.changes == changes {
-            state.tables.insert(Arc::from(name), Remembered { stamp, meta });
+            state.tables.insert(Arc::from(name), Remembered { stamps, meta });
         }
         Ok(())
     }

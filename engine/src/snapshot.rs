@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Definition};
 use crate::database::Handle;
 use crate::engine::Engine;
 use crate::partitions::{PartitionInfo, partition_infos};
@@ -72,6 +72,11 @@ impl Snapshot {
     /// All tables, by name.
     pub fn tables(&self) -> Result<Vec<TableInfo>> {
         table_infos(self.engine(), self.catalog()?.all()?, self.live.view.as_of, &BTreeMap::new())
+    }
+
+    /// All tables, by name, as the catalog has them.
+    pub(crate) fn definitions(&self) -> Result<Vec<(String, Definition)>> {
+        self.catalog()?.all()
     }
 
     /// All partitions, as [`crate::Database::partitions`] has them.

@@ -22,8 +22,9 @@ pub use self::write::Table;
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::ControlFlow;
 
-use crate::{Error, Key, Result, Snapshot, Transaction, Value};
+use crate::{Database, Error, Key, ReshapeProgress, ReshapeReport, Result, Snapshot, Transaction, Value};
 
 /// Longest table name, bytes.
 const MAX_NAME_BYTES: usize = 255;
@@ -169,6 +170,36 @@ impl Transaction {
         check_name(name)?;
         let opened = self.open_raw(name, None, true)?;
         Ok(Table::new(ReadTable::new(opened)))
+    }
+}
+
+impl Database {
+    /// As [`Database::split`], at a key of the table's type; `TypeMismatch` if the table was made with other types.
+    pub fn split_table<K: Key, V: Value>(
+        &self,
+        table: TableDef<'_, K, V>,
+        key: &K::View<'_>,
+        progress: &mut dyn FnMut(ReshapeProgress) -> ControlFlow<()>,
+    ) -> Result<ReshapeReport> {
+        self.split(table.checked_name()?, &self.bound(table, key)?, progress)
+    }
+
+    /// As [`Database::merge`], at a key of the table's type; `TypeMismatch` if the table was made with other types.
+    pub fn merge_table<K: Key, V: Value>(
+        &self,
+        table: TableDef<'_, K, V>,
+        key: &K::View<'_>,
+        progress: &mut dyn FnMut(ReshapeProgress) -> ControlFlow<()>,
+    ) -> Result<ReshapeReport> {
+        self.merge(table.checked_name()?, &self.bound(table, key)?, progress)
+    }
+
+    /// A key of a table that is there, encoded.
+    fn bound<K: Key, V: Value>(&self, table: TableDef<'_, K, V>, key: &K::View<'_>) -> Result<Vec<u8>> {
+        self.snapshot()?.open_table(table)?;
+        let mut encoded = Vec::new();
+        K::encode(key, &mut encoded)?;
+        Ok(encoded)
     }
 }
 

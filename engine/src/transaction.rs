@@ -14,6 +14,7 @@
 mod cancel;
 mod commit;
 mod conflict;
+mod reshape;
 mod sets;
 mod tables;
 mod ticket;
@@ -95,10 +96,15 @@ struct Work {
     names: SmallVec<[(Arc<str>, u32); 2]>,
     /// Partitions it has made, and of which tables.
     created: Vec<(u32, PartitionId)>,
+    /// A partition it has made for a table that is there, and one that it has taken from it.
+    grown: Option<PartitionId>,
+    merged: Option<PartitionId>,
+    /// The table whose partitions it splits or merges.
+    reshaped: Option<Arc<TableGate>>,
     /// Tables whose creation was taken back.
     unmade: BTreeSet<u32>,
     dropped: Vec<Arc<TableMeta>>,
-    /// Tables it has locked to drop them, whether or not the drop was taken back since.
+    /// Tables it has locked to drop or reshape them, whether or not a drop was taken back since.
     dropping: Vec<Arc<TableGate>>,
     savepoints: Vec<Mark>,
     next_savepoint: u64,
@@ -173,6 +179,12 @@ impl Work {
     /// No table has this name any more; returns which one had.
     fn unset_name(&mut self, name: &str) -> Option<u32> {
         self.name_position(name).ok().map(|at| self.names.remove(at).1)
+    }
+
+    /// All partitions it has made, each with its table if it has made that too.
+    fn made(&self) -> impl Iterator<Item = (Option<u32>, PartitionId)> {
+        let created = self.created.iter().map(|(table, partition)| (Some(*table), *partition));
+        created.chain(self.grown.map(|partition| (None, partition)))
     }
 
     /// Whether it drops the table of this id.

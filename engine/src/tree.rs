@@ -15,6 +15,7 @@ mod copy;
 mod descent;
 mod format;
 mod merge;
+mod outline;
 mod rows;
 mod split;
 mod verify;

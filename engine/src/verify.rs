@@ -2,7 +2,7 @@
 //!
 //! Per partition: its header; both trees (every page, each against its parent); every overflow value, read to its end; every pending
 //! run; and the bitmaps against all of these: each page is reachable, free, or allocated to something, exactly once; and that no key lies
-//! outside of the partition's range. Per table: the row count against the rows of all its partitions. Damage becomes a finding, and the search goes on; an I/O error ends it.
+//! outside of the partition's range, but for strays above it that a split or a merge has left and nobody has removed yet. Per table: the row count against the rows of all its partitions. Damage becomes a finding, and the search goes on; an I/O error ends it.
 //!
 //! The caller keeps writers out; this module keeps the vacuum out.
 
@@ -159,6 +159,8 @@ fn check_partition(
     }
     let mut pages = PageSet::default();
     let mut references = Vec::new();
+    // Left by a split or merge, and nobody's.
+    let mut strays_allowed = Strays { allowed: handle.strays.are_possible(), rows: 0 };
     let mut rows = 0;
     for tree in [handle.tree(), handle.system_tree()] {
         let has_users_rows = tree.root == ROOT;
@@ -169,7 +171,7 @@ fn check_partition(
             &mut pages,
             &mut |page, node| {
                 if has_users_rows {
-                    strays.extend(find_stray(scope, page, node)?);
+                    strays.extend(find_stray(scope, page, node, &mut strays_allowed)?);
                 }
                 visited += 1;
                 if visited % 256 == 0 {
@@ -184,7 +186,7 @@ fn check_partition(
         )?;
         add(report, &seen);
         if has_users_rows {
-            rows = seen.rows;
+            rows = seen.rows - strays_allowed.rows;
         }
         for fault in faults.into_iter().chain(strays) {
             note_fault(report, id, &fault);
@@ -219,18 +221,35 @@ fn check_partition(
     Ok(Some(rows))
 }
 
-/// A key in this page that is not in its partition's range, if there is one; ghosts too, for undo would bring them back.
-fn find_stray(scope: &Scope, page: PageNo, node: Node<'_>) -> Result<Option<Fault>> {
-    let Some(last) = node.len().checked_sub(1).filter(|_| node.sort() == Sort::Leaf) else { return Ok(None) };
-    for index in [0, last] {
+/// Rows at or above the partition's upper bound.
+struct Strays {
+    allowed: bool,
+    /// Those that are not ghosts.
+    rows: u64,
+}
+
+/// A key in this page that is not in its partition's range, and may not be there, if there is one. Below the range there is not even a
+/// ghost, for undo would bring it back. Above it a split or a merge may have left ghosts.
+fn find_stray(scope: &Scope, page: PageNo, node: Node<'_>, strays: &mut Strays) -> Result<Option<Fault>> {
+    if node.sort() != Sort::Leaf || node.len() == 0 {
+        return Ok(None);
+    }
+    let mut found = Some(node.key(0)?.to_vec()).filter(|first| **first < *scope.lower);
+    for index in (0..node.len()).rev() {
         let key = node.key(index)?.to_vec();
-        if *key < *scope.lower || (!scope.upper.is_empty() && *key >= *scope.upper) {
-            let (lower, upper) = (scope.lower.escape_ascii(), scope.upper.escape_ascii());
-            let expected = format!("keys in the partition's range, from \"{lower}\" up to \"{upper}\"");
-            return Ok(Some(Fault::new(page, &expected, &format!("\"{}\"", key.escape_ascii()))));
+        if scope.upper.is_empty() || *key < *scope.upper {
+            break;
+        }
+        if !node.cell(index)?.row.ghost {
+            strays.rows += 1;
+            found = found.or(Some(key).filter(|_| !strays.allowed));
         }
     }
-    Ok(None)
+    Ok(found.map(|key| {
+        let (lower, upper) = (scope.lower.escape_ascii(), scope.upper.escape_ascii());
+        let expected = format!("keys in the partition's range, from \"{lower}\" up to \"{upper}\"");
+        Fault::new(page, &expected, &format!("\"{}\"", key.escape_ascii()))
+    }))
 }
 
 fn note_fault(report: &mut VerifyReport, id: PartitionId, fault: &Fault) {

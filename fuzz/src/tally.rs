@@ -63,6 +63,12 @@ tally! {
     big_values: "overflow values written",
     /// Tables created, dropped or renamed.
     table_changes: "table changes",
+    /// Partitions split in two.
+    partition_splits: "partitions split",
+    /// Partitions merged into their neighbours.
+    partition_merges: "partitions merged",
+    /// Splits and merges that were refused, or given up.
+    reshapes_refused: "splits and merges refused or stopped",
     /// Transactions that met a full log.
     log_full: "log full",
     /// Comparisons of all rows with the model.

@@ -6,9 +6,11 @@
 //! I3. One read-write transaction at a time, all on one thread, so that a run is a function of its choices.
 
 mod check;
+mod reshape;
 mod transaction;
 
 pub use check::{compare_range, read_state, verify};
+pub(crate) use reshape::reshape;
 
 use std::fmt;
 use std::io;
@@ -164,6 +166,7 @@ impl Session<'_> {
             10 => self.compare(),
             11 => self.compare_snapshot(),
             12 if self.choices.once_in(4) => self.verify(),
+            13..=15 => self.reshape(),
             _ => Ok(()),
         }
     }

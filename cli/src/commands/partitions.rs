@@ -82,6 +82,8 @@ fn to_json(partition: &PartitionInfo, tables: &[TableInfo]) -> serde_json::Value
     object.insert("rows".to_owned(), json!(partition.rows));
     object.insert("pages".to_owned(), json!(partition.pages));
     object.insert("bytes".to_owned(), json!(partition.bytes));
+    object.insert("operations".to_owned(), json!(partition.operations));
+    object.insert("operations_per_second".to_owned(), json!(partition.operations_per_second));
     object.insert("file".to_owned(), json!(partition.file));
     serde_json::Value::Object(object)
 }

@@ -165,6 +165,41 @@ fn a_table_is_cut_where_it_is_told_to_be() {
 }
 
 #[test]
+fn partitions_are_split_and_merged() {
+    let place = Place::new();
+    place.hamal(&["create", "db", "-t", "t"]).text();
+    for key in ["a", "h", "o", "p", "z"] {
+        place.hamal(&["put", "db", "-t", "t", key, "value"]).text();
+    }
+    let split = place.hamal(&["split", "db", "-t", "t", "m", "--json"]).json();
+    assert_eq!((&split["table"], &split["key"]), (&json!("t"), &json!("m")));
+    assert_eq!((&split["left"], &split["right"], &split["rows"]), (&json!(1), &json!(2), &json!(3)));
+    assert!(split["locked_micros"].is_u64());
+    assert_eq!(
+        place.hamal(&["split", "db", "-t", "t", "p"]).text(),
+        "partition 3 split off 2: 2 rows moved, 12 B\n"
+    );
+    let bounds = || -> Vec<_> {
+        let partitions = place.hamal(&["partitions", "db", "-t", "t", "--json"]).json_lines();
+        partitions.iter().map(|p| (p["from"].clone(), p["below"].clone())).collect()
+    };
+    assert_eq!(bounds().len(), 3);
+    let again = place.hamal(&["split", "db", "-t", "t", "m"]).failure(2);
+    assert!(again.contains("a partition begins at"), "{again}");
+    assert_eq!(
+        place.hamal(&["merge", "db", "-t", "t", "m"]).text(),
+        "partition 2 merged into 1: 1 row moved, 6 B\n"
+    );
+    assert_eq!(bounds()[0].1, json!("p"));
+    let missing = place.hamal(&["merge", "db", "-t", "t", "m"]).failure(2);
+    assert!(missing.contains("no partition begins at"), "{missing}");
+    place.hamal(&["split", "db", "-t", "none", "m"]).failure(2);
+    place.hamal(&["split", "db", "-t", "t", "--hex", "6x"]).failure(2);
+    assert_eq!(place.hamal(&["scan", "db", "-t", "t", "--keys-only"]).text(), "a\nh\no\np\nz\n");
+    assert!(place.hamal(&["check", "db"]).text().contains("sound"));
+}
+
+#[test]
 fn a_page_is_decoded_and_a_damaged_one_says_so() {
     let place = letters();
     let info = place.hamal(&["tables", "db", "--json"]).json();

@@ -18,17 +18,17 @@ use crate::{Database, ErrorKind, OpenMode, PartitionState};
 /// A table of bytes.
 type Bytes<'t> = crate::Table<'t, &'static [u8], &'static [u8]>;
 
-fn no_progress(_: Progress) -> ControlFlow<()> {
+pub(crate) fn no_progress(_: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-fn target_on(disk: &SimStorage) -> DirectoryTarget {
+pub(crate) fn target_on(disk: &SimStorage) -> DirectoryTarget {
     DirectoryTarget::within(Arc::new(disk.clone()), "")
 }
 
 /// Restores into a new disk and opens what is there.
 #[track_caller]
-fn restored(target: &DirectoryTarget, options_: &RestoreOptions) -> (SimStorage, Database) {
+pub(crate) fn restored(target: &DirectoryTarget, options_: &RestoreOptions) -> (SimStorage, Database) {
     let disk = SimStorage::new(99);
     restore_on(target, Arc::new(disk.clone()), options_, &mut no_progress).unwrap();
     let db = options().mode(OpenMode::Open).open_on(Arc::new(disk.clone())).unwrap();

@@ -10,6 +10,8 @@
 //! I5. Reverse walks descend again by the leaf's low fence; nothing is ever latched leftwards (hazard H21).
 //! I6. The outermost leaves of a partition have no fence on that side: the bound of the partition is one, so that a walk goes on in the
 //!     next partition as it goes on in the next leaf.
+//! I7. A partition's tree may have rows at and above its upper bound, strays that a split or a merge has left: they are not its own, and
+//!     nothing shows them. There are none below its lower bound.
 
 use std::ops::Bound;
 
@@ -41,9 +43,21 @@ impl End {
         self.leaf.lower_fence().or_else(|| routes.lower(self.slot))
     }
 
-    /// All keys of the leaf are below; `None`: it has the highest keys of the table.
+    /// All keys of the leaf that are its partition's are below; `None`: it has the highest keys of the table.
     fn upper_fence<'e>(&'e self, routes: &'e Routes) -> Option<&'e [u8]> {
-        self.leaf.upper_fence().or_else(|| routes.upper(self.slot))
+        match (self.leaf.upper_fence(), routes.upper(self.slot)) {
+            (Some(fence), Some(bound)) => Some(fence.min(bound)),
+            (fence, bound) => fence.or(bound),
+        }
+    }
+
+    /// Index of the first row of the leaf that is not its partition's (I7).
+    fn strays_index(&self, routes: &Routes) -> usize {
+        match (self.leaf.upper_fence(), routes.upper(self.slot)) {
+            (Some(fence), Some(bound)) if fence <= bound => self.leaf.len(),
+            (_, Some(bound)) => self.leaf.lower_bound(bound),
+            (_, None) => self.leaf.len(),
+        }
     }
 }
 
@@ -187,10 +201,12 @@ impl<'t> RawRange<'t> {
         let (routes, end) = (self.table.routes(), &mut self.front);
         end.slot = routes.slot_of(from.unwrap_or_default());
         let (route, leaf) = (routes.at(end.slot), &mut end.leaf);
+        route.handle.load.note(from.unwrap_or_default());
         let copied = self.table.with_eyes(|eyes| route.tree.leaf_at(from, Some(eyes), leaf));
         self.table.told(route, copied)?;
         self.front.start = start_index(&self.front.leaf, &self.lower);
-        self.front.stop = stop_index(&self.front.leaf, &self.upper);
+        self.front.stop =
+            stop_index(&self.front.leaf, &self.upper).min(self.front.strays_index(self.table.routes()));
         self.front.writes = Some(writes);
         Ok(())
     }
@@ -208,13 +224,15 @@ impl<'t> RawRange<'t> {
             _ => routes.slot_before(key),
         };
         let (route, leaf) = (routes.at(end.slot), &mut end.leaf);
+        route.handle.load.note(key.unwrap_or_default());
         let copied = self.table.with_eyes(|eyes| match key {
             Some(_) if is_in => route.tree.leaf_at(key, Some(eyes), leaf),
             _ => route.tree.leaf_before(key, Some(eyes), leaf),
         });
         self.table.told(route, copied)?;
         self.back.start = start_index(&self.back.leaf, &self.lower);
-        self.back.stop = stop_index(&self.back.leaf, &self.upper);
+        self.back.stop =
+            stop_index(&self.back.leaf, &self.upper).min(self.back.strays_index(self.table.routes()));
         self.back.writes = Some(writes);
         Ok(())
     }

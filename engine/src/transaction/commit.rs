@@ -91,9 +91,10 @@ impl Transaction {
             tracing::warn!(%error, "before-images could not be moved to a file");
         }
         self.let_go(&work);
-        let dropped = work.dropped.iter().flat_map(|t| t.routes.iter().map(|route| (t.id, route.id())));
+        let dropped = work.dropped.iter().flat_map(|t| t.routes.iter().map(|route| (Some(t.id), route.id())));
         let unmade = work.created.iter().filter(|(table, _)| work.unmade.contains(table));
-        self.dig_graves(dropped.chain(unmade.copied()), lsn);
+        let unmade = unmade.map(|(table, partition)| (Some(*table), *partition));
+        self.dig_graves(dropped.chain(unmade).chain(work.merged.map(|id| (None, id))), lsn);
         self.handle.after_commit(self.durability);
         Ok(lsn)
     }
@@ -111,7 +112,7 @@ impl Transaction {
             engine.versions.forget(self.entry.id);
         }
         self.let_go(work);
-        self.dig_graves(work.created.iter().copied(), Lsn::NEVER);
+        self.dig_graves(work.made(), Lsn::NEVER);
         as_of
     }
 
@@ -165,6 +166,9 @@ impl Transaction {
             for gate in work.dropping.iter().filter(|gate| work.has_dropped(gate.table)) {
                 gate.dropped.store(true, Ordering::SeqCst);
             }
+            if let Some(gate) = &work.reshaped {
+                gate.reshaper.store(self.entry.id.0, Ordering::SeqCst);
+            }
             Ok(lsn)
         };
         let mut publish = || shown.publish(writes, counts.iter().map(|(table, _)| *table));
@@ -205,8 +209,8 @@ impl Transaction {
         engine.waits.ended(self.entry.id);
     }
 
-    /// These partitions, each of a table, are to go, once the commit is durable that says so.
-    fn dig_graves(&self, gone: impl Iterator<Item = (u32, PartitionId)>, lsn: Lsn) {
+    /// These partitions, each with its table if that goes too, are to go, once the commit is durable that says so.
+    fn dig_graves(&self, gone: impl Iterator<Item = (Option<u32>, PartitionId)>, lsn: Lsn) {
         let dropper = self.entry.id;
         self.engine().graves.dig(gone.map(|(table, partition)| Grave { table, partition, dropper, lsn }));
     }
@@ -254,7 +258,7 @@ impl Transaction {
             self.finish();
             engine.pause("between a rollback and its letting go");
             engine.versions.forget(self.entry.id);
-            self.dig_graves(work.created.iter().copied(), Lsn::NEVER);
+            self.dig_graves(work.made(), Lsn::NEVER);
         }
         self.let_go(work);
         engine.tidy();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{OpenTable, Transaction};
+use super::{OpenTable, Transaction, reshape};
 use crate::active::TxnState;
 use crate::catalog::CATALOG;
 use crate::change::Row;
@@ -156,13 +156,20 @@ impl Transaction {
         let as_of = live.view.as_of;
         let mut sets = self.sets.borrow_mut();
         let reads = sets.get().reads.prepare();
-        let check = |history: &History| match self.isolation {
-            Isolation::Serializable => history.check(&reads, as_of).map_err(|overlap| overtaken(&overlap)),
-            // Reads are not recorded.
-            Isolation::Snapshot if self.has_read.get() => {
-                Err(conflict("a row to be written was changed by a commit since the transaction's start"))
+        let seen = live.view.clone();
+        let check = |history: &History| {
+            // In the timeline's section, as what it compares with is changed: rows that have moved are not where it would look for them.
+            self.check_shapes(&seen)?;
+            match self.isolation {
+                Isolation::Serializable => {
+                    history.check(&reads, as_of).map_err(|overlap| overtaken(&overlap))
+                }
+                // Reads are not recorded.
+                Isolation::Snapshot if self.has_read.get() => {
+                    Err(conflict("a row to be written was changed by a commit since the transaction's start"))
+                }
+                Isolation::Snapshot => Ok(()),
             }
-            Isolation::Snapshot => Ok(()),
         };
         engine.timeline.advance(&mut live, engine.storage.monotonic(), check).inspect_err(|_| {
             engine.counters.overtaken.fetch_add(1, Ordering::Relaxed);
@@ -217,7 +224,7 @@ impl Transaction {
         }
     }
 
-    /// Before the first write to a table: waits for whoever drops it, and keeps others from it (hazard H11).
+    /// Before the first write to a table: waits for whoever drops it or moves its rows, and keeps others from it (hazards H4, H11).
     pub(crate) fn intend_to_write(&self, table: &OpenTable) -> Result<()> {
         if table.intended.load(Ordering::Relaxed) {
             return Ok(());
@@ -230,7 +237,8 @@ impl Transaction {
             let dropper = TxnId(gate.dropper.load(Ordering::SeqCst));
             // Asked after who drops it: whoever has dropped it says so before it lets go.
             let dropped = gate.dropped.load(Ordering::SeqCst);
-            if !dropped && (dropper == TxnId::NONE || dropper == self.entry.id) {
+            let moved = !Self::knows_shape(gate, &self.view());
+            if !dropped && !moved && (dropper == TxnId::NONE || dropper == self.entry.id) {
                 table.intended.store(true, Ordering::Relaxed);
                 // Writers do not exclude each other: those who have queued behind this one may write too.
                 pass_on();
@@ -242,14 +250,18 @@ impl Transaction {
             if dropped {
                 return Err(conflict("the table has been dropped since the transaction's start"));
             }
+            if moved {
+                return Err(reshape::moved(id));
+            }
             let waited = self.wait_for(dropper, table_key(id), || {
-                format!("table {id}, which transaction {dropper} is dropping")
+                format!("table {id}, which transaction {dropper} is dropping, splitting or merging")
             });
             waited.inspect_err(|_| pass_on())?;
         }
     }
 
-    /// Keeps writers from a table that is about to be dropped, and waits for those that have written.
+    /// Keeps writers from a table that is about to be dropped or reshaped, and waits for those that have written. The caller has locked
+    /// the table's row in the catalog: nobody else does the same.
     pub(super) fn lock_table(&self, gate: &Arc<TableGate>) -> Result<()> {
         gate.dropper.store(self.entry.id.0, Ordering::SeqCst);
         self.work.borrow_mut().dropping.push(gate.clone());

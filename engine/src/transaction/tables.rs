@@ -68,7 +68,7 @@ pub struct TableInfo {
 }
 
 impl Transaction {
-    fn catalog(&self) -> Result<Catalog<'_>> {
+    pub(super) fn catalog(&self) -> Result<Catalog<'_>> {
         let meta = self.engine().catalog_meta()?;
         let table = self.work.borrow_mut().open(meta, &self.entry);
         Ok(Catalog::new(RawTable::new(Owner::Transaction(self), table)))
@@ -235,7 +235,7 @@ impl Transaction {
     }
 
     /// Drops a table and all its rows, once those who have written to it have ended; its files go once the commit is durable and
-    /// nobody sees the table any more. `NotFound`. Open handles to it write no more
+    /// nobody sees the table any more. `NotFound`; `Conflict` if it has been split or merged since the transaction's start. Open handles to it write no more
     /// (`NotFound`), unless the drop is rolled back to a savepoint.
     pub fn drop_table(&self, name: &str) -> Result<()> {
         let catalog = self.catalog()?;
@@ -243,7 +243,9 @@ impl Transaction {
         let meta = self.engine().table_meta(table.clone())?;
         self.statement(|| {
             catalog.remove(name, &table)?;
-            self.lock_table(&meta.gate)
+            self.lock_table(&meta.gate)?;
+            // Now that nobody else changes them: are these all of its cuts?
+            self.check_shape(&meta.gate)
         })?;
         let mut work = self.work.borrow_mut();
         work.unset_name(name);

@@ -6,7 +6,7 @@ use hamal_storage::Scheduler as _;
 use super::life::Life;
 use crate::choice::Choices;
 use crate::tally::Tally;
-use crate::workload::{Doing, Step, verify};
+use crate::workload::{Doing, Step, reshape, verify};
 
 /// Does some rounds, as long as there are clients.
 pub(super) fn run(life: &Life<'_>, who: usize, mut choices: Choices) {
@@ -63,6 +63,21 @@ fn round(life: &Life<'_>, who: usize, choices: &mut Choices) -> Step {
                 record.tally.cancellations += 1;
                 drop(record);
                 canceller.cancel();
+            }
+        }
+        7..=9 => {
+            let mut tally = Tally::default();
+            let done = reshape(life.db, life.plan, choices, &mut tally, &mut |line| life.say(who, || line));
+            life.record().tally += tally;
+            match done {
+                // Its commit is durable, and so are all before.
+                Ok(true) => durable(life, returned),
+                Ok(false) => {}
+                // A full log is nobody's fault.
+                Err(stop) if stop.kind() == Some(ErrorKind::LogFull) => {
+                    life.db.checkpoint().doing(|| "checkpoint after LogFull".to_owned())?;
+                }
+                Err(stop) => return Err(stop),
             }
         }
         _ => {
