@@ -12,6 +12,11 @@
 //! A stale page is found by what is known of its age since the open: from then on that is each page once it has been read or scrubbed. So
 //! pages become stale here only after a scrub, and not between two runs, where the log is the only witness: the engine's tests are about that.
 
+#![expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the path of a method has one lifetime, these closures are for any"
+)]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -200,7 +205,7 @@ impl Run {
             run.open(OpenMode::Create)?;
             run.session(|session| session.preload())?;
             run.session(|session| session.checkpoint())?;
-            run.back_up(BackupOptions::new())
+            run.back_up(&BackupOptions::new())
         };
         begin(&mut run).map_err(|stop| format!("seed {seed}: {stop}"))?;
         Ok(run)
@@ -262,9 +267,9 @@ impl Run {
         Ok(report)
     }
 
-    fn back_up(&mut self, options: BackupOptions) -> Step {
+    fn back_up(&mut self, options: &BackupOptions) -> Step {
         let (Sources::Backup, Some(db)) = (self.sources, &self.db) else { return Ok(()) };
-        let taken = db.backup(&*self.vault, &options, &mut |_| ControlFlow::Continue(()));
+        let taken = db.backup(&*self.vault, options, &mut |_| ControlFlow::Continue(()));
         taken.map(drop).map_err(|error| Stop::Engine { doing: "backup".to_owned(), error })?;
         self.model.all_durable();
         Ok(())
@@ -275,7 +280,7 @@ impl Run {
             self.session(|session| session.step())?;
         }
         if self.choices.once_in(6) {
-            self.back_up(BackupOptions::new())?;
+            self.back_up(&BackupOptions::new())?;
         }
         if let (Sources::Backup, Some(db)) = (self.sources, &self.db) {
             let archived = db.archive();
@@ -298,7 +303,7 @@ impl Run {
         let wounds = self.wound(matches!(finder, Finder::Work | Finder::Reading | Finder::Scrub));
         self.outcomes.wounds += wounds.len() as u64;
         let met = self.meet(finder);
-        self.account(finder, wounds, met)?;
+        self.account(finder, &wounds, met)?;
         watched(&self.disk).map_err(Stop::Wrong)
     }
 
@@ -425,7 +430,7 @@ impl Run {
             // A machine that has stopped answers nothing, but nothing wrong either.
             Err(Stop::Engine { .. } | Stop::Read { .. }) if has_crashed => {}
             other => {
-                self.is_report(other)?;
+                Run::is_report(other)?;
             }
         }
         watched(&self.disk).map_err(Stop::Wrong)?;
@@ -435,22 +440,23 @@ impl Run {
     }
 
     /// Sees what became of each damaged page.
-    fn account(&mut self, finder: Finder, wounds: Vec<Wound>, met: Step) -> Step {
-        let mut is_reported = self.is_report(met)?;
+    fn account(&mut self, finder: Finder, wounds: &[Wound], met: Step) -> Step {
+        let mut is_reported = Run::is_report(met)?;
         let mut scrubbed = None;
         if self.db.is_some() {
             match self.scrub() {
                 Ok(report) => scrubbed = Some(report),
-                Err(stop) => is_reported |= self.is_report(Err(stop))?,
+                Err(stop) => is_reported |= Run::is_report(Err(stop))?,
             }
         }
         let read = if self.db.is_some() { self.compare() } else { Ok(()) };
-        is_reported |= self.is_report(read)?;
+        is_reported |= Run::is_report(read)?;
         if let Some(db) = &self.db {
             // What has newer changes in memory gets to the disk.
             let taken = db.checkpoint().map(drop);
-            is_reported |= self
-                .is_report(taken.map_err(|error| Stop::Engine { doing: "checkpoint".to_owned(), error }))?;
+            is_reported |= Run::is_report(
+                taken.map_err(|error| Stop::Engine { doing: "checkpoint".to_owned(), error }),
+            )?;
         }
         // A table dropped meanwhile has nothing to lose; its files may stay for a while.
         let listed: Option<Vec<u32>> = self.db.as_ref().and_then(|db| {
@@ -459,7 +465,7 @@ impl Run {
         });
         let mut damaged = 0;
         let files = part_files(self.disk.sim());
-        for wound in &wounds {
+        for wound in wounds {
             let bytes = files.iter().find(|(name, _)| *name == wound.file).map(|(_, bytes)| bytes);
             let at = wound.page.0 as usize * self.plan.page_bytes;
             let now = bytes.and_then(|bytes| bytes.get(at..at + self.plan.page_bytes));
@@ -498,13 +504,13 @@ impl Run {
             ));
         }
         if damaged > 0 || is_reported {
-            self.mend(&wounds)?;
+            self.mend(wounds)?;
         }
         Ok(())
     }
 
     /// Whether the step has ended with damage being reported. Every other error fails the run.
-    fn is_report(&mut self, step: Step) -> Step<bool> {
+    fn is_report(step: Step) -> Step<bool> {
         match step {
             Ok(()) => Ok(false),
             Err(Stop::Engine { error, .. })

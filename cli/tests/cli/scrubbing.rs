@@ -5,8 +5,9 @@ use super::support::Place;
 #[test]
 fn a_scrub_tells_bad_pages_and_heals_them_from_a_target() {
     let place = Place::new();
-    let rows: String = (0..2000).map(|row| format!("{row:05},{}\n", "x".repeat(60))).collect();
-    place.write("rows.csv", format!("key,value\n{rows}"));
+    let mut rows = vec!["key,value".to_owned()];
+    rows.extend((0..2000).map(|row| format!("{row:05},{}", "x".repeat(60))));
+    place.write("rows.csv", rows.join("\n"));
     place.hamal(&["load", "db", "rows.csv", "-t", "t", "--archive", "vault"]).text();
     place.hamal(&["backup", "db", "vault", "--archive", "vault"]).text();
     place.hamal(&["put", "db", "-t", "t", "00007", "seven", "--archive", "vault"]).text();
