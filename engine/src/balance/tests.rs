@@ -280,7 +280,8 @@ fn a_partition_that_grows_is_split_in_the_middle() {
         }
     }
     let partitions = db.partitions().unwrap();
-    assert!((5..=9).contains(&partitions.len()), "{partitions:?}");
+    // About 1 MiB, as rows that come in no order leave leaves a third empty; each partition has 100 to 200 KiB of it. And the catalog.
+    assert!((5..=13).contains(&partitions.len()), "{partitions:?}");
     let snapshot = db.snapshot().unwrap();
     assert_eq!(snapshot.open_bytes_table("t").unwrap().iter().unwrap().count(), 3000);
     let report = db.verify(&mut |_| ControlFlow::Continue(())).unwrap();
