@@ -162,7 +162,7 @@ impl Engine {
         if let Some(archive) = &self.archive {
             archive.give_up(self.options.archive_hold_bytes, oldest, tail);
         }
-        let kept = self.retention.floor().map_or(oldest, |floor| oldest.min(floor));
+        let kept = self.retention.cut_at(oldest);
         let next = Master {
             checkpoint_lsn: begin,
             attested: self.log.durable(),

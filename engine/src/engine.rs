@@ -17,6 +17,7 @@ use crate::archive::Archive;
 use crate::catalog::CATALOG;
 use crate::checkpoint::{CheckpointState, standing_promise};
 use crate::graves::Graves;
+use crate::healing::PageHealer;
 use crate::ids::TxnId;
 use crate::journal::Journal;
 use crate::locks::RowLocks;
@@ -26,7 +27,7 @@ use crate::record::Record;
 use crate::retention::Retention;
 use crate::schema::Schema;
 use crate::space::Space;
-use crate::timeline::Timeline;
+use crate::timeline::{Hints, Timeline};
 use crate::transaction::Wakers;
 use crate::tree::{ROOT, SYSTEM_ROOT, Tree};
 use crate::versions::Versions;
@@ -62,6 +63,7 @@ pub(crate) struct Engine {
     pub(crate) graves: Graves,
     pub(crate) retention: Retention,
     pub(crate) quarantine: Quarantine,
+    pub(crate) healer: Arc<PageHealer>,
     pub(crate) archive: Option<Archive>,
     pub(crate) wakers: Wakers,
     pub(crate) checkpoint: Mutex<CheckpointState>,
@@ -157,7 +159,7 @@ impl PartitionHandle {
 #[derive(Debug)]
 pub(crate) struct PagerLog {
     pub(crate) log: Arc<Log>,
-    pub(crate) horizon: Arc<AtomicU64>,
+    hints: Arc<Hints>,
     pub(crate) steals: AtomicU64,
 }
 
@@ -167,8 +169,8 @@ impl WriteAhead for PagerLog {
     }
 
     fn pages_written(&self, pages: &[WrittenPage]) {
-        let horizon = self.horizon.load(Ordering::Acquire);
-        let steals = pages.iter().filter(|p| p.max_txn >= horizon).count();
+        let horizon = self.hints.horizon();
+        let steals = pages.iter().filter(|p| p.max_txn >= horizon.0).count();
         self.steals.fetch_add(steals as u64, Ordering::Relaxed);
         let pages = pages.iter().map(|p| (p.partition, p.page, p.page_lsn)).collect();
         let mut payload = Vec::new();
@@ -193,19 +195,19 @@ pub(crate) struct Layers {
     pub(crate) pager_log: Arc<PagerLog>,
     pub(crate) pager: Arc<Pager>,
     pub(crate) journal: Journal,
-    pub(crate) horizon: Arc<AtomicU64>,
+    hints: Arc<Hints>,
 }
 
 impl Layers {
     /// Opens the page cache over a log.
     pub(crate) fn open(storage: &Arc<dyn Storage>, log: Log, pages: PagerOptions) -> Result<Layers> {
         let log = Arc::new(log);
-        let horizon = Arc::new(AtomicU64::new(0));
+        let hints = Arc::new(Hints::default());
         let pager_log =
-            Arc::new(PagerLog { log: log.clone(), horizon: horizon.clone(), steals: AtomicU64::new(0) });
+            Arc::new(PagerLog { log: log.clone(), hints: hints.clone(), steals: AtomicU64::new(0) });
         let pager = Pager::open(storage.clone(), pager_log.clone(), pages)?;
-        let journal = Journal::new(log.clone(), horizon.clone());
-        Ok(Layers { log, pager_log, pager, journal, horizon })
+        let journal = Journal::new(log.clone(), hints.clone());
+        Ok(Layers { log, pager_log, pager, journal, hints })
     }
 }
 
@@ -225,9 +227,16 @@ pub(crate) struct Parts {
 impl Engine {
     /// Puts the parts together, and promises the log room that nobody may be refused.
     pub(crate) fn new(parts: Parts) -> Result<Engine> {
-        let Layers { log, pager_log, pager, journal, horizon } = parts.layers;
+        let Layers { log, pager_log, pager, journal, hints } = parts.layers;
         log.promise(standing_promise(&parts.options, parts.page_bytes))?;
         let retention = Retention::default();
+        let healer = {
+            let master = parts.checkpoint.master.current();
+            let target = parts.options.heal_from.clone().or_else(|| parts.options.archive.clone());
+            let origin = (master.database_id, master.history);
+            Arc::new(PageHealer::new(log.clone(), retention.clone(), origin, parts.page_bytes, target))
+        };
+        pager.set_healer(healer.clone());
         let archive = parts.options.archive.clone().map(|target| {
             let master = parts.checkpoint.master.current();
             let oldest = log.oldest();
@@ -242,7 +251,7 @@ impl Engine {
             log,
             pager,
             journal,
-            timeline: Timeline::new(parts.next_txn, parts.counts, horizon),
+            timeline: Timeline::new(parts.next_txn, parts.counts, hints),
             schema: Schema::default(),
             versions,
             merging: Mutex::new(()),
@@ -250,6 +259,7 @@ impl Engine {
             graves: Graves::default(),
             retention,
             quarantine: Quarantine::default(),
+            healer,
             archive,
             wakers: Wakers::default(),
             checkpointed_to: AtomicU64::new(parts.checkpoint.last_begin.0),

@@ -20,14 +20,14 @@ use crate::record::{
     HEAD_BYTES, PART_BYTES, Record, UNDO_BYTES, Undo, put_compensation_head, put_part, put_structure_head,
     put_undo, put_update_head,
 };
+use crate::timeline::Hints;
 use crate::{Error, Result};
 
 /// The log as the tree sees it.
 #[derive(Debug)]
 pub(crate) struct Journal {
     pub(crate) log: Arc<Log>,
-    /// Every transaction below this id is settled: no snapshot, no undo needs what it overwrote (hazard H6).
-    pub(crate) horizon: Arc<AtomicU64>,
+    hints: Arc<Hints>,
     compensations: AtomicU64,
     structure_changes: AtomicU64,
 }
@@ -82,13 +82,13 @@ thread_local! {
 }
 
 impl Journal {
-    pub(crate) fn new(log: Arc<Log>, horizon: Arc<AtomicU64>) -> Self {
-        Journal { log, horizon, compensations: AtomicU64::new(0), structure_changes: AtomicU64::new(0) }
+    pub(crate) fn new(log: Arc<Log>, hints: Arc<Hints>) -> Self {
+        Journal { log, hints, compensations: AtomicU64::new(0), structure_changes: AtomicU64::new(0) }
     }
 
-    /// The horizon now.
+    /// The horizon now: every transaction below this id is settled (hazard H6).
     pub(crate) fn horizon(&self) -> TxnId {
-        TxnId(self.horizon.load(Ordering::Acquire))
+        self.hints.horizon()
     }
 
     /// Compensation records written.

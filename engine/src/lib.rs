@@ -15,6 +15,7 @@ mod encoding;
 mod engine;
 mod error;
 mod graves;
+mod healing;
 mod ids;
 pub mod inspect;
 mod journal;

@@ -103,6 +103,7 @@ pub struct Options {
     pub(crate) archive: Option<Arc<dyn Target>>,
     pub(crate) archive_interval: Duration,
     pub(crate) archive_hold_bytes: Option<u64>,
+    pub(crate) heal_from: Option<Arc<dyn Target>>,
 }
 
 impl Default for Options {
@@ -126,6 +127,7 @@ impl Default for Options {
             archive: None,
             archive_interval: Duration::from_secs(10),
             archive_hold_bytes: None,
+            heal_from: None,
         }
     }
 }
@@ -150,6 +152,7 @@ impl fmt::Debug for Options {
             .field("archive", &self.archive)
             .field("archive_interval", &self.archive_interval)
             .field("archive_hold_bytes", &self.archive_hold_bytes)
+            .field("heal_from", &self.heal_from)
             .finish_non_exhaustive()
     }
 }
@@ -295,6 +298,14 @@ impl Options {
     #[must_use]
     pub fn archive_hold_bytes(mut self, bytes: Option<u64>) -> Self {
         self.archive_hold_bytes = bytes;
+        self
+    }
+
+    /// Where backups of this database are, with its archived log: what a damaged page is rebuilt from that the retained log alone does not
+    /// give. Default: the archive ([`Options::archive`]), if there is one.
+    #[must_use]
+    pub fn heal_from(mut self, target: Arc<dyn Target>) -> Self {
+        self.heal_from = Some(target);
         self
     }
 

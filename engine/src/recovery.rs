@@ -16,6 +16,7 @@
 //! I2. Every step may be cut short anywhere and started again from the top (F15): redo is idempotent by page LSN, undo by
 //!     compensation records.
 
+mod ahead;
 pub(crate) mod analysis;
 mod create;
 pub(crate) mod redo;
@@ -30,7 +31,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hamal_pager::{Mending, PagerOptions, PartitionId};
+use hamal_pager::{Mending, PageNo, PagerOptions, PartitionId};
 use hamal_storage::{Error as LowError, Lock, Storage};
 use hamal_wal::{Log, LogOptions, Lsn, Scanner};
 
@@ -39,7 +40,7 @@ use crate::checkpoint::{CheckpointState, Effort};
 use crate::engine::{Engine, Layers, Parts};
 use crate::master::{self, CREATING, Found, Master, MasterFiles};
 use crate::options::{MAX_LOG_BYTES, Maintenance, OpenMode};
-use crate::quarantine::{Loaded, twice};
+use crate::quarantine::{Loaded, is_unreadable, twice};
 use crate::report::{PartitionReport, RecoveryPass, RecoveryProgress, RecoveryReport};
 use crate::versions::run::remove_leftovers;
 use crate::{Error, ErrorKind, Options, Result};
@@ -47,6 +48,8 @@ use analysis::Analysis;
 
 /// The most threads that recover if their number is not given.
 const DEFAULT_WORKERS: usize = 8;
+/// Log that is worth starting threads for, bytes, unless their number is given.
+const PARALLEL_BYTES: u64 = 1 << 20;
 
 /// Opens the database on `storage`, as `options` say.
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Engine> {
@@ -200,7 +203,11 @@ fn analyse(
         id if quarantines.is_settled(id) => Mending::None,
         _ => Mending::IfReadable,
     };
-    for torn in layers.pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end, &mending)? {
+    let replays =
+        |partition, page, lsn| analysis.rec_lsn(partition, page).is_some_and(|rec_lsn| rec_lsn <= lsn);
+    let ends = (master.oldest_lsn, analysis.resume.end);
+    let torn_pages = layers.pager.restore_torn_pages(ends.0, ends.1, &mending, &replays)?;
+    for torn in torn_pages.restored {
         if analysis.restore(torn.partition, torn.page, torn.page_lsn) {
             partition_report(&mut report, torn.partition).restored_pages += 1;
         }
@@ -226,6 +233,11 @@ fn analyse(
     for id in engine.quarantine.load(&*engine.storage, quarantines)? {
         engine.offline_partition(id)?;
     }
+    for (partition, page) in torn_pages.damaged {
+        if !analysis.deleted.contains(&partition) {
+            heal_now(&engine, partition, page)?;
+        }
+    }
     Ok(Analysed { engine, log_options, analysis, report })
 }
 
@@ -235,15 +247,22 @@ fn mind_quarantines(analysis: &mut Analysis, quarantines: &Loaded, master: &Mast
     analysis.add_losers(&quarantines.losers(master.checkpoint_lsn));
 }
 
-impl Engine {
-    /// How many threads recover: as the options say, but one where a simulation decides who runs.
-    fn recovery_workers(&self) -> usize {
-        match (self.storage.scheduler(), self.options.recovery_workers) {
-            (Some(_), _) => 1,
-            (None, Some(workers)) => workers,
-            (None, None) if self.options.maintenance == Maintenance::Manual => 1,
-            (None, None) => std::thread::available_parallelism().map_or(1, NonZero::get).min(DEFAULT_WORKERS),
-        }
+/// Rebuilds a page that has a copy in the doublewrite area, as long as that is there.
+fn heal_now(engine: &Engine, partition: PartitionId, page: PageNo) -> Result<()> {
+    match engine.open_partition(partition).and_then(|handle| Ok(handle.partition.load(page)?)) {
+        // Whoever reads it is told; it may be free.
+        Err(error) if error.kind() == ErrorKind::Corrupt || is_unreadable(&error) => Ok(()),
+        other => other,
+    }
+}
+
+/// How many threads recover: as the options say, but one where a simulation decides who runs.
+fn recovery_workers(storage: &dyn Storage, options: &Options) -> usize {
+    match (storage.scheduler(), options.recovery_workers) {
+        (Some(_), _) => 1,
+        (None, Some(workers)) => workers,
+        (None, None) if options.maintenance == Maintenance::Manual => 1,
+        (None, None) => std::thread::available_parallelism().map_or(1, NonZero::get).min(DEFAULT_WORKERS),
     }
 }
 

@@ -88,25 +88,28 @@ struct Hidden {
     floor: TxnId,
 }
 
+/// In the order in which it is used: what every transaction changes is in as few cache lines as it fits, for these have to be fetched from
+/// another processor's cache each time.
 #[derive(Debug)]
+#[repr(C)]
 struct State {
     next: u64,
-    /// By id, which is here so that who looks for one need not look at what others write; in place while they are few, as [`Views`].
-    active: SmallVec<[(TxnId, Arc<TxnEntry>); 4]>,
-    /// Committed, not exposed, in order of commit.
-    hidden: VecDeque<Hidden>,
-    /// The newest commit that readers may see.
-    exposed: Lsn,
     /// The newest commit of all.
     newest: Lsn,
-    views: Views,
-    counts: RowCounts,
-    history: History,
+    /// The newest commit that readers may see.
+    exposed: Lsn,
     commits: u64,
-    /// No transaction may begin.
-    closed: bool,
     /// Threads that wait to begin, or to close.
     waiting: usize,
+    /// No transaction may begin.
+    closed: bool,
+    /// By id, which is here so that who looks for one need not look at what others write; in place while they are few, as [`Views`].
+    active: SmallVec<[(TxnId, Arc<TxnEntry>); 4]>,
+    views: Views,
+    history: History,
+    /// Committed, not exposed, in order of commit.
+    hidden: VecDeque<Hidden>,
+    counts: RowCounts,
 }
 
 /// The timeline of one database.
@@ -114,20 +117,29 @@ struct State {
 pub(crate) struct Timeline {
     /// Away from the lock's word, which those who wait for it keep asking for.
     state: Mutex<CachePadded<State>>,
-    horizon: Arc<AtomicU64>,
-    hints: CachePadded<Hints>,
+    hints: Arc<Hints>,
     /// Those wait here who wait to begin, or to close.
     changed: Condvar,
 }
 
-/// What is told without the mutex, and written under it: true a moment ago.
+/// What is told without the mutex, and written under it: true a moment ago. In a cache line of its own.
 #[derive(Debug, Default)]
-struct Hints {
+#[repr(align(128))]
+pub(crate) struct Hints {
+    /// See I4.
+    horizon: AtomicU64,
     /// Transactions that will validate.
     validating: AtomicUsize,
     /// The newest commit in the history.
     newest: AtomicU64,
     commits: AtomicU64,
+}
+
+impl Hints {
+    /// Every transaction below this id is settled: no snapshot, no undo needs what it overwrote (hazard H6).
+    pub(crate) fn horizon(&self) -> TxnId {
+        TxnId(self.horizon.load(Ordering::Acquire))
+    }
 }
 
 /// No transaction begins while there is one.
@@ -143,8 +155,8 @@ impl Drop for Closed<'_> {
 
 impl Timeline {
     /// No transactions yet; the first will be `next` (hazard H19: ids never restart).
-    pub(crate) fn new(next: TxnId, counts: BTreeMap<u32, u64>, horizon: Arc<AtomicU64>) -> Self {
-        horizon.store(next.0, Ordering::Release);
+    pub(crate) fn new(next: TxnId, counts: BTreeMap<u32, u64>, hints: Arc<Hints>) -> Self {
+        hints.horizon.store(next.0, Ordering::Release);
         let state = State {
             next: next.0,
             active: SmallVec::new(),
@@ -158,12 +170,7 @@ impl Timeline {
             closed: false,
             waiting: 0,
         };
-        Timeline {
-            state: Mutex::new(CachePadded::new(state)),
-            horizon,
-            hints: CachePadded::default(),
-            changed: Condvar::new(),
-        }
+        Timeline { state: Mutex::new(CachePadded::new(state)), hints, changed: Condvar::new() }
     }
 
     /// Registers a new transaction; it sees every commit so far. `None` while the timeline is closed, if it stays so for `patience`.
@@ -233,7 +240,7 @@ impl Timeline {
         let at = state.active.partition_point(|(id, _)| *id < image.txn);
         state.active.insert(at, (image.txn, entry.clone()));
         // The only time that it falls: nobody has asked for it yet.
-        self.horizon.fetch_min(image.txn.0, Ordering::AcqRel);
+        self.hints.horizon.fetch_min(image.txn.0, Ordering::AcqRel);
         entry
     }
 
@@ -454,18 +461,20 @@ impl Timeline {
         let hidden = state.hidden.front().map(|first| first.floor);
         let oldest = [active, hidden, state.views.xmin()].into_iter().flatten().min();
         let horizon = oldest.unwrap_or(TxnId(state.next));
-        debug_assert!(horizon.0 >= self.horizon.load(Ordering::Relaxed), "the horizon never falls (I4)");
+        let hints = &*self.hints;
+        let known = hints.horizon.load(Ordering::Relaxed);
+        debug_assert!(horizon.0 >= known, "the horizon never falls (I4)");
         // What has not changed is not written: others have it in their caches.
-        if horizon.0 != self.horizon.load(Ordering::Relaxed) {
-            self.horizon.store(horizon.0, Ordering::Release);
+        if horizon.0 != known {
+            hints.horizon.store(horizon.0, Ordering::Release);
         }
         let validating = state.views.validated();
-        if validating != self.hints.validating.load(Ordering::Relaxed) {
-            self.hints.validating.store(validating, Ordering::Relaxed);
+        if validating != hints.validating.load(Ordering::Relaxed) {
+            hints.validating.store(validating, Ordering::Relaxed);
         }
-        if state.commits != self.hints.commits.load(Ordering::Relaxed) {
-            self.hints.commits.store(state.commits, Ordering::Relaxed);
-            self.hints.newest.store(state.history.newest().0, Ordering::Relaxed);
+        if state.commits != hints.commits.load(Ordering::Relaxed) {
+            hints.commits.store(state.commits, Ordering::Relaxed);
+            hints.newest.store(state.history.newest().0, Ordering::Relaxed);
         }
         if state.waiting > 0 {
             self.changed.notify_all();

@@ -33,16 +33,29 @@ struct Taken {
     number: u64,
     xmin: TxnId,
     as_of: Lsn,
-    at: Duration,
+    /// Nanoseconds: half as long as a [`Duration`].
+    at: u64,
 }
 
 /// All views in use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Views {
+    next: u64,
+    /// The least `xmin` of each kind, which is the first one's; `NO_TXN`: there is none. Asked by every transaction twice.
+    xmins: [u64; ViewKind::ALL.len()],
     /// Of each kind, in the order in which they were taken. In place while they are few: every transaction comes here, and what lies
     /// elsewhere has to be fetched from another processor's cache each time.
     taken: [SmallVec<[Taken; 4]>; ViewKind::ALL.len()],
-    next: u64,
+}
+
+/// Above all ids.
+const NO_TXN: u64 = u64::MAX;
+
+impl Default for Views {
+    fn default() -> Self {
+        Views { next: 0, xmins: [NO_TXN; ViewKind::ALL.len()], taken: Default::default() }
+    }
 }
 
 impl Views {
@@ -54,13 +67,15 @@ impl Views {
     pub(crate) fn add(&mut self, kind: ViewKind, view: &View, now: Duration) -> u64 {
         let number = self.next;
         self.next += 1;
-        let taken = Taken { number, xmin: view.xmin, as_of: view.as_of, at: now };
+        let at = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let taken = Taken { number, xmin: view.xmin, as_of: view.as_of, at };
         let of_kind = &mut self.taken[kind as usize];
         debug_assert!(
             of_kind.last().is_none_or(|last| last.xmin <= taken.xmin && last.as_of <= taken.as_of),
             "I1"
         );
         of_kind.push(taken);
+        self.note_xmin(kind);
         number
     }
 
@@ -69,7 +84,13 @@ impl Views {
         let of_kind = &mut self.taken[kind as usize];
         if let Ok(at) = of_kind.binary_search_by_key(&number, |taken| taken.number) {
             of_kind.remove(at);
+            self.note_xmin(kind);
         }
+    }
+
+    fn note_xmin(&mut self, kind: ViewKind) {
+        let xmin = self.of(kind).first().map_or(NO_TXN, |oldest| oldest.xmin.0);
+        self.xmins[kind as usize] = xmin;
     }
 
     /// Number of views in use.
@@ -89,12 +110,13 @@ impl Views {
 
     /// The least `xmin`.
     pub(crate) fn xmin(&self) -> Option<TxnId> {
-        self.taken.iter().filter_map(|of_kind| of_kind.first()).map(|oldest| oldest.xmin).min()
+        self.xmins.iter().copied().min().filter(|xmin| *xmin != NO_TXN).map(TxnId)
     }
 
     /// When the oldest was taken.
     pub(crate) fn oldest(&self) -> Option<Duration> {
-        self.taken.iter().filter_map(|of_kind| of_kind.first()).map(|oldest| oldest.at).min()
+        let first = self.taken.iter().filter_map(|of_kind| of_kind.first());
+        first.map(|oldest| Duration::from_nanos(oldest.at)).min()
     }
 
     /// Whether one stands at a commit in this range.

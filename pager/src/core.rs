@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::dirty::DirtyPages;
 use crate::doublewrite::Doublewrite;
 use crate::frames::Frames;
+use crate::heal::Healer;
 use crate::region::{AddressSpace, Made, Region};
 use crate::write_back::Batch;
 use crate::{PageNo, Partition, PartitionId, WriteAhead};
@@ -39,6 +40,7 @@ pub(crate) struct Core {
     pub(crate) space: Mutex<AddressSpace>,
     /// Replaced as a whole when a partition comes or goes, so that a sweep works on one immutable map.
     partitions: RwLock<Arc<Partitions>>,
+    pub(crate) healer: OnceLock<Arc<dyn Healer>>,
     poison: OnceLock<String>,
 }
 
@@ -56,6 +58,9 @@ pub(crate) struct Counters {
     pub(crate) evictions: AtomicU64,
     pub(crate) pages_written: AtomicU64,
     pub(crate) batches: AtomicU64,
+    pub(crate) damaged: AtomicU64,
+    pub(crate) healed: AtomicU64,
+    pub(crate) unhealed: AtomicU64,
 }
 
 /// What `Pager::open` has worked out.
@@ -86,6 +91,7 @@ impl Core {
             counters: Counters::default(),
             space: Mutex::new(AddressSpace::new(u64::from(parts.frames) * parts.page_bytes as u64)),
             partitions: RwLock::new(Arc::new(Partitions::new())),
+            healer: OnceLock::new(),
             poison: OnceLock::new(),
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! A page's word in the `rec_lsn` array: bit 63 says that a copy of the page is in an in-flight batch, bit 62 that the
 //! page was discarded meanwhile, the rest is the LSN from which on records may be missing from the page's durable copy
-//! (0: none).
+//! (0: none). Bit 61 says that the page is not in memory: the rest is the LSN it had when it left, clean, and so the one
+//! that its file must have (I5).
 //!
 //! ```text
 //!             mark                      take                      settle
@@ -23,6 +24,8 @@
 //!     scan's direction: it counts that, and a scan that met it starts again.
 //! I4. `bits` has one bit per frame slot, set exactly while the slot's page has an lsn in the array; changed together
 //!     with it, under the same latch. Only an index: it makes the scans proportional to what is dirty.
+//! I5. Who makes a clean page leave notes its LSN (`note_left`), who reads it in or makes it anew takes the note away: both own the page
+//!     (EXCLUSIVE, LEAVING or LOADING). To everybody else a page with a note is a clean one.
 
 use std::collections::BTreeMap;
 
@@ -33,6 +36,7 @@ use crate::{PageNo, PartitionId};
 
 const IN_FLIGHT: u64 = 1 << 63;
 const VOID: u64 = 1 << 62;
+const LEFT: u64 = 1 << 61;
 
 /// A page of the database.
 pub(crate) type Key = (PartitionId, PageNo);
@@ -54,7 +58,30 @@ struct InFlight {
 }
 
 fn lsn(word: u64) -> Lsn {
-    Lsn(word & !(IN_FLIGHT | VOID))
+    if word & LEFT != 0 { Lsn::NEVER } else { Lsn(word & !(IN_FLIGHT | VOID)) }
+}
+
+/// The page leaves memory, clean, with this LSN; [`Lsn::NEVER`]: nobody knows. The caller owns it (I5).
+pub(crate) fn note_left(word: &AtomicU64, page_lsn: Lsn) {
+    debug_assert!(is_clean(word), "only clean pages leave");
+    let note = if page_lsn == Lsn::NEVER { 0 } else { LEFT | page_lsn.0 };
+    // Relaxed: published by the release of the state word that follows.
+    word.store(note, Ordering::Relaxed);
+}
+
+/// The note of a page that is not in memory, as far as there is one. A hint to all but its owner.
+pub(crate) fn left_at(word: &AtomicU64) -> Lsn {
+    let word = word.load(Ordering::Relaxed);
+    if word & LEFT == 0 { Lsn::NEVER } else { Lsn(word & !LEFT) }
+}
+
+/// Takes the note of a page that is being read in, or made anew. The caller owns it (I5).
+pub(crate) fn take_left(word: &AtomicU64) -> Lsn {
+    let lsn = left_at(word);
+    if lsn != Lsn::NEVER {
+        word.store(0, Ordering::Relaxed);
+    }
+    lsn
 }
 
 /// Since when the page has been dirty, as far as the array knows; `NEVER` if it is clean or in flight.
@@ -65,7 +92,8 @@ pub(crate) fn rec_lsn(word: &AtomicU64) -> Lsn {
 /// Whether the page may leave memory as it is: neither dirty nor in flight. Stable only under its exclusive latch.
 pub(crate) fn is_clean(word: &AtomicU64) -> bool {
     // Acquire: pairs with the release in `settle`; what is read in again comes from a file that has been written.
-    word.load(Ordering::Acquire) == 0
+    let word = word.load(Ordering::Acquire);
+    word == 0 || word & LEFT != 0
 }
 
 impl DirtyPages {
@@ -95,6 +123,7 @@ impl DirtyPages {
     /// the record's reservation.
     pub(crate) fn mark(&self, slot: u32, word: &AtomicU64, tail: Lsn) {
         let mut old = word.load(Ordering::Relaxed);
+        debug_assert_eq!(old & LEFT, 0, "only what is in memory becomes dirty");
         while lsn(old) == Lsn::NEVER {
             // A loop, because `settle` may take the in-flight bit off under our hands.
             // Relaxed: published by the reservation that follows (I2).

@@ -8,6 +8,9 @@
 //!     in-place writes are durable (hazard H13). `write_back` sees to both.
 //! I2. A copy is believed only if its checksum and database id are right, its kind is one there is, it is the latest such
 //!     copy of its page, and its LSN is within the log; and it is used only where the page in place is damaged.
+//! I3. At open a copy is put in place only where redo replays the page from the copy's LSN on, and would again after another crash, for the
+//!     checkpoint says so. Otherwise the page was clean, and has rotted since: an old copy in its place would be taken for the page if the
+//!     machine stopped before redo's end. It is left to [`crate::Healer`], which writes what is newest or nothing.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,11 +21,14 @@ use hamal_wal::Lsn;
 
 use crate::core::Core;
 use crate::header::{self, Identity, kind};
+use crate::heal::{CopyPlace, PageCopy};
 use crate::partition::file_name;
-use crate::{Mending, PageNo, PartitionId, RestoredPage};
+use crate::{Mending, PageNo, PartitionId, RestoredPage, TornPages};
 
 /// The area's name.
 pub(crate) const NAME: &str = "doublewrite";
+/// The least: a rebuilt page is written beside an older copy of it.
+pub(crate) const MIN_SLOTS: usize = 2;
 /// The most pages an area can have; whatever is behind them in the file is ignored.
 pub(crate) const MAX_PAGES: usize = 4096;
 
@@ -58,6 +64,36 @@ impl Doublewrite {
     /// Writes a batch's copies to the start of the area. Not durable yet.
     pub(crate) fn write(&self, images: &[u8]) -> Result<()> {
         write_all_at(&*self.file, images, 0).map_err(|e| Error::io("write", NAME, e))
+    }
+
+    /// Writes one image to a slot of the area. Not durable yet.
+    pub(crate) fn write_slot(&self, image: &[u8], slot: u64) -> Result<()> {
+        write_all_at(&*self.file, image, slot * image.len() as u64).map_err(|e| Error::io("write", NAME, e))
+    }
+
+    /// A slot that has no sound copy of this page: one of the first two.
+    pub(crate) fn slot_beside(&self, identity: Identity, page_bytes: usize) -> u64 {
+        let latest = self.latest_copy(identity, page_bytes);
+        u64::from(latest.is_some_and(|(slot, _)| slot == 0))
+    }
+
+    /// The latest sound copy of one page, and its slot. What cannot be read is no copy.
+    fn latest_copy(&self, identity: Identity, page_bytes: usize) -> Option<(u64, Vec<u8>)> {
+        let pages = self.file.len().ok()? / page_bytes as u64;
+        let mut image = vec![0; page_bytes];
+        let mut latest: Option<(u64, Vec<u8>)> = None;
+        for slot in 0..pages.min(MAX_PAGES as u64) {
+            let offset = slot * page_bytes as u64;
+            if read_exact_at(&*self.file, &mut image, offset).is_err()
+                || identity.check(&image, NAME, offset).is_err()
+            {
+                continue;
+            }
+            if latest.as_ref().is_none_or(|(_, best)| header::page_lsn(best) < header::page_lsn(&image)) {
+                latest = Some((slot, image.clone()));
+            }
+        }
+        latest
     }
 
     /// Makes the copies durable.
@@ -99,6 +135,16 @@ impl Doublewrite {
     }
 }
 
+impl Core {
+    /// The latest sound copy of a page that the area has.
+    pub(crate) fn copy_in_area(&self, identity: Identity) -> Option<PageCopy> {
+        // No batch overwrites it meanwhile.
+        let _batch = self.batch.lock();
+        let (_, image) = self.doublewrite.latest_copy(identity, self.page_bytes)?;
+        Some(PageCopy { found: CopyPlace::Doublewrite, image })
+    }
+}
+
 /// What to do about a page that has a copy in the area.
 enum Verdict {
     /// It is older or newer than the copy, and sound.
@@ -106,8 +152,10 @@ enum Verdict {
     /// It is what the copy is. The write may still be unsynced, or its sync may have failed and the page cache hold what
     /// the disk does not (faults.md F6): only writing it again and syncing makes it safe to overwrite the copy.
     Confirm,
-    /// It is damaged, and the copy's LSN is within the log.
+    /// It is damaged, and redo will replay it from the copy's LSN on.
     Restore,
+    /// It is damaged, and was not on its way to the disk.
+    Report,
 }
 
 impl Core {
@@ -118,8 +166,9 @@ impl Core {
         oldest_lsn: Lsn,
         end_lsn: Lsn,
         mending: &dyn Fn(PartitionId) -> Mending,
-    ) -> Result<Vec<RestoredPage>> {
-        let mut restored = Vec::new();
+        replays: &dyn Fn(PartitionId, PageNo, Lsn) -> bool,
+    ) -> Result<TornPages> {
+        let (mut restored, mut damaged) = (Vec::new(), Vec::new());
         let mut image = vec![0; self.page_bytes];
         let mut files = BTreeMap::new();
         let copies = self.doublewrite.copies(self.database_id, self.page_bytes)?;
@@ -139,20 +188,26 @@ impl Core {
             let in_log = page_lsn >= oldest_lsn && page_lsn < end_lsn;
             let in_place = u64::from(page.0) * self.page_bytes as u64;
             let identity = Identity { partition, page, database_id: self.database_id };
+            let restore =
+                || if replays(partition, page, page_lsn) { Verdict::Restore } else { Verdict::Report };
             let mut read = || read_exact_at(&*file, &mut image, in_place);
             let read = read().or_else(|_| read());
             let verdict = match read {
                 Ok(()) if identity.check(&image, &name, in_place).is_ok() => {
                     if header::page_lsn(&image) == page_lsn { Verdict::Confirm } else { Verdict::Leave }
                 }
-                Ok(()) if in_log => Verdict::Restore,
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && in_log => Verdict::Restore,
+                Ok(()) if in_log => restore(),
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && in_log => restore(),
                 Err(e) if is_refused(&e) && mending == Mending::IfReadable => Verdict::Leave,
                 Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(Error::io("read", name, e)),
-                _ => Verdict::Leave,
+                _ => Verdict::Report,
             };
             match verdict {
                 Verdict::Leave => continue,
+                Verdict::Report => {
+                    damaged.push((partition, page));
+                    continue;
+                }
                 Verdict::Confirm => {}
                 Verdict::Restore => restored.push(RestoredPage { partition, page, page_lsn }),
             }
@@ -163,6 +218,6 @@ impl Core {
         for (partition, file) in files {
             file.sync_data().map_err(|e| Error::io("sync", file_name(partition), e))?;
         }
-        Ok(restored)
+        Ok(TornPages { restored, damaged })
     }
 }

@@ -21,9 +21,10 @@ use crossbeam::utils::Backoff;
 use hamal_storage::{Error, Result};
 
 use crate::core::{Core, Resident};
-use crate::dirty::is_clean;
+use crate::dirty::{is_clean, note_left};
 use crate::epoch;
 use crate::frames::Slot;
+use crate::header;
 use crate::region::{PageAt, drop_pages};
 use crate::state::{Absence, Clock, Latch, PageClass};
 use crate::{PageNo, Partition};
@@ -157,7 +158,11 @@ impl Core {
             // The page may have left and come back into another slot since the sweep.
             if at.slot().load(Ordering::Relaxed) != slot.0 || !is_clean(at.rec_lsn()) {
                 at.state().unlock_unchanged();
-            } else if at.state().class() == PageClass::Inner {
+                continue;
+            }
+            // SAFETY: the page is latched exclusively by us, and nobody writes it through the slice.
+            note_left(at.rec_lsn(), header::page_lsn(unsafe { at.bytes() }));
+            if at.state().class() == PageClass::Inner {
                 at.state().leave();
                 inner.push(resident.clone());
             } else {

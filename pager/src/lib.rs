@@ -28,6 +28,8 @@ mod frames;
 mod guard;
 #[cfg(not(loom))]
 pub mod header;
+#[cfg(not(loom))]
+mod heal;
 mod id;
 #[cfg(not(loom))]
 mod pager;
@@ -48,9 +50,13 @@ pub use copy::Copied;
 pub use epoch::{EpochGuard, pin_epoch};
 #[cfg(not(loom))]
 pub use guard::{Attempt, ExclusivePage, OptimisticPage, SharedPage};
+#[cfg(not(loom))]
+pub use heal::{BadPage, CopyPlace, Healer, Healing, PageCopy};
 pub use id::{PageNo, PartitionId};
 #[cfg(not(loom))]
-pub use pager::{DirtyPage, Mending, Pager, PagerOptions, PagerStats, RestoredPage, WriteAhead, WrittenPage};
+pub use pager::{
+    DirtyPage, Mending, Pager, PagerOptions, PagerStats, RestoredPage, TornPages, WriteAhead, WrittenPage,
+};
 #[cfg(not(loom))]
 pub use partition::Partition;
 #[cfg(not(loom))]

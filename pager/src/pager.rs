@@ -11,7 +11,8 @@ use hamal_storage::{Error, File, Result, Storage};
 use hamal_wal::{Log, Lsn};
 
 use crate::core::{Core, Parts};
-use crate::doublewrite::{self, Doublewrite};
+use crate::doublewrite::{self, Doublewrite, MIN_SLOTS};
+use crate::heal::Healer;
 use crate::partition::file_name;
 use crate::region::HugePages;
 use crate::{PageNo, Partition, PartitionId};
@@ -141,6 +142,16 @@ pub enum Mending {
     Must,
 }
 
+/// What [`Pager::restore_torn_pages`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TornPages {
+    /// Pages put back.
+    pub restored: Vec<RestoredPage>,
+    /// Pages with a copy in the area that are damaged in place and were not put back: to be read in, so that they are rebuilt while that
+    /// copy is there.
+    pub damaged: Vec<(PartitionId, PageNo)>,
+}
+
 /// Counters since open.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
@@ -157,6 +168,12 @@ pub struct PagerStats {
     pub batches: u64,
     /// Dirty pages now.
     pub dirty_pages: u64,
+    /// Pages found damaged, stale, misplaced or missing.
+    pub damaged: u64,
+    /// Of these, rebuilt and written again.
+    pub healed: u64,
+    /// Attempts to rebuild a page that failed.
+    pub unhealed: u64,
 }
 
 /// The page cache of one database: regions of all partitions, the frame budget, the doublewrite area.
@@ -180,7 +197,8 @@ impl Pager {
             storage.create_directory(DIRECTORY).map_err(|e| Error::io("create", DIRECTORY, e))?;
             storage.sync_directory("").map_err(|e| Error::io("sync", "the database directory", e))?;
         }
-        let doublewrite = Doublewrite::open(&*storage, options.batch_pages * options.page_bytes)?;
+        let doublewrite =
+            Doublewrite::open(&*storage, options.batch_pages.max(MIN_SLOTS) * options.page_bytes)?;
         let (frames, batch_pages) = options.frames_and_batch_pages();
         let (page_bytes, database_id) = (options.page_bytes, options.database_id);
         let core =
@@ -297,17 +315,23 @@ impl Pager {
         Ok(())
     }
 
+    /// Who rebuilds pages that are damaged, stale or missing when they are read in. Once.
+    pub fn set_healer(&self, healer: Arc<dyn Healer>) {
+        let _first = self.core.healer.set(healer);
+    }
+
     /// Before redo: puts back from the doublewrite area the pages whose copy in place is torn. A copy counts if
     /// it is valid, of this database, the latest valid one for its page, and its page LSN is at least `oldest_lsn`
     /// and below `end_lsn`. Written in place and synced before this returns. `mending` says how much that matters to each
-    /// partition.
+    /// partition. Only where `replays` says that redo replays the page from the copy's LSN on: the others are named, and left as they are.
     pub fn restore_torn_pages(
         &self,
         oldest_lsn: Lsn,
         end_lsn: Lsn,
         mending: &dyn Fn(PartitionId) -> Mending,
-    ) -> Result<Vec<RestoredPage>> {
-        self.core.restore_torn_pages(oldest_lsn, end_lsn, mending)
+        replays: &dyn Fn(PartitionId, PageNo, Lsn) -> bool,
+    ) -> Result<TornPages> {
+        self.core.restore_torn_pages(oldest_lsn, end_lsn, mending, replays)
     }
 
     /// The dirty page table for a checkpoint: the `rec_lsn` arrays first, the in-flight batches second, the minimum of
@@ -347,6 +371,9 @@ impl Pager {
             pages_written: counters.pages_written.load(Ordering::Relaxed),
             batches: counters.batches.load(Ordering::Relaxed),
             dirty_pages: self.core.dirty.count(),
+            damaged: counters.damaged.load(Ordering::Relaxed),
+            healed: counters.healed.load(Ordering::Relaxed),
+            unhealed: counters.unhealed.load(Ordering::Relaxed),
         }
     }
 }

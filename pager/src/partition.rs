@@ -19,7 +19,7 @@ use hamal_storage::{Error, File, FileId, Result, is_refused, read_exact_at};
 use parking_lot::Mutex;
 
 use crate::core::Core;
-use crate::dirty::is_clean;
+use crate::dirty::{is_clean, note_left, take_left};
 use crate::epoch::{self, EpochGuard};
 use crate::frames::Slot;
 use crate::guard::{Attempt, ExclusivePage, OptimisticPage, SharedPage};
@@ -252,6 +252,7 @@ impl Partition {
         })?;
         if at.state().is_loading() {
             let slot = self.take_frame(at, page)?;
+            take_left(at.rec_lsn());
             at.slot().store(slot.0, Ordering::Relaxed);
             at.state().finish_load(class, Loaded::Exclusive);
             self.core.loads.wake(at.key());
@@ -319,15 +320,21 @@ impl Partition {
     /// Repeats `step` until it says that it is done.
     fn wait_for(&self, page: PageNo, mut step: impl FnMut(PageAt<'_>) -> Result<bool>) -> Result<PageAt<'_>> {
         debug_assert!(!epoch::is_pinned(), "a pinned thread must not wait (H16)");
-        let at = match self.region.get(page) {
-            Some(at) => at,
-            None => self.map(page)?,
-        };
+        let at = self.place_or_map(page)?;
         let backoff = Backoff::new();
         while !step(at)? {
             backoff.snooze();
         }
         Ok(at)
+    }
+
+    /// Where a page is. The caller has compared its number with the file's length.
+    #[inline]
+    pub(crate) fn place_or_map(&self, page: PageNo) -> Result<PageAt<'_>> {
+        match self.region.get(page) {
+            Some(at) => Ok(at),
+            None => self.map(page),
+        }
     }
 
     #[cold]
@@ -380,7 +387,9 @@ impl Partition {
         at.slot().store(slot.0, Ordering::Relaxed);
         // SAFETY: the page is LOADING and ours; it was evicted, so no optimistic reader can reach it.
         let bytes = unsafe { at.bytes_mut() };
-        match self.read_checked(page, bytes) {
+        let known_lsn = take_left(at.rec_lsn());
+        let read = self.read_checked(page, bytes).and_then(|()| self.check_age(page, bytes, known_lsn));
+        match read.or_else(|fault| self.heal(page, known_lsn, bytes, fault)) {
             Ok(()) => {
                 let class = header::class(bytes);
                 self.core.counters.misses.fetch_add(1, Ordering::Relaxed);
@@ -391,6 +400,7 @@ impl Partition {
             Err(e) => {
                 // SAFETY: the page is LOADING and ours, and `bytes` is not used again.
                 unsafe { drop_pages(&mut [at]) };
+                note_left(at.rec_lsn(), known_lsn);
                 self.core.frames.give_back(&[slot]);
                 at.state().abandon_load();
                 self.core.loads.wake(at.key());

@@ -148,7 +148,7 @@ impl Core {
     }
 
     /// Writes the staged batch in place, syncs, and settles it. Returns how many pages became clean.
-    fn finish_in_place(&self, batch: &mut Batch) -> Result<usize> {
+    pub(crate) fn finish_in_place(&self, batch: &mut Batch) -> Result<usize> {
         match self.write_in_place(batch) {
             Ok(()) => {}
             // The copies are durable and still in memory: the next batch tries again first.

@@ -41,5 +41,5 @@ pub use log::{Log, LogOptions, LogStats};
 pub use lsn::Lsn;
 pub use permit::{Permit, Placed};
 pub use rebuild::LogBuilder;
-pub use scan::{End, Frame, Resume, Scanner};
+pub use scan::{End, Frame, FrameBatch, Resume, Scanner};
 pub use stream::FrameStream;

@@ -25,14 +25,18 @@
 //! I2. The search for a witness computes checksums only of headers that claim to be one, and only a bounded number
 //!     of bytes in all, so it is linear in what it looks at whatever the bytes are.
 
+mod batch;
 mod source;
+mod window;
 mod witness;
 
 use std::sync::Arc;
 
 use hamal_storage::{Error, Result, Storage};
 
+pub use self::batch::FrameBatch;
 pub(crate) use self::source::{Source, list};
+use self::window::Window;
 use crate::frame::{Flaw, HEADER_BYTES, Header};
 use crate::segments::{BLOCK_BYTES, identification, segment_name};
 use crate::{LogOptions, Lsn};
@@ -83,13 +87,13 @@ pub struct Scanner {
     look_ahead_bytes: u64,
     /// The bytes that exist without a gap end here.
     readable_end: u64,
-    /// Stream bytes from `window_start`.
-    window: Vec<u8>,
-    window_start: u64,
+    window: Window,
     position: u64,
     incarnation: u32,
     attested: u64,
     end: Option<End>,
+    /// What the next batch is to say.
+    failed: Option<Error>,
 }
 
 impl Scanner {
@@ -115,12 +119,12 @@ impl Scanner {
             look_ahead_bytes: 2 * buffer_bytes,
             readable_end: source.contiguous_end(from),
             source,
-            window: Vec::new(),
-            window_start: from,
+            window: Window::at(from),
             position: from,
             incarnation: 0,
             attested: attested.get(),
             end: None,
+            failed: None,
         })
     }
 
@@ -137,7 +141,7 @@ impl Scanner {
                 return Ok(None);
             }
         };
-        let at = (self.position - self.window_start) as usize;
+        let start = self.position;
         self.position += header.padded_bytes();
         self.incarnation = header.incarnation;
         self.attested = self.attested.max(header.attested());
@@ -146,7 +150,7 @@ impl Scanner {
             end: Lsn(self.position),
             incarnation: header.incarnation,
             attested: Lsn(header.attested()),
-            payload: &self.window[at + HEADER_BYTES..at + header.length as usize],
+            payload: &self.window.from(start)[HEADER_BYTES..header.length as usize],
         }))
     }
 
@@ -229,30 +233,22 @@ impl Scanner {
 
     /// The window from the position on.
     fn rest(&self) -> &[u8] {
-        &self.window[(self.position - self.window_start) as usize..]
+        self.window.from(self.position)
     }
 
     /// Brings at least `bytes` from the position into the window; false if so many do not exist.
     fn fill(&mut self, bytes: u64) -> Result<bool> {
-        let have_to = self.window_start + self.window.len() as u64;
-        if self.position + bytes <= have_to {
+        let wanted = self.position + bytes;
+        if wanted <= self.window.end() {
             return Ok(true);
         }
-        if self.position + bytes > self.readable_end {
+        if wanted > self.readable_end {
             return Ok(false);
         }
-        self.window.drain(..(self.position - self.window_start) as usize);
-        self.window_start = self.position;
-        let have = self.window.len();
         // Whole blocks, up to a chunk boundary of the stream, and what is asked for in any case.
-        let to = (have_to + CHUNK_BYTES).next_multiple_of(BLOCK_BYTES).max(self.position + bytes);
-        let to = to.min(self.readable_end);
-        self.window.resize((to - self.position) as usize, 0);
-        let read = self.source.read(have_to, &mut self.window[have..]);
-        if read.is_err() {
-            self.window.truncate(have);
-        }
-        read.map(|()| true)
+        let to = (self.window.end() + CHUNK_BYTES).next_multiple_of(BLOCK_BYTES).max(wanted);
+        self.window.move_to(self.position, to.min(self.readable_end), &self.source)?;
+        Ok(true)
     }
 }
 

@@ -91,7 +91,7 @@ fn a_backup_that_is_stopped_leaves_nothing_and_holds_nothing() {
         assert_eq!(error.kind(), ErrorKind::Cancelled);
         assert_eq!(vault_disk.files(), Vec::<String>::new(), "stopped at {stop_at}");
     }
-    assert_eq!(workload.db.handle.engine.retention.floor(), None);
+    assert!(!workload.db.handle.engine.retention.is_held());
     assert!(backups(&vault).unwrap().is_empty());
     let error = restore_on(&vault, Arc::new(SimStorage::new(3)), &RestoreOptions::new(), &mut no_progress);
     assert_eq!(error.unwrap_err().kind(), ErrorKind::NotFound);

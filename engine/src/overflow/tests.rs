@@ -5,7 +5,6 @@ mod crash;
 use std::collections::BTreeMap;
 use std::io::SeekFrom;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::thread;
 
 use hamal_pager::{Pager, PagerOptions, PartitionId};
@@ -22,7 +21,7 @@ use crate::ids::TxnId;
 use crate::journal::{Author, Chain, Journal};
 use crate::record::{Record, Undo};
 use crate::space::Space;
-use crate::timeline::Timeline;
+use crate::timeline::{Hints, Timeline};
 use crate::tree::{PageSet, ROOT, SYSTEM_ROOT, Tree};
 use crate::{ErrorKind, Result};
 
@@ -44,11 +43,11 @@ impl World {
         let log = Arc::new(Log::create(Arc::new(storage.clone()), options, 1).unwrap());
         let options = PagerOptions { page_bytes, cache_bytes, database_id: 1, batch_pages: 32 };
         let pager = Pager::open(Arc::new(storage.clone()), log.clone(), options).unwrap();
-        let horizon = Arc::new(AtomicU64::new(0));
-        let journal = Journal::new(log, horizon.clone());
+        let hints = Arc::new(Hints::default());
+        let journal = Journal::new(log, hints.clone());
         let partition = pager.create_partition(PARTITION).unwrap();
         Tree::format_partition(&journal, &partition).unwrap();
-        let timeline = Timeline::new(TxnId(1), BTreeMap::new(), horizon);
+        let timeline = Timeline::new(TxnId(1), BTreeMap::new(), hints);
         World { storage, pager, journal, timeline, space: Space::new(partition) }
     }
 

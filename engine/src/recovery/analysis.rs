@@ -16,7 +16,7 @@ use hamal_storage::Storage;
 use hamal_wal::{Lsn, Resume};
 use hashbrown::{HashMap, HashSet};
 
-use super::{log_options, progress, scanner};
+use super::{PARALLEL_BYTES, ahead, log_options, progress, recovery_workers, scanner};
 use crate::change::PageChange;
 use crate::ids::TxnId;
 use crate::master::Master;
@@ -75,7 +75,10 @@ pub(crate) fn run(storage: &Arc<dyn Storage>, options: &Options, master: &Master
     let mut scanner = scanner(storage, &log_options, begin, master.attested)?;
     let mut analysis = Analysis::new(master);
     let mut loser_updates: HashMap<TxnId, u64> = HashMap::new();
-    while let Some(frame) = scanner.next_frame()? {
+    // How long the log is, nobody knows before its end.
+    let alone_bytes = (recovery_workers(&**storage, options) > 1)
+        .then(|| options.recovery_workers.map_or(PARALLEL_BYTES, |_| 0));
+    ahead::each(&mut scanner, alone_bytes, |frame| {
         let lsn = frame.lsn;
         if frame.incarnation > master.incarnation {
             return Err(damaged(
@@ -99,7 +102,8 @@ pub(crate) fn run(storage: &Arc<dyn Storage>, options: &Options, master: &Master
         if analysis.report.records.is_multiple_of(65_536) {
             progress(options, RecoveryPass::Analysis, analysis.report.bytes, 0)?;
         }
-    }
+        Ok(())
+    })?;
     if let (Some(end), Some(resume)) = (scanner.end(), scanner.resume()) {
         analysis.torn = end.torn;
         analysis.resume = resume;

@@ -41,7 +41,7 @@ use hamal_wal::{LogOptions, Lsn, Scanner};
 use hashbrown::HashMap;
 
 use super::analysis::Analysis;
-use super::{partition_report, progress, scanner};
+use super::{PARALLEL_BYTES, partition_report, progress, recovery_workers, scanner};
 use crate::engine::{Engine, PartitionHandle};
 use crate::quarantine::twice;
 use crate::record::{PagePart, Record};
@@ -51,8 +51,6 @@ use apply::{Outcome, creates, in_redo, pages_with, part_bytes, redo_part};
 
 /// Records between two calls of the progress callback.
 const PROGRESS_RECORDS: u64 = if cfg!(test) { 64 } else { 65_536 };
-/// Log that is worth starting threads for, bytes, unless their number is given.
-const PARALLEL_BYTES: u64 = 1 << 20;
 
 /// Where a part stands in the log: record, and which of its parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,7 +142,10 @@ pub(super) fn run(
     if let Some(from) = analysis.redo_lsn() {
         let mut scanner = scanner(&engine.storage, log_options, from, end)?;
         let pass = Pass::new(engine, analysis);
-        let workers = pass.workers(end.0 - from.0);
+        let workers = match engine.options.recovery_workers {
+            None if end.0 - from.0 < PARALLEL_BYTES => 1,
+            _ => recovery_workers(&*engine.storage, &engine.options),
+        };
         let read = |sink: &mut dyn Sink| pass.read(&mut scanner, from, sink, &mut report.redo);
         let (tallies, workers) = fan_out::run(&pass, workers, read).map_err(|failure| failure.error)?;
         pass.note_failed();
@@ -177,12 +178,6 @@ impl<'e> Pass<'e> {
             });
         }
         pass
-    }
-
-    /// How many threads redo this much log; 1: the one that reads it.
-    fn workers(&self, log_bytes: u64) -> usize {
-        let workers = self.engine.recovery_workers();
-        if log_bytes < PARALLEL_BYTES && self.engine.options.recovery_workers.is_none() { 1 } else { workers }
     }
 
     /// Reads the log and hands the parts out.

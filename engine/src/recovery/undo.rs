@@ -23,7 +23,7 @@ use hamal_pager::PartitionId;
 use parking_lot::Mutex;
 
 use super::analysis::Analysis;
-use super::{partition_report, progress};
+use super::{partition_report, progress, recovery_workers};
 use crate::active::TxnEntry;
 use crate::catalog::CATALOG;
 use crate::engine::Engine;
@@ -103,7 +103,7 @@ pub(super) fn run(
     }
     let workers = match engine.options.recovery_workers {
         None if analysis.loser_records < PARALLEL_RECORDS => 1,
-        _ => engine.recovery_workers().min(jobs.len()),
+        _ => recovery_workers(&*engine.storage, &engine.options).min(jobs.len()),
     };
     report.undo_workers = if jobs.is_empty() { 0 } else { workers as u64 };
     let pass = Pass {

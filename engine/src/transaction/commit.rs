@@ -138,6 +138,7 @@ impl Transaction {
         };
         // Most of the checking is done here, where it holds up nobody; unless it is so little that a look at the history costs more.
         let mut seen_up_to = live.view.as_of;
+        let validates = validates && !reads.is_empty();
         if validates && company.newest > seen_up_to {
             let reads = reads.prepare();
             if reads.len() > FEW_READS || engine.timeline.commits_since(live) > FEW_COMMITS {

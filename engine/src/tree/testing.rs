@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use hamal_pager::{Pager, PagerOptions, PartitionId};
 use hamal_storage::sim::SimStorage;
@@ -13,7 +12,7 @@ use crate::change::Row;
 use crate::ids::TxnId;
 use crate::journal::{Author, Chain, Journal};
 use crate::space::Space;
-use crate::timeline::Timeline;
+use crate::timeline::{Hints, Timeline};
 use crate::tree::Updated;
 
 pub(crate) const PARTITION: PartitionId = PartitionId(7);
@@ -40,9 +39,9 @@ impl Fixture {
         let log = Arc::new(Log::create(Arc::new(storage.clone()), LOG, 1).unwrap());
         let options = PagerOptions { page_bytes, cache_bytes, database_id: 0xda7a, batch_pages: 16 };
         let pager = Pager::open(Arc::new(storage.clone()), Arc::clone(&log) as _, options).unwrap();
-        let horizon = Arc::new(AtomicU64::new(1));
-        let timeline = Timeline::new(TxnId(1), BTreeMap::new(), Arc::clone(&horizon));
-        let journal = Journal::new(log, horizon);
+        let hints = Arc::new(Hints::default());
+        let timeline = Timeline::new(TxnId(1), BTreeMap::new(), Arc::clone(&hints));
+        let journal = Journal::new(log, hints);
         let partition = pager.create_partition(PARTITION).unwrap();
         Tree::format_partition(&journal, &partition).unwrap();
         let space = Space::new(partition);

@@ -127,7 +127,6 @@ impl ReadSet {
     }
 
     /// Whether nothing was read.
-    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.open.is_empty() && self.counts.is_empty()
     }

@@ -8,7 +8,7 @@ use hamal_wal::Lsn;
 
 use super::*;
 use crate::active::TxnEntry;
-use crate::timeline::{Birth, Committing, LiveView, Timeline};
+use crate::timeline::{Birth, Committing, Hints, LiveView, Timeline};
 use crate::validation::WriteSet;
 
 const TABLE: u32 = 7;
@@ -31,7 +31,7 @@ struct World {
     disk: SimStorage,
     versions: Versions,
     timeline: Timeline,
-    horizon: Arc<AtomicU64>,
+    hints: Arc<Hints>,
     rows: BTreeMap<u64, OwnedRow>,
     committed: State,
     writers: Vec<Writer>,
@@ -44,13 +44,13 @@ struct World {
 impl World {
     fn new(seed: u64, budget_bytes: u64) -> World {
         let disk = SimStorage::new(seed);
-        let horizon = Arc::new(AtomicU64::new(0));
+        let hints = Arc::new(Hints::default());
         World {
             random: SimStorage::new(seed),
             versions: Versions::new(Arc::new(disk.clone()), budget_bytes),
-            timeline: Timeline::new(TxnId(1), BTreeMap::new(), horizon.clone()),
+            timeline: Timeline::new(TxnId(1), BTreeMap::new(), hints.clone()),
             disk,
-            horizon,
+            hints,
             rows: BTreeMap::new(),
             committed: State::new(),
             writers: Vec::new(),
@@ -66,7 +66,7 @@ impl World {
     }
 
     fn horizon(&self) -> TxnId {
-        TxnId(self.horizon.load(Ordering::Relaxed))
+        self.hints.horizon()
     }
 
     fn begin(&mut self) {

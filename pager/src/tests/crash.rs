@@ -45,7 +45,11 @@ fn stopped_at(nth: u64) -> Option<(SimStorage, Arc<MockLog>, BTreeSet<PageNo>)> 
 /// Restores, and checks that every page is whole, and NEW if it was clean. How many pages were restored.
 fn check(sim: SimStorage, log: &Arc<MockLog>, clean: &BTreeSet<PageNo>, what: &str) -> usize {
     let rig = Rig::with_log(Arc::new(sim), Arc::clone(log), small());
-    let restored = rig.pager.restore_torn_pages(Lsn(1), log.tail(), &|_| Mending::Must).unwrap();
+    let restored = rig
+        .pager
+        .restore_torn_pages(Lsn(1), log.tail(), &|_| Mending::Must, &|_, _, _| true)
+        .unwrap()
+        .restored;
     let partition = rig.pager.open_partition(P1).unwrap();
     for page in (0..PAGES).map(PageNo) {
         let fixed = partition.fix_shared(page).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -88,7 +92,11 @@ fn after_another_power_cut_at_any_io_of_the_restoration_it_starts_over() {
             let sim = cut.crash_image(CrashMode::KeepAll, 0);
             sim.crash_at(second);
             let rig = crate::Pager::open(Arc::new(sim.clone()), Arc::clone(&log) as _, small());
-            if rig.and_then(|pager| pager.restore_torn_pages(Lsn(1), log.tail(), &|_| Mending::Must)).is_ok()
+            if rig
+                .and_then(|pager| {
+                    pager.restore_torn_pages(Lsn(1), log.tail(), &|_| Mending::Must, &|_, _, _| true)
+                })
+                .is_ok()
             {
                 break;
             }

@@ -41,7 +41,8 @@ fn rot(sim: &SimStorage, page: u64) {
 
 fn restore(sim: &SimStorage, oldest: Lsn, end: Lsn) -> (Rig, Vec<RestoredPage>) {
     let rig = Rig::with_log(Arc::new(sim.clone()), MockLog::ending_at(Lsn(1000)), small());
-    let restored = rig.pager.restore_torn_pages(oldest, end, &|_| Mending::Must).unwrap();
+    let restored =
+        rig.pager.restore_torn_pages(oldest, end, &|_| Mending::Must, &|_, _, _| true).unwrap().restored;
     (rig, restored)
 }
 
@@ -161,7 +162,7 @@ fn a_batch_cut_short_by_a_kill_is_made_durable_before_its_copies_are_overwritten
         rig.write_back().unwrap_err();
         let killed = sim.crash(CrashMode::Kill, seed);
         let rig = Rig::with_log(Arc::new(killed.clone()), Arc::clone(&rig.log), small());
-        rig.pager.restore_torn_pages(Lsn(1), rig.log.tail(), &|_| Mending::Must).unwrap();
+        rig.pager.restore_torn_pages(Lsn(1), rig.log.tail(), &|_| Mending::Must, &|_, _, _| true).unwrap();
         let partition = rig.pager.open_partition(P1).unwrap();
         for page in 8..16 {
             rig.rewrite(&partition, page, 100);
@@ -169,7 +170,7 @@ fn a_batch_cut_short_by_a_kill_is_made_durable_before_its_copies_are_overwritten
         rig.clean();
         let cut = killed.crash(CrashMode::Subset, seed);
         let rig = Rig::with_log(Arc::new(cut), Arc::clone(&rig.log), small());
-        rig.pager.restore_torn_pages(Lsn(1), rig.log.tail(), &|_| Mending::Must).unwrap();
+        rig.pager.restore_torn_pages(Lsn(1), rig.log.tail(), &|_| Mending::Must, &|_, _, _| true).unwrap();
         let partition = rig.pager.open_partition(P1).unwrap();
         for page in 0..16 {
             assert!([100, u64::from(page)].contains(&read(&partition, page)), "seed {seed}");
@@ -195,7 +196,7 @@ fn a_batch_whose_sync_failed_is_written_again_after_reopening() {
         rig.write_back().unwrap_err();
         drop((partition, rig.pager));
         let rig = Rig::with_log(Arc::new(sim.clone()), rig.log, small());
-        rig.pager.restore_torn_pages(Lsn(1), rig.log.tail(), &|_| Mending::Must).unwrap();
+        rig.pager.restore_torn_pages(Lsn(1), rig.log.tail(), &|_| Mending::Must, &|_, _, _| true).unwrap();
         let partition = rig.pager.open_partition(P1).unwrap();
         for page in 8..16 {
             rig.rewrite(&partition, page, 100);
@@ -204,7 +205,7 @@ fn a_batch_whose_sync_failed_is_written_again_after_reopening() {
         drop((partition, rig.pager));
         sim.drop_clean_cache();
         let rig = Rig::with_log(Arc::new(sim), rig.log, small());
-        rig.pager.restore_torn_pages(Lsn(1), rig.log.tail(), &|_| Mending::Must).unwrap();
+        rig.pager.restore_torn_pages(Lsn(1), rig.log.tail(), &|_| Mending::Must, &|_, _, _| true).unwrap();
         let partition = rig.pager.open_partition(P1).unwrap();
         for page in 0..16 {
             assert_eq!(read(&partition, page), 100, "seed {seed}");

@@ -5,8 +5,8 @@ use hamal_storage::sim::{CrashMode, SimStorage};
 use proptest::prelude::*;
 
 use super::support::{
-    Record, append_all, copy, corruption, overwrite, place, resume_sim, scan, scan_sim, shared, small,
-    stream_bytes,
+    Record, Way, append_all, copy, corruption, overwrite, place, resume_sim, scan, scan_by, scan_sim, shared,
+    small, stream_bytes,
 };
 use crate::frame::{HEADER_BYTES, Header, padded};
 use crate::{Log, LogOptions, Lsn, Scanner};
@@ -377,15 +377,17 @@ fn a_witness_is_found_two_buffers_away_and_at_the_start_of_any_later_segment() {
 fn a_read_error_is_not_the_end_of_the_log() {
     use hamal_storage::sim::{Fault, FaultKind, Repeat, When};
     let (sim, records, end) = flushed(11, 60);
-    for io in 1.. {
-        let sim = copy(&sim);
-        sim.inject(Fault::new(FaultKind::Eio, When::Io(io), Repeat::Once));
-        let result = scan(&shared(&sim), &small(), Lsn::FIRST, end);
-        if sim.fired().is_empty() {
-            assert!(io > 5);
-            break;
+    for way in [Way::Records, Way::Batches] {
+        for io in 1.. {
+            let sim = copy(&sim);
+            sim.inject(Fault::new(FaultKind::Eio, When::Io(io), Repeat::Once));
+            let result = scan_by(way, &shared(&sim), &small(), Lsn::FIRST, end);
+            if sim.fired().is_empty() {
+                assert!(io > 5);
+                break;
+            }
+            assert!(matches!(result, Err(hamal_storage::Error::Io { .. })), "I/O {io}, {way:?}: {result:?}");
+            assert_eq!(scan(&shared(&sim), &small(), Lsn::FIRST, end).unwrap().records, records);
         }
-        assert!(matches!(result, Err(hamal_storage::Error::Io { .. })), "I/O {io}: {result:?}");
-        assert_eq!(scan(&shared(&sim), &small(), Lsn::FIRST, end).unwrap().records, records);
     }
 }

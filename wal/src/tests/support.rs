@@ -8,7 +8,7 @@ use std::time::Duration;
 use hamal_storage::sim::{CrashMode, SimStorage};
 use hamal_storage::{File, FileId, Lock, Result, Storage};
 
-use crate::{Log, LogOptions, Lsn, Resume, Scanner};
+use crate::{Frame, FrameBatch, Log, LogOptions, Lsn, Resume, Scanner};
 
 /// A log with small segments and buffer, so that everything wraps soon.
 pub(super) fn small() -> LogOptions {
@@ -56,25 +56,73 @@ pub(super) struct Scanned {
     pub(super) resume: Resume,
 }
 
-/// Scans to the end.
+/// How a log is scanned.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    Records,
+    Batches,
+}
+
+/// Scans to the end, by records and by batches, which must say the same.
 pub(super) fn scan(
     storage: &Arc<dyn Storage>,
     options: &LogOptions,
     from: Lsn,
     attested: Lsn,
 ) -> Result<Scanned> {
-    let mut scanner = Scanner::open(Arc::clone(storage), options, from, attested)?;
-    let mut records = Vec::new();
-    let mut next = from;
-    while let Some(frame) = scanner.next_frame()? {
-        assert_eq!(frame.lsn, next, "records follow each other without a gap");
-        assert!(frame.attested <= frame.lsn);
-        next = frame.end;
-        records.push((frame.lsn, frame.payload.to_vec()));
+    let [by_records, by_batches] =
+        [Way::Records, Way::Batches].map(|way| scan_by(way, storage, options, from, attested));
+    match (&by_records, &by_batches) {
+        (Ok(records), Ok(batches)) => {
+            assert_eq!(records.records, batches.records);
+            assert_eq!(format!("{:?}", records.resume), format!("{:?}", batches.resume));
+            assert_eq!(records.torn, batches.torn);
+        }
+        (Err(records), Err(batches)) => assert_eq!(records.to_string(), batches.to_string()),
+        (records, batches) => panic!("one way fails: {:?}, {:?}", records.is_err(), batches.is_err()),
     }
+    by_records
+}
+
+/// Scans to the end, one way.
+pub(super) fn scan_by(
+    way: Way,
+    storage: &Arc<dyn Storage>,
+    options: &LogOptions,
+    from: Lsn,
+    attested: Lsn,
+) -> Result<Scanned> {
+    let scanner = Scanner::open(Arc::clone(storage), options, from, attested)?;
+    let mut batch = FrameBatch::default();
+    scan_with(scanner, from, |scanner, visit| match way {
+        Way::Records => Ok(scanner.next_frame()?.map(visit).is_some()),
+        Way::Batches => {
+            let Some(next) = scanner.next_batch(std::mem::take(&mut batch))? else { return Ok(false) };
+            assert_ne!(next.frames().count(), 0, "a batch has records");
+            next.frames().for_each(visit);
+            batch = next;
+            Ok(true)
+        }
+    })
+}
+
+fn scan_with(
+    mut scanner: Scanner,
+    from: Lsn,
+    mut next: impl FnMut(&mut Scanner, &mut dyn FnMut(Frame<'_>)) -> Result<bool>,
+) -> Result<Scanned> {
+    let mut records = Vec::new();
+    let mut behind = from;
+    let mut visit = |frame: Frame<'_>| {
+        assert_eq!(frame.lsn, behind, "records follow each other without a gap");
+        assert!(frame.attested <= frame.lsn);
+        behind = frame.end;
+        records.push((frame.lsn, frame.payload.to_vec()));
+    };
+    while next(&mut scanner, &mut visit)? {}
     assert!(scanner.next_frame()?.is_none(), "the end stays the end");
     let end = scanner.end().expect("a finished scan has an end").clone();
-    assert_eq!(end.lsn, next);
+    assert_eq!(end.lsn, behind);
     let resume = scanner.resume().expect("a finished scan can be resumed");
     assert_eq!(resume.end, end.lsn);
     Ok(Scanned { records, torn: end.torn, resume })

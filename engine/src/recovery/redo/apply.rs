@@ -53,6 +53,13 @@ pub(crate) fn redo_part(partition: &Partition, lsn: Lsn, part: &PagePart<'_>) ->
         return Ok(Outcome::Skipped);
     }
     if !part.change.is_blind() {
+        if page_lsn < part.page_prev_lsn {
+            // F14: what is on the disk is older than what had been written there.
+            page.discard();
+            partition.read_anew(part.page, part.page_prev_lsn)?;
+            let healed = header::page_lsn(partition.fix_shared(part.page)?.bytes());
+            return if healed >= lsn { Ok(Outcome::Skipped) } else { redo_part(partition, lsn, part) };
+        }
         if page_lsn != part.page_prev_lsn {
             return Err(Error::corrupt(
                 format!("part/{}.dat", part.partition),
