@@ -236,7 +236,9 @@ impl Engine {
             let origin = (master.database_id, master.history);
             Arc::new(PageHealer::new(log.clone(), retention.clone(), origin, parts.page_bytes, target))
         };
-        pager.set_healer(healer.clone());
+        if parts.options.heals {
+            pager.set_healer(healer.clone());
+        }
         let archive = parts.options.archive.clone().map(|target| {
             let master = parts.checkpoint.master.current();
             let oldest = log.oldest();

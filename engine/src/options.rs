@@ -104,6 +104,8 @@ pub struct Options {
     pub(crate) archive_interval: Duration,
     pub(crate) archive_hold_bytes: Option<u64>,
     pub(crate) heal_from: Option<Arc<dyn Target>>,
+    /// Whether damaged pages are rebuilt when they are read; false in tests of what comes after that.
+    pub(crate) heals: bool,
 }
 
 impl Default for Options {
@@ -128,6 +130,7 @@ impl Default for Options {
             archive_interval: Duration::from_secs(10),
             archive_hold_bytes: None,
             heal_from: None,
+            heals: true,
         }
     }
 }
@@ -306,6 +309,13 @@ impl Options {
     #[must_use]
     pub fn heal_from(mut self, target: Arc<dyn Target>) -> Self {
         self.heal_from = Some(target);
+        self
+    }
+
+    /// Damaged pages stay damaged.
+    #[cfg(test)]
+    pub(crate) fn without_healing(mut self) -> Self {
+        self.heals = false;
         self
     }
 

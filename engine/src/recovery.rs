@@ -243,7 +243,9 @@ fn analyse(
 
 /// What analysis found of settled partitions is kept aside already; what lifted ones have to undo a checkpoint may not list yet.
 fn mind_quarantines(analysis: &mut Analysis, quarantines: &Loaded, master: &Master) {
-    quarantines.settled().for_each(|id| analysis.leave_out(id));
+    for id in quarantines.settled() {
+        analysis.leave_out(id);
+    }
     analysis.add_losers(&quarantines.losers(master.checkpoint_lsn));
 }
 

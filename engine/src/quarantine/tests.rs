@@ -26,8 +26,10 @@ fn no_progress(_: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
+/// Pages that heal themselves would leave little to do.
 fn options() -> Options {
     Options::new()
+        .without_healing()
         .page_bytes(4096)
         .cache_bytes(1 << 20)
         .log_buffer_bytes(64 << 10)

@@ -78,10 +78,8 @@ fn a_crash_at_any_io_of_a_repair_leaves_the_partition_quarantined_or_repaired() 
         world.open();
         world.db().checkpoint().unwrap();
         world.close();
-        let id = {
-            world.open();
-            world.id(SLOT)
-        };
+        world.open();
+        let id = world.id(SLOT);
         world.close();
         let (mut io, mut repaired, mut quarantined) = (1, 0, 0);
         loop {

@@ -268,7 +268,7 @@ fn of_many_failures_each_partition_with_one_is_quarantined_by_any_number_of_thre
     let image = with_lost_writes();
     let quarantined = |workers| {
         let disk = image.crash_image(CrashMode::KeepAll, 1);
-        let db = options().recovery_workers(workers).open_on(Arc::new(disk)).unwrap();
+        let db = options().without_healing().recovery_workers(workers).open_on(Arc::new(disk)).unwrap();
         let partitions = db.partitions().unwrap();
         assert!(
             partitions
