@@ -1,4 +1,4 @@
-//! Rounds of `hamal demo`: a real process, killed with SIGKILL at random moments, on the real file system.
+//! Rounds of `hamal demo`: a real process, killed with SIGKILL at random moments, or with a file lost, on the real file system.
 //!
 //! `HAMAL_KILL_ROUNDS=200 cargo test -p hamal-cli --test kill` is the campaign; `HAMAL_KILL_SEED` repeats its work (not the moments).
 
@@ -13,6 +13,15 @@ fn demo(arguments: &[&str]) -> (Vec<Json>, String, Option<i32>) {
     let stdout = String::from_utf8(output.stdout).unwrap();
     let documents = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     (documents, String::from_utf8(output.stderr).unwrap(), output.status.code())
+}
+
+#[test]
+fn a_partition_that_is_lost_costs_its_range_until_it_is_repaired() {
+    let (documents, stderr, status) = demo(&["--partitions", "--seed", "1", "--json"]);
+    let wrong = documents.iter().find(|document| document["right"] == false);
+    assert!(status == Some(0) && wrong.is_none(), "status {status:?}, {stderr}, {wrong:?}");
+    let outages = documents.iter().filter(|document| document["type"] == "outage").count();
+    assert_eq!((outages, &documents.last().expect("a summary")["rounds"]), (6, &6.into()));
 }
 
 #[test]

@@ -558,7 +558,9 @@ impl Engine {
         }
         file::remove(&*self.storage, &file::state_name(id))?;
         file::sync_directory(&*self.storage)?;
-        names.iter().for_each(|name| self.remove_leftover(&format!("{}/{name}", file::DIRECTORY)));
+        for name in &names {
+            self.remove_leftover(&format!("{}/{name}", file::DIRECTORY));
+        }
         Ok(())
     }
 

@@ -216,7 +216,13 @@ impl<'t> RawTable<'t> {
 
     /// What an operation on the pages of a partition came to: damage quarantines that.
     fn told<T>(&self, route: &Route, result: Result<T>) -> Result<T> {
-        result.map_err(|error| self.engine().blame(route.id(), error))
+        result.map_err(|error| {
+            // What is wrong with a file that is out of use says nothing about the one that may have taken its place.
+            if route.handle.partition.is_sealed() && error.kind() == ErrorKind::Corrupt {
+                return self.engine().unavailable(route.id());
+            }
+            self.engine().blame(route.id(), error)
+        })
     }
 
     /// Whether its owner may still read: one that was cancelled, or has failed, shows nothing any more. What a rollback has left half

@@ -267,7 +267,7 @@ fn mind_quarantines(analysis: &mut Analysis, quarantines: &Loaded, master: &Mast
 
 /// Rebuilds a page that has a copy in the doublewrite area, as long as that is there.
 fn heal_now(engine: &Engine, partition: PartitionId, page: PageNo) {
-    if let Err(error) = engine.partition(partition).and_then(|handle| Ok(handle.partition.load(page)?)) {
+    if let Err(error) = engine.open_partition(partition).and_then(|handle| Ok(handle.partition.load(page)?)) {
         // Whoever reads it is told; it may be free.
         tracing::debug!(partition = partition.0, page = page.0, %error, "a page with a copy stays bad");
     }

@@ -26,6 +26,7 @@ fn no_progress(_: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
+/// Pages that heal themselves would leave little to do.
 fn options() -> Options {
     Options::new()
         .self_repair(false)

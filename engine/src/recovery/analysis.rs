@@ -344,7 +344,9 @@ impl Analysis {
 
     /// Adds losers that the checkpoint could not list.
     pub(crate) fn add_losers(&mut self, images: &[TxnImage]) {
-        images.iter().for_each(|image| self.merge(image));
+        for image in images {
+            self.merge(image);
+        }
     }
 
     /// The pages of a partition that may miss changes.

@@ -49,7 +49,7 @@ impl Job<'_> {
         let (mut kind, mut reasons) = (ErrorKind::NotFound, Vec::new());
         for base in self.bases(backup)? {
             tracing::info!(?base, "trying to repair");
-            match self.from_base(&base, report, on_progress) {
+            match self.build_from(&base, report, on_progress) {
                 Ok(handle) => {
                     report.base = base;
                     return Ok(handle);
@@ -108,7 +108,7 @@ impl Job<'_> {
         (master.database_id, master.history)
     }
 
-    fn from_base(
+    fn build_from(
         &self,
         base: &RepairBase,
         report: &mut RepairReport,
@@ -128,7 +128,7 @@ impl Job<'_> {
         file::make_directory(storage)?;
         file::remove(storage, &name)?;
         let new = storage.create(&name).map_err(|e| LowError::io("create", &name, e))?;
-        let built = (|| {
+        let mut build = || {
             report.pages = match (&source, base) {
                 (Some(source), _) => self.copy_backup(source, &*new, &name, on_progress)?,
                 (None, RepairBase::File) => self.copy_file(&*new, &name, on_progress)?,
@@ -144,7 +144,8 @@ impl Job<'_> {
             handle.space.check_header()?;
             report.rows = prove(self.engine, &handle, self.bounds, self.settled.chains.is_empty())?;
             Ok(handle)
-        })();
+        };
+        let built = build();
         if built.is_err() {
             leave(self.engine, self.id);
             self.engine.remove_leftover(&name);

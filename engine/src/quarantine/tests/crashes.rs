@@ -66,6 +66,7 @@ fn a_crash_at_any_io_of_going_into_quarantine_loses_nothing() {
                 break;
             }
             io += 1;
+            assert!(io < 5000, "seed {seed}: it never comes to its end");
         }
         assert!(io > 100, "{io} I/Os");
     }
@@ -78,10 +79,8 @@ fn a_crash_at_any_io_of_a_repair_leaves_the_partition_quarantined_or_repaired() 
         world.open();
         world.db().checkpoint().unwrap();
         world.close();
-        let id = {
-            world.open();
-            world.id(SLOT)
-        };
+        world.open();
+        let id = world.id(SLOT);
         world.close();
         let (mut io, mut repaired, mut quarantined) = (1, 0, 0);
         loop {
@@ -106,6 +105,7 @@ fn a_crash_at_any_io_of_a_repair_leaves_the_partition_quarantined_or_repaired() 
                 break;
             }
             io += 1;
+            assert!(io < 5000, "seed {seed}: it never comes to its end");
         }
         println!("seed {seed}: {io} I/Os");
         assert!(quarantined > 20 && repaired > 3, "seed {seed}: {quarantined}, {repaired}");
