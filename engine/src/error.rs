@@ -52,7 +52,8 @@ pub enum ErrorKind {
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
-    context: String,
+    /// Boxed like the rest, for results are as large as their errors.
+    context: Box<str>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
     unavailable: Option<Box<UnavailablePartition>>,
 }
@@ -97,7 +98,7 @@ impl fmt::Display for UnavailablePartition {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Error { kind, context: context.into(), source: None, unavailable: None }
+        Error { kind, context: context.into().into(), source: None, unavailable: None }
     }
 
     pub(crate) fn invalid(context: impl Into<String>) -> Self {
@@ -145,7 +146,7 @@ impl Error {
 
     /// Adds what was being done, in front.
     pub(crate) fn context(mut self, what: impl fmt::Display) -> Self {
-        self.context = format!("{what}: {}", self.context);
+        self.context = format!("{what}: {}", self.context).into();
         self
     }
 }
@@ -174,6 +175,6 @@ impl From<LowError> for Error {
             e if e.is_no_space() => ErrorKind::NoSpace,
             _ => ErrorKind::Io,
         };
-        Error { kind, context: error.to_string(), source: Some(Box::new(error)), unavailable: None }
+        Error { kind, context: error.to_string().into(), source: Some(Box::new(error)), unavailable: None }
     }
 }

@@ -130,7 +130,11 @@ fn allow<T>(result: hamal::Result<T>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
         Err(error) => match error.kind() {
-            Kind::Corrupt | Kind::NotADatabase | Kind::Poisoned | Kind::TransactionEnded => None,
+            Kind::Corrupt
+            | Kind::PartitionUnavailable
+            | Kind::NotADatabase
+            | Kind::Poisoned
+            | Kind::TransactionEnded => None,
             kind => panic!("damage gave {kind:?}: {error}"),
         },
     }

@@ -218,7 +218,7 @@ fn watch(args: &Arguments) -> Outcome<Vec<Sample>> {
                 Load::Uniform | Load::UniformAgain => uniform.pick(),
                 Load::Zipfian => zipf.pick(),
                 // One in ten is anywhere.
-                Load::Moving if number % 10 == 0 => uniform.pick(),
+                Load::Moving if number.is_multiple_of(10) => uniform.pick(),
                 Load::Moving => at + in_window.pick(),
             };
             let operations = work_a_second(&db, &mut pick)?;
@@ -298,7 +298,7 @@ fn print(results: &Results) {
     for what in ["split", "merge"] {
         let of_kind = results.moved.iter().filter(|moved| moved.what == what);
         #[expect(clippy::cast_precision_loss, reason = "bytes of a table")]
-        let seconds = of_kind.map(|moved| moved.locked_seconds * (100 << 20) as f64 / moved.bytes as f64);
+        let seconds = of_kind.map(|moved| moved.locked_seconds * f64::from(100 << 20) / moved.bytes as f64);
         if let Some(spread) = Spread::of(seconds) {
             println!("\nA {what} keeps writers out for {spread} s per 100 MiB of rows.");
         }

@@ -36,7 +36,7 @@ const OUTAGE: Duration = Duration::from_millis(700);
 /// How long pages filled with noise are read before it is believed that they heal themselves.
 const HEALING: Duration = Duration::from_secs(3);
 /// How long a damage may stay unnoticed while everything is read.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// So many things that are wrong are told of a round.
 const MOST_WRONG: usize = 20;

@@ -517,7 +517,10 @@ fn what_is_kept_of_a_quarantine_and_damaged_itself_harms_nobody_else() {
         world.check_outage(SLOT);
         let id = world.id(SLOT);
         world.close();
-        let is_log = |name: &&String| name.starts_with("quarantine/") && name.ends_with(".log");
+        let is_log = |name: &&String| {
+            name.starts_with("quarantine/")
+                && std::path::Path::new(name).extension().is_some_and(|e| e == "log")
+        };
         let name = match damaged {
             "state" => format!("quarantine/{id}"),
             _ => world.disk.files().iter().find(is_log).unwrap().clone(),

@@ -389,7 +389,7 @@ fn a_small_log_is_enough() {
 
 #[test]
 fn writers_readers_and_splits_by_many_threads_lose_nothing() {
-    let options = Options::new().page_bytes(4096).cache_bytes(4 << 20).lock_timeout(Duration::from_secs(60));
+    let options = Options::new().page_bytes(4096).cache_bytes(4 << 20).lock_timeout(Duration::from_mins(1));
     let db = options.open_on(Arc::new(SimStorage::new(1))).unwrap();
     db.transact(|tx| tx.create_bytes_table::<&[u8]>("t", &[]).map(drop)).unwrap();
     // Each adds to its own rows, all over the keys, and keeps a sum equal over two of them.
