@@ -6,7 +6,7 @@
 //! |---|---|
 //! | the retained log | the page, if a blind record of it is there; else what has been done to a copy |
 //! | a copy of the page, stale in place or in the doublewrite area | the page, if it can be shown how old the copy is ([`rebuild`]) |
-//! | a backup, and the archived log behind it ([`Options::heal_from`]) | the page, if the archive reaches to the retained log |
+//! | a backup, and the archived log behind it ([`crate::Options::heal_from`]) | the page, if the archive reaches to the retained log |
 //!
 //! I1. What is handed out is the page as of its newest record, or nothing. All records of a page that is not in memory are durable, for it was
 //!     written back after them; none can come while it is read in.
