@@ -459,10 +459,14 @@ impl Run {
             )?;
         }
         // A table dropped meanwhile has nothing to lose; its files may stay for a while.
-        let listed: Option<Vec<u32>> = self.db.as_ref().and_then(|db| {
-            let partitions = db.partitions().ok()?;
-            Some(partitions.iter().map(|partition| partition.id).collect())
-        });
+        let partitions = self.db.as_ref().and_then(|db| db.partitions().ok());
+        let listed: Option<Vec<u32>> =
+            partitions.as_ref().map(|all| all.iter().map(|partition| partition.id).collect());
+        // Put out of use by who has read it: everybody is told.
+        let is_quarantined = |id: u32| {
+            let mut partitions = partitions.iter().flatten();
+            partitions.any(|p| p.id == id && p.state == hamal::PartitionState::Quarantined)
+        };
         let mut damaged = 0;
         let files = part_files(self.disk.sim());
         for wound in wounds {
@@ -479,6 +483,7 @@ impl Run {
                 (Some(now), _) if now == wound.before => "healed, as it was",
                 (Some(now), _) if now != wound.bad && wound.is_sound(now) => "healed, with newer changes",
                 (Some(_), Some(report)) if is_named(&report.damaged) => "reported by a scrub",
+                (Some(_), Some(_)) if is_quarantined(wound.partition.0) => "reported by an error",
                 (Some(_), Some(_))
                     if listed.as_ref().is_some_and(|ids| !ids.contains(&wound.partition.0)) =>
                 {

@@ -72,6 +72,8 @@ impl Partition {
                     if let Some(scrubbed) = self.scrub_resident(page, image)? {
                         return Ok(scrubbed);
                     }
+                    // It is leaving, perhaps: an inner page waits for its readers, however long nobody needs its memory.
+                    self.core().hurry_leaving()?;
                 }
             }
             std::thread::yield_now();
