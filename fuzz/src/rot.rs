@@ -17,7 +17,7 @@
     reason = "the path of a method has one lifetime, these closures are for any"
 )]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -80,13 +80,17 @@ struct Wound {
 }
 
 impl Wound {
-    /// Whether this is some version of the page.
+    /// Whether this is some version of the page; what was there before it was damaged is one.
     fn is_sound(&self, image: &[u8]) -> bool {
-        let mut database_id = [0; 8];
-        database_id.copy_from_slice(&self.before[16..24]);
-        let database_id = u64::from_le_bytes(database_id);
-        header::check_image(image, (self.partition, self.page), database_id, &self.file, 0).is_ok()
+        is_version((self.partition, self.page), &self.before, image)
     }
+}
+
+/// Whether the image is a version of the page, of the database that the other image says it is of.
+fn is_version(page: (PartitionId, PageNo), of: &[u8], image: &[u8]) -> bool {
+    let mut database_id = [0; 8];
+    database_id.copy_from_slice(&of[16..24]);
+    header::check_image(image, page, u64::from_le_bytes(database_id), "", 0).is_ok()
 }
 
 /// Counts of what became of damaged pages, by way and outcome.
@@ -152,6 +156,8 @@ struct Run {
     /// What a crash has taken back is known to the model.
     is_settled: bool,
     snapshots: VecDeque<Vec<(String, Vec<u8>)>>,
+    /// Pages that were free when they were damaged, and were left so: file and page.
+    left_bad: BTreeSet<(String, u32)>,
     /// Files of another database.
     foreign: Vec<(String, Vec<u8>)>,
     outcomes: Outcomes,
@@ -198,6 +204,7 @@ impl Run {
             ages_known: false,
             is_settled: false,
             snapshots: VecDeque::new(),
+            left_bad: BTreeSet::new(),
             foreign: foreign(page_bytes)?,
             outcomes: Outcomes::default(),
         };
@@ -287,7 +294,11 @@ impl Run {
             archived.map_err(|error| Stop::Engine { doing: "archive".to_owned(), error })?;
         }
         if !self.ages_known {
-            let report = self.scrub()?;
+            let mut report = self.scrub()?;
+            // Pages taken since they were damaged are in memory only: their copies are bad until they are written for the first time.
+            report
+                .healed
+                .retain(|f| !f.page.is_some_and(|page| self.left_bad.remove(&(f.file.clone(), page))));
             if !report.healed.is_empty() || !report.damaged.is_empty() {
                 return wrong(format!("a scrub of sound files: {report:?}"));
             }
@@ -339,7 +350,9 @@ impl Run {
             let page = self.choices.below((bytes.len() / page_bytes) as u64) as usize;
             let before = bytes[page * page_bytes..][..page_bytes].to_vec();
             let Some(partition) = partition_of(file) else { continue };
+            let is_sound = is_version((partition, PageNo(page as u32)), &before, &before);
             if header::kind(&before) == 0
+                || !is_sound
                 || wounds.iter().any(|wound| (wound.partition, wound.page.0) == (partition, page as u32))
             {
                 continue;
@@ -500,6 +513,9 @@ impl Run {
                 }
             };
             damaged += u64::from(what.starts_with("reported"));
+            if what == "free" {
+                self.left_bad.insert((wound.file.clone(), wound.page.0));
+            }
             self.outcomes.note(wound.way, what);
         }
         self.outcomes.count(format!("found by {finder:?}").to_lowercase(), wounds.len() as u64);
