@@ -11,6 +11,8 @@
 //! Under `--cfg loom` only the pieces with memory orderings are built, with their models.
 
 #[cfg(not(loom))]
+mod ahead;
+#[cfg(not(loom))]
 mod copy;
 #[cfg(not(loom))]
 mod core;
@@ -35,6 +37,8 @@ mod id;
 mod pager;
 #[cfg(not(loom))]
 mod partition;
+#[cfg(not(loom))]
+mod prefetch;
 #[cfg(not(loom))]
 mod region;
 #[cfg(not(loom))]
@@ -61,6 +65,8 @@ pub use pager::{
 };
 #[cfg(not(loom))]
 pub use partition::Partition;
+#[cfg(not(loom))]
+pub use prefetch::prefetch;
 #[cfg(not(loom))]
 pub use region::HugePages;
 #[cfg(not(loom))]

@@ -74,6 +74,9 @@ pub trait File: Debug + Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes at `offset`, extending the file if needed; returns how many bytes went. May be short.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+    /// A hint that the range will be read soon: the system may begin to read it. It returns at once, and whatever goes wrong is told by the
+    /// read itself.
+    fn will_need(&self, _offset: u64, _len: u64) {}
     /// Makes all completed writes, and the length they need, durable (`fdatasync`).
     fn sync_data(&self) -> io::Result<()>;
     /// The length in bytes.

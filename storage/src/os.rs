@@ -213,6 +213,15 @@ impl File for OsFile {
         self.file.write_at(bytes, offset)
     }
 
+    #[cfg(target_os = "linux")]
+    fn will_need(&self, offset: u64, len: u64) {
+        use rustix::fs::{Advice, fadvise};
+        // A length of 0 would mean all of the file.
+        if let Some(len) = std::num::NonZero::new(len) {
+            let _only_a_hint = fadvise(&self.file, offset, Some(len), Advice::WillNeed);
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }

@@ -1,10 +1,12 @@
 //! The redo pass: repeats history for every page that may miss changes, losers' changes included.
 //!
-//! One thread reads the log and hands the parts of its records out by page, to itself or to workers ([`fan_out`]):
+//! One thread reads the log and deals the parts of its records out by page, to itself or to workers ([`fan_out`]), who collect many of them and
+//! redo those of one page together ([`batch`]):
 //!
 //! ```text
-//!   log --read, check, decode--> parts of pages in the dirty page table --by (partition, page)--> worker 0: fix, check, apply
-//!        (in log order: partitions are made, files grow)                                     \--> worker 1: ...
+//!   log --read, check, decode--> parts of pages --by (partition, page)--> worker 0: collect, sort by page; ask the dirty page
+//!        (in log order: partitions are made, files grow)                            table; fix, check, apply
+//!                                                                   \--> worker 1: ...
 //! ```
 //!
 //! I1. A change is applied if and only if its page is in the dirty page table with `rec_lsn` at or below the record, and the page's
@@ -27,11 +29,11 @@
 //!     are redone. All but the catalog.
 
 pub(crate) mod apply;
+mod batch;
 mod fan_out;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -48,6 +50,7 @@ use crate::record::{PagePart, Record};
 use crate::report::{PassReport, RecoveryPass, RecoveryReport};
 use crate::{Error, Result};
 use apply::{Outcome, creates, in_redo, pages_with, part_bytes, redo_part};
+use fan_out::FanOut;
 
 /// Records between two calls of the progress callback.
 const PROGRESS_RECORDS: u64 = if cfg!(test) { 64 } else { 65_536 };
@@ -107,18 +110,6 @@ impl Tally {
     }
 }
 
-/// Takes the parts that the reader hands out, in log order.
-trait Sink {
-    /// A part that may be missing from its page. The partition is open and its file large enough.
-    fn part(&mut self, at: Place, target: TargetIndex, part: &PagePart<'_>) -> Result<(), Failure>;
-    /// No more parts of this partition will come.
-    fn end_of(&mut self, target: TargetIndex);
-    /// Everything below this LSN has been redone, if all that was handed out is below `position`.
-    fn done_to(&mut self, position: Lsn) -> Lsn;
-    /// Whether something that was handed out has failed.
-    fn has_failed(&self) -> bool;
-}
-
 /// What one redo pass works on: read by all of its threads.
 struct Pass<'e> {
     engine: &'e Engine,
@@ -146,7 +137,7 @@ pub(super) fn run(
             None if end.0 - from.0 < PARALLEL_BYTES => 1,
             _ => recovery_workers(&*engine.storage, &engine.options),
         };
-        let read = |sink: &mut dyn Sink| pass.read(&mut scanner, from, sink, &mut report.redo);
+        let read = |fan_out: &mut FanOut<'_>| pass.read(&mut scanner, from, fan_out, &mut report.redo);
         let (tallies, workers) = fan_out::run(&pass, workers, read).map_err(|failure| failure.error)?;
         pass.note_failed();
         report.redo_workers = workers as u64;
@@ -185,76 +176,77 @@ impl<'e> Pass<'e> {
         &self,
         scanner: &mut Scanner,
         from: Lsn,
-        sink: &mut dyn Sink,
+        fan_out: &mut FanOut<'_>,
         report: &mut PassReport,
     ) -> Result<(), Failure> {
         let end = self.analysis.resume.end;
         let mut ending: Vec<TargetIndex> = (0..self.targets.len()).collect();
         // The one that ends first is the last.
         ending.sort_by_key(|&target| std::cmp::Reverse((self.targets[target].last_lsn, target)));
-        let known = Cell::new(None);
+        let mut known = None;
         let mut position = from;
         loop {
             let failed = |error| Failure { at: Place { lsn: position, part: 0 }, error };
             let Some(frame) = scanner.next_frame().map_err(|e| failed(e.into()))? else { break };
-            if frame.lsn >= end || sink.has_failed() {
+            if frame.lsn >= end || fan_out.has_failed() {
                 break;
             }
             let lsn = frame.lsn;
             let record =
                 Record::decode(frame.payload).map_err(|e| failed(e.context(format!("log record {lsn}"))))?;
             while let Some(target) = ending.pop_if(|target| self.targets[*target].last_lsn < lsn) {
-                sink.end_of(target);
+                fan_out.end_of(target);
             }
             for (index, part) in record.parts().iter().enumerate() {
-                if self.analysis.rec_lsn(part.partition, part.page).is_none_or(|rec_lsn| lsn < rec_lsn) {
-                    continue;
-                }
+                let Some(target) = self.target(part.partition, &mut known) else { continue };
                 let at = Place { lsn, part: index };
-                let target = self.target(part, &known).and_then(|target| {
-                    let is_usable = !self.has_failed(target) && self.prepare(target, part)?;
-                    Ok(is_usable.then_some(target))
-                });
-                let target = target.map_err(|error| {
-                    let error = in_redo(error, lsn, part.partition, part.page);
-                    Failure { at, error }
-                })?;
-                if let Some(target) = target {
-                    sink.part(at, target, part)?;
+                match self.is_wanted(target, lsn, part) {
+                    Ok(true) => fan_out.part(at, target, part),
+                    Ok(false) => {}
+                    Err(error) => {
+                        let error = in_redo(error, lsn, part.partition, part.page);
+                        return Err(Failure { at, error });
+                    }
                 }
             }
             position = frame.end;
             report.records += 1;
             report.bytes = position.0 - from.0;
             if report.records.is_multiple_of(PROGRESS_RECORDS) {
-                let done = sink.done_to(position).0 - from.0;
+                let done = fan_out.done_to(position).0 - from.0;
                 progress(&self.engine.options, RecoveryPass::Redo, done, end.0 - from.0)
                     .map_err(|error| Failure { at: Place { lsn: position, part: 0 }, error })?;
             }
         }
         while let Some(target) = ending.pop() {
-            sink.end_of(target);
+            fan_out.end_of(target);
         }
         Ok(())
     }
 
-    /// The partition of a part. `known`: that of the part before.
+    /// The partition of a part, if any of its pages is in the table. `known`: that of the part before.
     fn target(
         &self,
-        part: &PagePart<'_>,
-        known: &Cell<Option<(PartitionId, TargetIndex)>>,
-    ) -> Result<TargetIndex> {
-        match known.get() {
-            Some((id, index)) if id == part.partition => Ok(index),
-            _ => {
-                // Every page in the table has its partition here.
-                let index = *self.by_id.get(&part.partition).ok_or_else(|| {
-                    Error::corrupt("the log", 0, "a partition that analysis has seen", part.partition)
-                })?;
-                known.set(Some((part.partition, index)));
-                Ok(index)
-            }
+        partition: PartitionId,
+        known: &mut Option<(PartitionId, Option<TargetIndex>)>,
+    ) -> Option<TargetIndex> {
+        match *known {
+            Some((id, target)) if id == partition => target,
+            _ => known.insert((partition, self.by_id.get(&partition).copied())).1,
         }
+    }
+
+    /// Whether to hand the part out: its partition can be redone, and the page may miss it. If all that is needed is there already, the table
+    /// is left to whoever redoes it.
+    fn is_wanted(&self, target: TargetIndex, lsn: Lsn, part: &PagePart<'_>) -> Result<bool> {
+        if self.has_failed(target) {
+            return Ok(false);
+        }
+        if !part.change.is_blind() && self.targets[target].handle.get().is_some() {
+            return Ok(true);
+        }
+        let may_miss = self.analysis.rec_lsn(part.partition, part.page).is_some_and(|rec_lsn| lsn >= rec_lsn);
+        Ok(may_miss && self.prepare(target, part)?)
     }
 
     /// Does what a part needs besides its page (I5). `false`: its partition cannot be redone (I8).
@@ -321,31 +313,5 @@ impl<'e> Pass<'e> {
     /// Notes that a partition is done.
     fn note_done(&self, target: TargetIndex) {
         self.targets[target].done_at.get_or_init(|| self.engine.storage.monotonic());
-    }
-}
-
-/// The reader's own hands: every part is redone before the next one is read.
-struct Here<'p> {
-    pass: &'p Pass<'p>,
-    tallies: Vec<Tally>,
-}
-
-impl Sink for Here<'_> {
-    fn part(&mut self, at: Place, target: TargetIndex, part: &PagePart<'_>) -> Result<(), Failure> {
-        let outcome = self.pass.redo(at, target, part)?;
-        self.tallies[target].count(outcome, part_bytes(&part.change));
-        Ok(())
-    }
-
-    fn end_of(&mut self, target: TargetIndex) {
-        self.pass.note_done(target);
-    }
-
-    fn done_to(&mut self, position: Lsn) -> Lsn {
-        position
-    }
-
-    fn has_failed(&self) -> bool {
-        false
     }
 }

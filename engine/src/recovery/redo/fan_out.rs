@@ -1,93 +1,71 @@
-//! Redo by several threads: queues of batches from the reader to the workers.
+//! Dealing out: from the reader to those who redo, by page.
 //!
-//! I1. A page's parts go to one worker (`lane_of`), in the order in which they are handed out.
+//! Neighbouring pages belong to one *bucket*, where their parts are collected, and a bucket to one worker.
+//!
+//! I1. A page's parts go to one worker, in the order in which they are handed out: a bucket's batches go into one queue.
 //! I2. The reader never waits for a worker that has stopped: a worker empties its queue to the end whatever happens, a panic
 //!     included, and only leaves out what is behind a failure.
-//! I3. Memory is bounded: a queue has [`QUEUED_BATCHES`] at most, a batch [`BATCH_BYTES`] and one part more.
-//! I4. A partition's end travels through all queues, and whoever passes it last notes the time.
+//! I3. Memory is bounded: all batches have [`collected_bytes`] together, and one part more each.
+//! I4. A partition's end travels through all queues, behind its parts, and whoever passes it last notes the time.
 //!
 //! The reader holds nothing while it waits for room in a queue; a worker holds one page's latch while it waits for a frame, as any
 //! thread that fixes a page may.
 
-use std::any::Any;
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use crossbeam::channel::{Receiver, Sender, bounded};
-use crossbeam::queue::ArrayQueue;
-use hamal_pager::{PageNo, PartitionId};
+use crossbeam::channel::{Sender, bounded};
+use hamal_pager::PartitionId;
 use hamal_wal::Lsn;
-use parking_lot::Mutex;
 
-use super::{Failure, Here, Pass, Place, Sink, Tally, TargetIndex, part_bytes};
-use crate::change::PageChange;
+use super::batch::{Batch, Shared, Worker};
+use super::{Failure, Pass, Place, Tally, TargetIndex};
 use crate::record::PagePart;
-use crate::{Error, ErrorKind};
 
-/// A batch is sent when its changes take so many bytes, or it has so many items.
-const BATCH_BYTES: usize = 32 << 10;
-const BATCH_ITEMS: usize = 512;
+/// Neighbouring pages, as many as this at most, go to one bucket: files are read in the order of their pages, and they fit a processor's cache.
+const MOST_NEIGHBOURS: u64 = 128;
+/// Buckets for each worker at least, as long as there are pages for them: all are to have something to do.
+const LEAST_BUCKETS: u64 = 16;
+/// Buckets at most.
+const MOST_BUCKETS: u64 = 1024;
 /// Batches that wait for one worker at most.
-const QUEUED_BATCHES: usize = 32;
+const QUEUED_BATCHES: usize = 4;
+/// A batch is redone when it takes so many bytes: so much is worth the while, and more gains nothing.
+const LEAST_BATCH_BYTES: u64 = 32 << 10;
+const MOST_BATCH_BYTES: u64 = 1 << 20;
 
-/// One thing for a worker to do.
-#[derive(Clone, Copy, Debug)]
-enum Item {
-    /// Redo a part. Its change is encoded in the batch's bytes, up to `end`.
-    Part { at: Place, target: TargetIndex, page: PageNo, page_prev_lsn: Lsn, end: usize },
-    /// The partition has no more parts.
-    End { target: TargetIndex },
+/// What is collected before it is redone takes this part of the cache's size, and no more than so many bytes.
+const PART_OF_CACHE: u64 = 4;
+const MOST_BYTES: u64 = 64 << 20;
+
+/// Memory for parts that are not redone yet, bytes.
+fn collected_bytes(pass: &Pass<'_>) -> u64 {
+    (pass.engine.options.cache_bytes / PART_OF_CACHE).min(MOST_BYTES)
 }
 
-#[derive(Debug, Default)]
-struct Batch {
-    /// Where its first part stands.
-    first: Lsn,
-    items: Vec<Item>,
-    bytes: Vec<u8>,
+/// Who redoes what goes into a lane.
+enum Hands<'s> {
+    /// A thread.
+    Thread(Sender<Batch>),
+    /// Whoever reads the log.
+    Reader(Box<Worker<'s>>),
 }
 
-impl Batch {
-    fn clear(&mut self) {
-        self.first = Lsn::NEVER;
-        self.items.clear();
-        self.bytes.clear();
-    }
+/// What is collected of a few pages.
+#[derive(Debug)]
+struct Bucket {
+    batch: Batch,
+    /// It is redone when it takes so many bytes.
+    limit: usize,
 }
 
-/// What the reader and the workers share.
-struct Shared {
-    /// LSN of the earliest failure: what is behind it is left out.
-    failed_at: AtomicU64,
-    failure: Mutex<Option<Failure>>,
-    /// For each partition, the queues that its end is still in.
-    ends: Vec<AtomicUsize>,
-    /// Empty batches.
-    spare: ArrayQueue<Batch>,
-}
-
-impl Shared {
-    fn fail(&self, failure: Failure) {
-        let mut first = self.failure.lock();
-        // Relaxed: who sees it late does work that is not needed.
-        self.failed_at.fetch_min(failure.at.lsn.0, Ordering::Relaxed);
-        if first.as_ref().is_none_or(|known| failure.at < known.at) {
-            *first = Some(failure);
-        }
-    }
-
-    fn failed_at(&self) -> Lsn {
-        Lsn(self.failed_at.load(Ordering::Relaxed))
-    }
-}
-
-/// The reader's end of one worker's queue.
+/// The reader's end of a lane.
 struct Lane<'s> {
-    sender: Sender<Batch>,
-    pending: Batch,
+    hands: Hands<'s>,
+    buckets: Vec<Bucket>,
+    /// The limit of a bucket's batches.
+    batch_bytes: usize,
     /// Where each batch begins that was sent and, as far as was looked, not finished.
     sent: VecDeque<Lsn>,
     /// Batches sent, less those in `sent`.
@@ -95,79 +73,103 @@ struct Lane<'s> {
     finished: &'s AtomicU64,
 }
 
-impl Lane<'_> {
-    fn send(&mut self, shared: &Shared) {
-        if self.pending.items.is_empty() {
-            return;
+impl<'s> Lane<'s> {
+    fn new(hands: Hands<'s>, buckets: usize, batch_bytes: usize, finished: &'s AtomicU64) -> Lane<'s> {
+        // They fill alike. If all were full at once, there would be nothing to do before, and nobody to read the log then.
+        let limits = (1..=buckets).map(|number| batch_bytes * number / buckets);
+        let buckets = limits.map(|limit| Bucket { batch: Batch::default(), limit }).collect();
+        Lane { hands, buckets, batch_bytes, sent: VecDeque::new(), known_finished: 0, finished }
+    }
+
+    fn part(&mut self, bucket: usize, at: Place, target: TargetIndex, part: &PagePart<'_>, shared: &Shared) {
+        let Bucket { batch, limit } = &mut self.buckets[bucket];
+        batch.push(at, target, part);
+        if batch.memory() >= *limit {
+            *limit = self.batch_bytes;
+            self.send(bucket, shared);
         }
-        let batch = std::mem::replace(&mut self.pending, shared.spare.pop().unwrap_or_default());
-        self.sent.push_back(batch.first);
-        // It fails only if the worker is gone, which it is not while there is a sender (I2).
-        let _cannot_fail = self.sender.send(batch);
+    }
+
+    fn send(&mut self, bucket: usize, shared: &Shared) {
+        let batch = std::mem::replace(&mut self.buckets[bucket].batch, shared.empty_batch());
+        self.redo(batch);
+    }
+
+    fn send_all(&mut self, shared: &Shared) {
+        for bucket in 0..self.buckets.len() {
+            if !self.buckets[bucket].batch.is_empty() {
+                self.send(bucket, shared);
+            }
+        }
+    }
+
+    fn redo(&mut self, batch: Batch) {
+        self.sent.push_back(batch.first_lsn());
+        match &mut self.hands {
+            // It fails only if the worker is gone, which it is not while there is a sender (I2).
+            Hands::Thread(sender) => drop(sender.send(batch)),
+            Hands::Reader(worker) => worker.take(batch),
+        }
     }
 
     /// The first part that may not be redone yet.
     fn first_open(&mut self) -> Option<Lsn> {
-        // Acquire: what the worker did for these batches has happened.
+        // Acquire: what was done for these batches has happened.
         let finished = self.finished.load(Ordering::Acquire);
         while self.known_finished < finished {
             self.sent.pop_front();
             self.known_finished += 1;
         }
-        let parts = self.sent.iter().copied().chain([self.pending.first]);
+        let parts =
+            self.sent.iter().copied().chain(self.buckets.iter().map(|bucket| bucket.batch.first_lsn()));
         parts.filter(|first| *first != Lsn::NEVER).min()
     }
 }
 
-/// Hands parts out to workers.
-struct FanOut<'s> {
+/// Hands parts out.
+pub(super) struct FanOut<'s> {
     shared: &'s Shared,
     lanes: Vec<Lane<'s>>,
+    /// Of one lane.
+    buckets: usize,
+    /// Pages that go to one bucket together.
+    neighbours: u32,
 }
 
-/// Which of `lanes` workers has the page.
-fn lane_of(partition: PartitionId, page: PageNo, lanes: usize) -> usize {
+/// Which of `count` buckets has the pages with this number, `page / neighbours`.
+fn bucket_of(partition: PartitionId, pages: u32, count: usize) -> usize {
     // Fibonacci hashing: the high half of the product depends on all bits.
-    let key = (u64::from(partition.0) << 32) | u64::from(page.0);
+    let key = (u64::from(partition.0) << 32) | u64::from(pages);
     let hash = key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-    ((hash * lanes as u64) >> 32) as usize
+    ((hash * count as u64) >> 32) as usize
 }
 
-impl Sink for FanOut<'_> {
-    fn part(&mut self, at: Place, target: TargetIndex, part: &PagePart<'_>) -> Result<(), Failure> {
-        let lane = lane_of(part.partition, part.page, self.lanes.len());
-        let lane = &mut self.lanes[lane];
-        let batch = &mut lane.pending;
-        if batch.first == Lsn::NEVER {
-            batch.first = at.lsn;
-        }
-        part.change.encode(&mut batch.bytes);
-        batch.items.push(Item::Part {
-            at,
-            target,
-            page: part.page,
-            page_prev_lsn: part.page_prev_lsn,
-            end: batch.bytes.len(),
-        });
-        if batch.bytes.len() >= BATCH_BYTES || batch.items.len() >= BATCH_ITEMS {
-            lane.send(self.shared);
-        }
-        Ok(())
+impl FanOut<'_> {
+    /// A part that may be missing from its page. The partition is open and its file large enough.
+    pub(super) fn part(&mut self, at: Place, target: TargetIndex, part: &PagePart<'_>) {
+        let bucket =
+            bucket_of(part.partition, part.page.0 / self.neighbours, self.lanes.len() * self.buckets);
+        self.lanes[bucket / self.buckets].part(bucket % self.buckets, at, target, part, self.shared);
     }
 
-    fn end_of(&mut self, target: TargetIndex) {
+    /// No more parts of this partition will come. What is collected is redone now: somebody may wait for that.
+    pub(super) fn end_of(&mut self, target: TargetIndex) {
         for lane in &mut self.lanes {
-            lane.pending.items.push(Item::End { target });
-            lane.send(self.shared);
+            lane.send_all(self.shared);
+            let mut end = self.shared.empty_batch();
+            end.push_end(target);
+            lane.redo(end);
         }
     }
 
-    fn done_to(&mut self, position: Lsn) -> Lsn {
+    /// Everything below this LSN has been redone, if all that was handed out is below `position`.
+    pub(super) fn done_to(&mut self, position: Lsn) -> Lsn {
         self.lanes.iter_mut().filter_map(Lane::first_open).fold(position, Lsn::min)
     }
 
-    fn has_failed(&self) -> bool {
-        self.shared.failed_at() != Lsn(u64::MAX)
+    /// Whether something that was handed out has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.shared.has_failed()
     }
 }
 
@@ -176,21 +178,27 @@ impl Sink for FanOut<'_> {
 pub(super) fn run(
     pass: &Pass<'_>,
     workers: usize,
-    read: impl FnOnce(&mut dyn Sink) -> Result<(), Failure>,
+    read: impl FnOnce(&mut FanOut<'_>) -> Result<(), Failure>,
 ) -> Result<(Vec<Tally>, usize), Failure> {
+    let workers = workers.max(1);
+    let pages = pass.analysis.dirty_pages();
+    let neighbours = (pages / (workers as u64 * LEAST_BUCKETS)).clamp(1, MOST_NEIGHBOURS);
+    let buckets = (pages / neighbours).clamp(1, MOST_BUCKETS).div_ceil(workers as u64) as usize;
+    let batches = workers * (buckets + if workers > 1 { QUEUED_BATCHES + 2 } else { 2 });
+    let batch_bytes = collected_bytes(pass) / batches as u64;
+    let batch_bytes = batch_bytes.clamp(LEAST_BATCH_BYTES, MOST_BATCH_BYTES) as usize;
     let finished: Vec<AtomicU64> = (0..workers).map(|_| AtomicU64::new(0)).collect();
-    let shared = Shared {
-        failed_at: AtomicU64::new(u64::MAX),
-        failure: Mutex::new(None),
-        ends: pass.targets.iter().map(|_| AtomicUsize::new(0)).collect(),
-        spare: ArrayQueue::new(workers * QUEUED_BATCHES),
-    };
+    let shared = Shared::new(pass.targets.len(), batches);
     let tallies = thread::scope(|scope| {
         let (mut threads, mut lanes) = (Vec::new(), Vec::new());
         for (number, finished) in finished.iter().enumerate().filter(|_| workers > 1) {
             let (sender, receiver) = bounded(QUEUED_BATCHES);
             let shared = &shared;
-            let work = move || work(pass, shared, receiver, finished);
+            let work = move || {
+                let mut worker = Worker::new(pass, shared, finished);
+                receiver.into_iter().for_each(|batch| worker.take(batch));
+                worker.finish()
+            };
             match thread::Builder::new().name(format!("hamal-redo-{number}")).spawn_scoped(scope, work) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
@@ -198,102 +206,39 @@ pub(super) fn run(
                     break;
                 }
             }
-            lanes.push(Lane {
-                sender,
-                pending: Batch::default(),
-                sent: VecDeque::new(),
-                known_finished: 0,
-                finished,
-            });
+            lanes.push(Lane::new(Hands::Thread(sender), buckets, batch_bytes, finished));
         }
         if lanes.is_empty() {
-            let mut here = Here { pass, tallies: vec![Tally::default(); pass.targets.len()] };
-            return read(&mut here).map(|()| (here.tallies, 1));
+            let worker = Worker::new(pass, &shared, &finished[0]);
+            lanes.push(Lane::new(Hands::Reader(Box::new(worker)), buckets, batch_bytes, &finished[0]));
         }
-        for ends in &shared.ends {
-            // Relaxed: the queues order it before the ends that are sent.
-            ends.store(lanes.len(), Ordering::Relaxed);
-        }
-        let mut fan_out = FanOut { shared: &shared, lanes };
+        let started = lanes.len();
+        shared.expect_ends(started);
+        let mut fan_out = FanOut { shared: &shared, lanes, buckets, neighbours: neighbours as u32 };
         if let Err(failure) = read(&mut fan_out) {
             shared.fail(failure);
         }
-        for lane in &mut fan_out.lanes {
-            // Also after a failure: what is before it may fail too (I6 of the pass).
-            lane.send(&shared);
-        }
-        drop(fan_out);
         let mut sum = vec![Tally::default(); pass.targets.len()];
-        let started = threads.len();
-        for thread in threads {
-            // A worker catches its panics.
-            let done = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            for (sum, done) in sum.iter_mut().zip(done) {
-                sum.add(done);
+        let mut add = |tallies: Vec<Tally>| {
+            sum.iter_mut().zip(tallies).for_each(|(sum, tally)| sum.add(tally));
+        };
+        for mut lane in fan_out.lanes {
+            // Also after a failure: what is before it may fail too (I6 of the pass).
+            lane.send_all(&shared);
+            if let Hands::Reader(worker) = lane.hands {
+                add(worker.finish());
             }
         }
-        Ok((sum, started))
-    })?;
-    match shared.failure.into_inner() {
+        for thread in threads {
+            // A worker catches its panics.
+            add(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        (sum, started)
+    });
+    match shared.into_failure() {
         Some(failure) => Err(failure),
         None => Ok(tallies),
     }
-}
-
-/// A worker: to the end of its queue (I2).
-fn work(pass: &Pass<'_>, shared: &Shared, batches: Receiver<Batch>, finished: &AtomicU64) -> Vec<Tally> {
-    let mut tallies = vec![Tally::default(); pass.targets.len()];
-    for mut batch in batches {
-        let at = Cell::new(Place { lsn: batch.first, part: 0 });
-        let done = catch_unwind(AssertUnwindSafe(|| redo_batch(pass, shared, &batch, &mut tallies, &at)));
-        if let Err(panic) = done {
-            shared.fail(Failure { at: at.get(), error: panicked(at.get().lsn, &*panic) });
-        }
-        finished.fetch_add(1, Ordering::Release);
-        batch.clear();
-        // More are made if there are none; too many go.
-        let _full = shared.spare.push(batch);
-    }
-    tallies
-}
-
-/// `now`: what is being redone.
-fn redo_batch(pass: &Pass<'_>, shared: &Shared, batch: &Batch, tallies: &mut [Tally], now: &Cell<Place>) {
-    let mut start = 0;
-    for item in &batch.items {
-        match *item {
-            Item::Part { at, target, page, page_prev_lsn, end } => {
-                let mut bytes = &batch.bytes[start..end];
-                start = end;
-                if at.lsn > shared.failed_at() {
-                    continue;
-                }
-                now.set(at);
-                let change = PageChange::decode(&mut bytes);
-                let redone = change.map_err(|error| Failure { at, error }).and_then(|change| {
-                    let partition = pass.targets[target].id;
-                    let part = PagePart { partition, page, page_prev_lsn, change };
-                    Ok((pass.redo(at, target, &part)?, part_bytes(&part.change)))
-                });
-                match redone {
-                    Ok((outcome, bytes)) => tallies[target].count(outcome, bytes),
-                    Err(failure) => shared.fail(failure),
-                }
-            }
-            Item::End { target } => {
-                // Acquire and release: the last one's time is behind what all have done.
-                if shared.ends[target].fetch_sub(1, Ordering::AcqRel) == 1 {
-                    pass.note_done(target);
-                }
-            }
-        }
-    }
-}
-
-/// What is told of a worker's panic. Nothing it had half done is anywhere but in memory.
-fn panicked(lsn: Lsn, panic: &(dyn Any + Send)) -> Error {
-    let text = crate::recovery::panic_text(panic);
-    Error::new(ErrorKind::Poisoned, format!("redo of log record {lsn} panicked: {text}"))
 }
 
 #[cfg(test)]
@@ -301,19 +246,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_are_spread_evenly_over_the_workers_and_stay_with_theirs() {
-        for lanes in [2, 3, 7, 256] {
-            let mut pages = vec![0_u64; lanes];
+    fn pages_are_spread_evenly_over_the_buckets() {
+        for count in [2, 3, 7, 256] {
+            let mut pages = vec![0_u64; count];
             for partition in 0..16 {
                 for page in 0..2_000 {
-                    let lane = lane_of(PartitionId(partition), PageNo(page), lanes);
-                    assert_eq!(lane, lane_of(PartitionId(partition), PageNo(page), lanes));
-                    pages[lane] += 1;
+                    pages[bucket_of(PartitionId(partition), page, count)] += 1;
                 }
             }
-            let mean = 32_000 / lanes as u64;
-            assert!(pages.iter().all(|n| n.abs_diff(mean) < mean / 4), "{lanes}: {pages:?}");
+            let mean = 32_000 / count as u64;
+            assert!(pages.iter().all(|n| n.abs_diff(mean) < mean / 4), "{count}: {pages:?}");
         }
-        assert!(lane_of(PartitionId(u32::MAX), PageNo(u32::MAX), 3) < 3);
+        assert!(bucket_of(PartitionId(u32::MAX), u32::MAX, 3) < 3);
     }
 }
