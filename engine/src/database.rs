@@ -135,8 +135,8 @@ impl Database {
     }
 
     /// Splits the partition of a table that has this key, encoded, in two: the key will be the lowest of the right one. Everybody goes on,
-    /// but that writers of the table wait while rows are copied, and those that began before and have not written to it yet get `Conflict` at
-    /// their first write: [`Database::transact`] runs them again. `NotFound`: no such table. `InvalidArgument`: a partition begins at the
+    /// but that writers of the table wait at the end while what they have changed since it was copied is copied again, and those that began
+    /// before and have not written to it yet get `Conflict` at their first write: [`Database::transact`] runs them again. `NotFound`: no such table. `InvalidArgument`: a partition begins at the
     /// key already, or none can. `Conflict`: transactions that have written to the table did not end within the lock timeout. `Cancelled`
     /// if `progress` breaks. An error leaves everything as it was. O(rows that move).
     pub fn split(

@@ -26,7 +26,7 @@ use crate::locks::RowLocks;
 use crate::maintenance::VacuumState;
 use crate::quarantine::{Quarantine, is_unreadable, twice};
 use crate::record::Record;
-use crate::reshape::Strays;
+use crate::reshape::{Changes, Strays};
 use crate::retention::Retention;
 use crate::schema::Schema;
 use crate::space::Space;
@@ -106,6 +106,8 @@ pub(crate) struct PartitionHandle {
     pub(crate) vacuum: Mutex<VacuumState>,
     /// Rows that are not its own any more, or not yet.
     pub(crate) strays: Strays,
+    /// What whoever copies its rows hears of those that change.
+    pub(crate) changes: Changes,
     pub(crate) load: Load,
     /// That of the table its rows belong to, once somebody has opened the table.
     gate: Arc<OnceLock<Arc<TableGate>>>,
@@ -490,6 +492,7 @@ fn handle_with(partition: Arc<Partition>, gate: Arc<OnceLock<Arc<TableGate>>>) -
         pending: AtomicBool::new(true),
         vacuum: Mutex::new(VacuumState::default()),
         strays: Strays::default(),
+        changes: Changes::default(),
         load: Load::default(),
         gate,
     })

@@ -40,7 +40,7 @@ use parking_lot::Mutex;
 
 use crate::active::{TxnEntry, TxnState};
 use crate::catalog::CATALOG;
-use crate::engine::Engine;
+use crate::engine::{Engine, PartitionHandle};
 use crate::error::UnavailablePartition;
 use crate::ids::TxnId;
 use crate::master::Master;
@@ -419,6 +419,11 @@ impl Engine {
         let may_be =
             matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io | ErrorKind::PartitionUnavailable);
         may_be && self.quarantine.stage(id).is_some_and(|stage| stage != Stage::Lifted)
+    }
+
+    /// `PartitionUnavailable` if the partition cannot be used through this handle.
+    pub(crate) fn check_online(&self, handle: &PartitionHandle) -> Result<()> {
+        if handle.partition.is_sealed() { Err(self.unavailable(handle.partition.id())) } else { Ok(()) }
     }
 
     /// The error of whoever wants to use a quarantined partition. O(tables).

@@ -14,7 +14,7 @@ use hamal_pager::PartitionId;
 
 use crate::active::TxnEntry;
 use crate::change::Row;
-use crate::engine::Engine;
+use crate::engine::{Engine, PartitionHandle};
 use crate::journal::{Author, Chain};
 use crate::routes::{Route, Routes};
 use crate::snapshot::Snapshot;
@@ -87,6 +87,7 @@ struct Place<'p> {
 struct RowWrite<'w, 'v> {
     transaction: &'w Transaction,
     table: u32,
+    partition: &'w PartitionHandle,
     key: &'w [u8],
     row: Option<Row<'v>>,
     wanted: bool,
@@ -96,12 +97,12 @@ struct RowWrite<'w, 'v> {
 impl<'w, 'v> RowWrite<'w, 'v> {
     fn new(
         transaction: &'w Transaction,
-        table: u32,
+        (table, partition): (u32, &'w PartitionHandle),
         key: &'w [u8],
         row: Option<Row<'v>>,
         wanted: bool,
     ) -> Self {
-        RowWrite { transaction, table, key, row, wanted, before: Before::default() }
+        RowWrite { transaction, table, partition, key, row, wanted, before: Before::default() }
     }
 }
 
@@ -125,6 +126,7 @@ impl<'v> RowChange<'v> for RowWrite<'_, 'v> {
     }
 
     fn commence(&mut self, old: Option<Row<'_>>, write: Write) {
+        self.partition.changes.note(self.key);
         self.transaction.keep_version(self.table, self.key, old, write);
     }
 }
@@ -398,7 +400,8 @@ impl<'t> RawTable<'t> {
         wanted: bool,
     ) -> Result<Option<Vec<u8>>> {
         let row = Row { stamp: place.chain.txn(), ghost: false, overflow, value };
-        let mut write = RowWrite::new(transaction, self.table.meta.id, key, Some(row), wanted);
+        let at = (self.table.meta.id, &*place.route.handle);
+        let mut write = RowWrite::new(transaction, at, key, Some(row), wanted);
         self.change_row(transaction, place, key, value.len(), &mut write)?;
         let before = write.before;
         self.after_write(transaction, place, key, before, true, wanted)
@@ -412,7 +415,8 @@ impl<'t> RawTable<'t> {
         key: &[u8],
         wanted: bool,
     ) -> Result<Option<Vec<u8>>> {
-        let mut removal = RowWrite::new(transaction, self.table.meta.id, key, None, wanted);
+        let at = (self.table.meta.id, &*place.route.handle);
+        let mut removal = RowWrite::new(transaction, at, key, None, wanted);
         if self.change_row(transaction, place, key, 0, &mut removal)? == Updated::Kept {
             // That there was nothing to remove is a read; nothing is locked.
             transaction.gave_up(self.table.meta.id, key);
