@@ -267,7 +267,7 @@ fn move_rows(args: &Arguments) -> Outcome<(Vec<Moved>, Option<Waits>)> {
             while db.maintain()? {}
         }
     }
-    let (_, undisturbed) = beside(&db, (2 * rows, Some(args.write_rate)), || {
+    let ((), undisturbed) = beside(&db, (2 * rows, Some(args.write_rate)), || {
         thread::sleep(Duration::from_secs(if args.smoke { 1 } else { 5 }));
         Ok(())
     })?;

@@ -62,7 +62,7 @@ impl Toy {
             }
             let Some(advice) = self.memory.advise(&self.options, 1, &seen, self.now) else { continue };
             let rest = |memory: &mut Memory, now| {
-                memory.rest(&options(), 1, (Duration::from_millis(100), REST_ROUNDS), now)
+                memory.rest(&options(), 1, (Duration::from_millis(100), REST_ROUNDS), now);
             };
             match advice {
                 Advice::Split(at, reason) => {

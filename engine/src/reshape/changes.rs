@@ -227,7 +227,9 @@ mod tests {
 
     fn ranges(starts: &[Vec<u8>], upper: Option<&[u8]>) -> Ranges {
         let mut ranges = Ranges { upper: upper.map(Box::from), ..Ranges::default() };
-        starts.iter().for_each(|start| ranges.push(start));
+        for start in starts {
+            ranges.push(start);
+        }
         ranges.marks = starts.iter().map(|_| AtomicBool::new(false)).collect();
         ranges
     }
@@ -260,7 +262,9 @@ mod tests {
                 for range in 0..old.len() {
                     prop_assert_eq!(found == Some(range), has(&old, range, key));
                 }
-                found.into_iter().for_each(|range| old.mark(range));
+                if let Some(range) = found {
+                    old.mark(range);
+                }
             }
             new.take_marks(&old);
             for key in keys.iter().filter(|key| is_within(key)) {

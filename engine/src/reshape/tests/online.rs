@@ -66,8 +66,8 @@ impl Open {
 }
 
 /// Whether it was done; not, if somebody was in the way.
-fn is_done<T>(result: crate::Result<T>) -> bool {
-    if let Err(error) = &result {
+fn is_done<T>(result: &crate::Result<T>) -> bool {
+    if let Err(error) = result {
         assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     }
     result.is_ok()
@@ -88,7 +88,7 @@ impl Writers<'_> {
     }
 
     fn commit(&mut self, open: Open) -> bool {
-        let done = is_done(open.tx.commit());
+        let done = is_done(&open.tx.commit());
         for (key, value) in open.writes.into_iter().filter(|_| done) {
             match value {
                 Some(value) => drop(self.model.insert(key, value)),
@@ -101,7 +101,7 @@ impl Writers<'_> {
     /// A commit of one change; whether it was done.
     fn change(&mut self, number: u32, value: Option<Vec<u8>>) -> bool {
         let mut open = self.begin();
-        is_done(open.write(key(number), value)) && self.commit(open)
+        is_done(&open.write(key(number), value)) && self.commit(open)
     }
 
     fn value(&mut self, len: u16) -> Vec<u8> {
@@ -121,7 +121,7 @@ impl Writers<'_> {
                 let mut changes = changes.iter();
                 if changes.all(|(number, len)| {
                     let value = len.map(|len| self.value(len));
-                    is_done(open.write(key(u32::from(*number)), value))
+                    is_done(&open.write(key(u32::from(*number)), value))
                 }) {
                     self.open.push_back(open);
                 }
@@ -130,14 +130,14 @@ impl Writers<'_> {
                 let value = self.value(*len);
                 let Some(open) = self.open.front_mut() else { return };
                 let (mark, before) = (open.tx.savepoint().unwrap(), open.writes.len());
-                is_done(open.write(key(u32::from(*number)), Some(value)));
+                is_done(&open.write(key(u32::from(*number)), Some(value)));
                 open.tx.rollback_to(mark).unwrap();
                 open.writes.truncate(before);
             }
             Act::Again(number, len) => {
                 let value = len.map(|len| self.value(len));
                 if let Some(open) = self.open.front_mut() {
-                    is_done(open.write(key(u32::from(*number)), value));
+                    is_done(&open.write(key(u32::from(*number)), value));
                 }
             }
             Act::Commit => {
@@ -170,7 +170,7 @@ impl Writers<'_> {
             }
             ControlFlow::Continue(())
         });
-        if is_done(done.as_ref().map_err(|e| Error::new(e.kind(), e.to_string()))) {
+        if is_done(&done) {
             assert!(self.open.is_empty());
             return done.unwrap();
         }
@@ -206,7 +206,7 @@ impl Writers<'_> {
 
 /// Rows to begin with: not of all keys, some of them long.
 fn begin_with(db: &Database) -> Rows {
-    let has_row = |number: &u32| number % 3 != 0;
+    let has_row = |number: &u32| !number.is_multiple_of(3);
     let model: Rows = (0..u32::from(KEYS))
         .filter(has_row)
         .map(|number| (key(number), vec![number as u8; if number % 40 == 7 { 9000 } else { 200 }]))
@@ -238,14 +238,18 @@ proptest! {
         let db = open(&disk);
         let model = begin_with(&db);
         let mut writers = writers(&db, model);
-        first.iter().for_each(|act| writers.act(act));
+        for act in &first {
+            writers.act(act);
+        }
         let report = writers.beside(&beside_split, false);
         writers.check_moved(&report);
         check(&db);
         writers.check_views();
         settle(&db);
         prop_assert_eq!((rows(&db), strays(&db)), (writers.model.clone(), 0));
-        between.iter().for_each(|act| writers.act(act));
+        for act in &between {
+            writers.act(act);
+        }
         // They have views in the way of nothing, as they are younger than the split.
         let report = writers.beside(&beside_merge, true);
         writers.check_moved(&report);
@@ -449,8 +453,7 @@ fn threads_that_commit_and_roll_back_while_rows_move_find_what_they_have_committ
                     let mut model = Rows::new();
                     for round in 0..300_u32 {
                         let commits = rng.below(4) > 0;
-                        let numbers: Vec<u32> =
-                            (0..1 + rng.below(4)).map(|_| rng.below(200) as u32).collect();
+                        let numbers: Vec<u32> = (0..=rng.below(4)).map(|_| rng.below(200) as u32).collect();
                         let len = if rng.chance(1, 8) { 5000 } else { 100 };
                         let is_removal = rng.chance(1, 4);
                         let write = |tx: &Transaction| {
@@ -467,7 +470,7 @@ fn threads_that_commit_and_roll_back_while_rows_move_find_what_they_have_committ
                         };
                         if !commits {
                             let tx = db.begin().unwrap();
-                            is_done(write(&tx));
+                            is_done(&write(&tx));
                             tx.rollback().unwrap();
                             continue;
                         }
@@ -490,7 +493,7 @@ fn threads_that_commit_and_roll_back_while_rows_move_find_what_they_have_committ
             let at = key([1100, 1400, 1250][round % 3]);
             round += 1;
             let result = if lowers(&db).contains(&at) { merge(&db, &at) } else { split(&db, &at) };
-            is_done(result);
+            is_done(&result);
         }
         writers.into_iter().map(|writer| writer.join().unwrap()).collect::<Vec<Rows>>()
     });
