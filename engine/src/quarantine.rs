@@ -425,7 +425,8 @@ impl Engine {
     pub(crate) fn unavailable(&self, id: PartitionId) -> Error {
         let repaired =
             "it has been repaired since the table was opened here; open it in a new transaction or snapshot";
-        let cause = self.quarantine.cause(id).map_or_else(|| repaired.to_owned(), |(cause, _)| cause);
+        let otherwise = if self.options.leaves_out(id) { "it has not been restored" } else { repaired };
+        let cause = self.quarantine.cause(id).map_or_else(|| otherwise.to_owned(), |(cause, _)| cause);
         let mut partition = UnavailablePartition {
             id: id.0,
             table: None,

@@ -168,6 +168,11 @@ impl<'t> RawTable<'t> {
         }
     }
 
+    /// The table's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.table.meta.id
+    }
+
     /// Where its rows are.
     pub(crate) fn routes(&self) -> &Routes {
         &self.table.meta.routes
@@ -570,6 +575,14 @@ impl<'t> RawTable<'t> {
         })
     }
 
+    /// Streams the long value that a row of this key has a reference to ([`RawRange::next_stored`]).
+    pub(crate) fn long_value(&self, key: &[u8], reference: &[u8]) -> Result<ValueReader<'t>> {
+        let route = self.routes().of(key);
+        let reader = overflow::Reader::open(&route.handle.partition, reference);
+        let source = Source::Overflow(self.told(route, reader)?, route.id());
+        Ok(ValueReader { source, table: self.clone() })
+    }
+
     /// Streams a value.
     pub(crate) fn read_stream(&self, key: &[u8]) -> Result<Option<ValueReader<'t>>> {
         if key.len() > self.max_key_bytes() {
@@ -583,11 +596,7 @@ impl<'t> RawTable<'t> {
         let source = match found {
             None => return Ok(None),
             Some(false) => Source::Inline(io::Cursor::new(bytes)),
-            Some(true) => {
-                let route = self.routes().of(key);
-                let reader = overflow::Reader::open(&route.handle.partition, &bytes);
-                Source::Overflow(self.told(route, reader)?, route.id())
-            }
+            Some(true) => return self.long_value(key, &bytes).map(Some),
         };
         Ok(Some(ValueReader { source, table: self.clone() }))
     }
