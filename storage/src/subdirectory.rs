@@ -130,7 +130,7 @@ mod tests {
     use crate::sim::SimStorage;
     use crate::{OsStorage, read_exact_at, write_all_at};
 
-    fn exercise(outer: Arc<dyn Storage>) {
+    fn exercise(outer: &Arc<dyn Storage>) {
         outer.create_directory("").unwrap();
         outer.create("beside").unwrap();
         let inner = Subdirectory::new(outer.clone(), "aside").unwrap();
@@ -167,9 +167,11 @@ mod tests {
 
     #[test]
     fn a_directory_is_a_storage_of_its_own_and_nothing_leads_out_of_it() {
-        exercise(Arc::new(SimStorage::new(1)));
+        let disk: Arc<dyn Storage> = Arc::new(SimStorage::new(1));
+        exercise(&disk);
         let directory = tempfile::tempdir().unwrap();
-        exercise(Arc::new(OsStorage::new(directory.path())));
+        let disk: Arc<dyn Storage> = Arc::new(OsStorage::new(directory.path()));
+        exercise(&disk);
     }
 
     #[test]

@@ -124,7 +124,7 @@ fn rows_of_a_database_come_back_as_of_a_moment_and_a_dry_run_says_which() {
     put("n", "new");
     put("x", "spoilt");
     place.hamal(&["split", "db", "-t", "t", "m", "--archive", "vault"]).text();
-    place.hamal(&["rename", "db", "t", "renamed", "--archive", "vault"]).text();
+    place.hamal(&["rename", "db", "-t", "t", "--to", "renamed", "--archive", "vault"]).text();
     let spoilt = "a  spoilt\nk  spoilt\nn  new\nx  spoilt\n";
     let rows = || place.hamal(&["scan", "db", "-t", "renamed"]).text();
     let restore = |more: &[&str]| {

@@ -29,7 +29,7 @@ use hamal_pager::PartitionId;
 use hamal_storage::{Error as LowError, Storage, Subdirectory};
 
 use super::manifest::{self, Manifest};
-use super::restore::{choose, sync_directory, write_log, write_master, write_partitions};
+use super::restore::{choose, write_log, write_master, write_partitions};
 use super::target::Target;
 use super::{OnProgress, RestoreOptions, RestoreReport, Stage, tell};
 use crate::catalog::{CATALOG, Definition};

@@ -276,7 +276,7 @@ fn clear(storage: &dyn Storage) -> Result<()> {
     sync_directory(storage, "")
 }
 
-pub(super) fn sync_directory(storage: &dyn Storage, name: &str) -> Result<()> {
+fn sync_directory(storage: &dyn Storage, name: &str) -> Result<()> {
     let shown = if name.is_empty() { "the database directory" } else { name };
     Ok(storage.sync_directory(name).map_err(|e| LowError::io("sync", shown, e))?)
 }

@@ -41,12 +41,12 @@ fn case(seed: u64) -> Case {
     Case { base: disk.crash_image(CrashMode::KeepAll, 1), vault_disk, name, range, point, old, new }
 }
 
-impl Case {
-    /// The target has all that is needed: nothing is archived here, for the many lives of one database would not mix.
-    fn open(&self, disk: &SimStorage) -> Database {
-        options().open_on(Arc::new(disk.clone())).unwrap_or_else(|e| panic!("{e}"))
-    }
+/// The target has all that is needed: nothing is archived here, for the many lives of one database would not mix.
+fn open(disk: &SimStorage) -> Database {
+    options().open_on(Arc::new(disk.clone())).unwrap_or_else(|e| panic!("{e}"))
+}
 
+impl Case {
     fn restore(&self, db: &Database) -> crate::Result<()> {
         let vault = target_on(&self.vault_disk);
         let options = RangeRestoreOptions::to(self.point);
@@ -58,7 +58,7 @@ impl Case {
 fn a_crash_at_any_io_leaves_the_range_wholly_old_or_wholly_new_and_no_file() {
     let case = case(31);
     let disk = case.base.crash_image(CrashMode::KeepAll, 2);
-    let db = case.open(&disk);
+    let db = open(&disk);
     let before = disk.io_count();
     case.restore(&db).unwrap();
     let ios = disk.io_count() - before;
@@ -69,12 +69,12 @@ fn a_crash_at_any_io_leaves_the_range_wholly_old_or_wholly_new_and_no_file() {
     for at in 1..=ios {
         let context = format!("crash at I/O {at} of {ios}");
         let disk = case.base.crash_image(CrashMode::KeepAll, 2);
-        let db = case.open(&disk);
+        let db = open(&disk);
         disk.crash_at(disk.io_count() + at);
         let cut = case.restore(&db);
         let disk = disk.crash(CrashMode::Any, at);
         drop(db);
-        let db = case.open(&disk);
+        let db = open(&disk);
         let found = content(&db, case.name);
         if found == case.new {
             new += 1;
@@ -98,7 +98,7 @@ fn a_crash_at_any_io_leaves_the_range_wholly_old_or_wholly_new_and_no_file() {
 fn an_io_that_fails_fails_the_restore_and_nothing_has_changed() {
     let case = case(32);
     let disk = case.base.crash_image(CrashMode::KeepAll, 2);
-    let db = case.open(&disk);
+    let db = open(&disk);
     let before = disk.io_count();
     case.restore(&db).unwrap();
     let ios = disk.io_count() - before;
@@ -107,7 +107,7 @@ fn an_io_that_fails_fails_the_restore_and_nothing_has_changed() {
         for at in (1..=ios).step_by(3) {
             let context = format!("{kind:?} at I/O {at} of {ios}");
             let disk = case.base.crash_image(CrashMode::KeepAll, 2);
-            let db = case.open(&disk);
+            let db = open(&disk);
             disk.inject(Fault::new(kind, When::Nth(at), Repeat::Once));
             let result = case.restore(&db);
             disk.clear_faults();
@@ -119,7 +119,7 @@ fn an_io_that_fails_fails_the_restore_and_nothing_has_changed() {
             }
             // The database itself may be poisoned, where it was its own log that failed: whoever reopens it finds it whole.
             drop(db);
-            let db = case.open(&disk);
+            let db = open(&disk);
             let found = content(&db, case.name);
             assert!(found == case.old || found == case.new, "{context}");
             check(&db, &disk, &context);
@@ -131,7 +131,7 @@ fn an_io_that_fails_fails_the_restore_and_nothing_has_changed() {
 fn a_damaged_object_in_the_target_is_told_and_nothing_has_changed() {
     let case = case(33);
     let disk = case.base.crash_image(CrashMode::KeepAll, 2);
-    let db = case.open(&disk);
+    let db = open(&disk);
     let (mut told, mut unneeded) = (0, 0);
     for name in case.vault_disk.files() {
         let bytes = case.vault_disk.read_file(&name).unwrap().len() as u64;
@@ -181,13 +181,13 @@ fn what_a_crash_has_left_goes_at_the_next_open_and_what_is_not_of_a_restore_stay
         disk
     };
     let disk = made(&["scratch/SCRATCH", "scratch/MASTER-A", "scratch/part/7.dat"]);
-    let db = case.open(&disk);
+    let db = open(&disk);
     check(&db, &disk, "opened");
     case.restore(&db).unwrap();
     assert!(content(&db, case.name) == case.new);
     for names in [&["scratch/precious"][..], &["scratch/part/precious"]] {
         let disk = made(names);
-        let db = case.open(&disk);
+        let db = open(&disk);
         let error = case.restore(&db).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
         assert!(disk.exists(names[0]).unwrap());
