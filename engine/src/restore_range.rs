@@ -12,6 +12,7 @@
 //! I3. The transaction is an ordinary one. It reads the whole range, so it commits only if nobody has changed a row there, or added one,
 //!     since its view; else it is rolled back and begun anew. So the range is, at its commit, as it was at the moment; others see all of
 //!     that or nothing; a crash takes it back as a whole; and it is logged and archived, so it can be undone in the same way.
+//!     Now and then it moves its view forward, which it can as long as nobody has changed the range.
 //! I4. Memory is bounded, whatever the differences: rows are streamed, and transactions may be larger than the cache. The log needs room for
 //!     the differences.
 
@@ -318,13 +319,14 @@ impl Job<'_> {
         let snapshot = db.snapshot()?;
         let (_, now) = snapshot.open_raw(self.table, None)?;
         self.check_same(&now)?;
-        self.walk(&now, report, on_progress, &mut |difference| match difference {
+        let mut each = |difference: &Difference<'_>| match difference {
             Difference::Missing(row) | Difference::Changed(row) => Ok(match row.value()? {
                 Value::Inline(value) => value.len() as u64,
                 Value::Long(reader) => reader.len(),
             }),
             Difference::Extra(_) => Ok(0),
-        })
+        };
+        self.walk(&now, report, on_progress, &mut each, &|| Ok(()))
     }
 
     /// Makes the rows of now those of then, in one transaction.
@@ -343,13 +345,16 @@ impl Job<'_> {
             *report = RangeRestoreReport { attempts: attempt, ..empty.clone() };
             let (_, now) = tx.open_raw(self.table, None, false)?;
             self.check_same(&now)?;
-            self.walk(&now, report, on_progress, &mut |difference| match difference {
+            let mut each = |difference: &Difference<'_>| match difference {
                 Difference::Missing(row) | Difference::Changed(row) => match row.value()? {
                     Value::Inline(value) => now.put(row.key, value).map(|()| value.len() as u64),
                     Value::Long(mut reader) => now.put_stream(row.key, &mut reader),
                 },
                 Difference::Extra(key) => now.delete(key).map(|()| 0),
-            })
+            };
+            // So that who changes the range is noticed soon; and the others' commits need be remembered, and their ghosts and before-images
+            // kept, only since the last time (hazard H12), however long this takes.
+            self.walk(&now, report, on_progress, &mut each, &|| tx.advance())
         })
     }
 
@@ -362,13 +367,15 @@ impl Job<'_> {
         Err(Error::new(ErrorKind::NotFound, what))
     }
 
-    /// Walks through the differences and counts them; `each` returns how many bytes the value of then has.
+    /// Walks through the differences and counts them; `each` returns how many bytes the value of then has. `now_and_then` is done between
+    /// rows.
     fn walk(
         &self,
         now: &RawTable<'_>,
         report: &mut RangeRestoreReport,
         on_progress: &mut OnProgress<'_>,
         each: &mut dyn FnMut(&Difference<'_>) -> Result<u64>,
+        now_and_then: &dyn Fn() -> Result<()>,
     ) -> Result<()> {
         let (mut rows, mut done_bytes) = (0_u64, 0);
         let mut progress = |bytes| {
@@ -376,6 +383,7 @@ impl Job<'_> {
             done_bytes += bytes;
             if rows.is_multiple_of(PROGRESS_ROWS) {
                 tell(on_progress, Stage::Rows, done_bytes, self.total_bytes)?;
+                now_and_then()?;
             }
             Ok(())
         };

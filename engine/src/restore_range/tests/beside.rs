@@ -121,6 +121,49 @@ fn who_changes_the_range_every_time_is_told_of_and_nothing_is_put_back() {
 }
 
 #[test]
+fn more_commits_than_the_database_remembers_are_no_conflict_where_they_are_elsewhere() {
+    let mut world = World::start(25);
+    let put = |value: &'static [u8]| {
+        let rows = |tx: &crate::Transaction| {
+            let mut table = tx.open_bytes_table("accounts")?;
+            (0..2_500).try_for_each(|n| table.put(&key(n), value))
+        };
+        world.db.transact(rows).unwrap();
+    };
+    put(b"old");
+    world.db.backup(&world.vault, &BackupOptions::new(), &mut no_progress).unwrap();
+    let moment = world.db.restore_point();
+    put(b"spoilt");
+    let range = KeyRange::Keys { from: Vec::new(), below: Some(key(900_000)) };
+    let options = RangeRestoreOptions::to(RestorePoint::Lsn(moment.lsn)).attempts(1);
+    // Long keys of the same table: what is remembered of these commits is what they wrote.
+    let long_keys: Vec<Vec<u8>> = (900_000..900_200).map(|n| [key(n), vec![b'x'; 900]].concat()).collect();
+    let mut commits = 0_u64;
+    let report = world
+        .db
+        .restore_range("accounts", &range, &world.vault, &options, &mut |progress| {
+            if progress.stage == Stage::Rows {
+                commits += 1;
+                world
+                    .db
+                    .transact(|tx| {
+                        let mut table = tx.open_bytes_table("accounts")?;
+                        long_keys.iter().try_for_each(|key| table.put(key, &commits.to_be_bytes()))
+                    })
+                    .unwrap();
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(report.replaced, 2_500);
+    assert!(commits * 200 * 906 > 24 << 20, "{commits} commits");
+    world.rows = content(&world.db, "accounts");
+    assert!((0..2_500).all(|n| world.rows[&key(n)] == b"old"));
+    assert!(long_keys.iter().all(|key| world.rows[key] == commits.to_be_bytes()));
+    check(&world.db, &world.disk, "many commits");
+}
+
+#[test]
 fn readers_see_all_of_a_restore_or_nothing() {
     let world = spoilt(24);
     let options = RangeRestoreOptions::to(point_of(&world.known[0].moment, true));
