@@ -12,6 +12,8 @@
 //!     columns, same order, rows sorted by key. A row that such a load would not give its key is written as key and value.
 //! I2. raw is exact for the bytes of every table, whatever its types, which it does not name; it is what a dump uses unless told
 //!     otherwise.
+//!     Lines `\cut<TAB>KEY` in front of its rows say where the table is cut into partitions, in ascending order. No row begins so, for `\c` is
+//!     no escape. A table that a load makes is cut there; the other formats have no cuts.
 //! I3. Readers name the line in every complaint and allocate by the row, not by the file.
 
 mod delimited;
@@ -166,6 +168,10 @@ impl Row {
 pub(crate) trait ReadRows {
     /// Fills `row` with the next one; `false` at the end.
     fn read(&mut self, row: &mut Row) -> Result<bool>;
+    /// Where the file says that the table is cut: known once the first row has been read, or there is none.
+    fn cuts(&self) -> &[Vec<u8>] {
+        &[]
+    }
 }
 
 /// A reader of `source`, whose name stands in complaints.
@@ -183,6 +189,10 @@ pub(crate) fn reader<'s>(
 
 /// Puts rows into a file.
 pub(crate) trait WriteRows {
+    /// That a partition begins at this key, before the first row; nothing where the format has no place for it.
+    fn write_cut(&mut self, _key: &[u8]) -> Result<()> {
+        Ok(())
+    }
     fn write(&mut self, key: &[u8], value: &[u8]) -> Result<()>;
     /// Whatever is still buffered.
     fn finish(&mut self) -> Result<()>;

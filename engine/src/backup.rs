@@ -13,8 +13,9 @@
 //!     log (`restored_to` in the master record).
 //!
 //! In the order of reading: `target` (where objects go), `directory` (a target in files), `object` (how they are framed), `manifest`, `copy`
-//! (a backup), `logs` (the log of a backup and of the archive as one), `restore`, `verify`; `crate::archive`.
+//! (a backup), `logs` (the log of a backup and of the archive as one), `restore`, `aside` (a part of a database), `verify`; `crate::archive`.
 
+pub(crate) mod aside;
 mod copy;
 mod directory;
 pub(crate) mod logs;
@@ -77,6 +78,10 @@ pub enum Stage {
     Pages,
     /// Log is copied, or checked.
     Log,
+    /// What was copied is recovered: redo and undo. Records, or bytes of log, are counted.
+    Recovery,
+    /// Rows of then are compared with those of now, and put back.
+    Rows,
 }
 
 /// How far a backup, a restore or a verification is.

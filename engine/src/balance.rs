@@ -4,7 +4,8 @@
 //!     sizes, rates, time.
 //! I2. Nothing that it does makes it do the reverse: what a split by heat leaves is warmer, and what one by size leaves is larger, than what is
 //!     merged; what a merge leaves is far from being split. And only what stays so for a while counts.
-//! I3. A table rests after a change, at least for [`REST`] times as long as its writers were kept out; and longer after one that failed.
+//! I3. A table rests after a change, at least for [`REST`] times as long as that took, for copying is work that others wait for; and longer
+//!     after one that failed.
 //! I4. It waits little for writers: while it does, others wait for it.
 
 mod round;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use hamal_pager::PartitionId;
 
-/// How much longer than it kept writers out a table rests.
+/// How much longer than a change took a table rests.
 const REST: u32 = 20;
 /// Rounds that a partition is hot before it is split.
 const HOT_ROUNDS: u32 = 5;
@@ -268,12 +269,15 @@ impl Memory {
         idle.map(Advice::Merge)
     }
 
-    /// A change of the table was made, which kept its writers out for so long; or (`None`) it came to nothing.
-    fn rest(&mut self, options: &BalancerOptions, table: u32, locked: Option<Duration>, now: Duration) {
-        let rest = match locked {
-            Some(locked) => locked.saturating_mul(REST).max(options.interval.saturating_mul(REST_ROUNDS)),
-            None => options.interval.saturating_mul(FAILED_ROUNDS),
-        };
+    /// A change of the table was made, or came to nothing, and took so long: it rests for so many rounds at least.
+    fn rest(
+        &mut self,
+        options: &BalancerOptions,
+        table: u32,
+        (took, rounds): (Duration, u32),
+        now: Duration,
+    ) {
+        let rest = took.saturating_mul(REST).max(options.interval.saturating_mul(rounds));
         self.rests.insert(table, now.saturating_add(rest));
     }
 

@@ -17,9 +17,10 @@ use crate::options::{Durability, Maintenance};
 use crate::report::{CheckpointReport, RecoveryReport, Stats, VerifyProgress, VerifyReport};
 use crate::validation::History;
 use crate::{
-    ArchiveReport, BalanceAction, Error, ErrorKind, Options, PartitionInfo, RepairOptions, RepairReport,
-    ReshapeProgress, ReshapeReport, Result, ScrubProgress, ScrubReport, Snapshot, TableInfo, Transaction,
-    TransactionOptions, balance, recovery, repair, reshape, scrub, verify,
+    ArchiveReport, BalanceAction, Error, ErrorKind, KeyRange, Options, PartitionInfo, RangeRestoreOptions,
+    RangeRestoreReport, RepairOptions, RepairReport, ReshapeProgress, ReshapeReport, Result, ScrubProgress,
+    ScrubReport, Snapshot, TableInfo, Transaction, TransactionOptions, balance, recovery, repair, reshape,
+    restore_range, scrub, verify,
 };
 
 /// An open database. Cheap to clone; all clones, transactions and snapshots share one handle, which closes when the last is
@@ -135,8 +136,8 @@ impl Database {
     }
 
     /// Splits the partition of a table that has this key, encoded, in two: the key will be the lowest of the right one. Everybody goes on,
-    /// but that writers of the table wait while rows are copied, and those that began before and have not written to it yet get `Conflict` at
-    /// their first write: [`Database::transact`] runs them again. `NotFound`: no such table. `InvalidArgument`: a partition begins at the
+    /// but that writers of the table wait at the end while what they have changed since it was copied is copied again, and those that began
+    /// before and have not written to it yet get `Conflict` at their first write: [`Database::transact`] runs them again. `NotFound`: no such table. `InvalidArgument`: a partition begins at the
     /// key already, or none can. `Conflict`: transactions that have written to the table did not end within the lock timeout. `Cancelled`
     /// if `progress` breaks. An error leaves everything as it was. O(rows that move).
     pub fn split(
@@ -201,6 +202,31 @@ impl Database {
         progress: &mut dyn FnMut(backup::Progress) -> ControlFlow<()>,
     ) -> Result<RepairReport> {
         repair::run(&self.handle.engine, PartitionId(partition), target, options, progress)
+    }
+
+    /// Brings a range of a table's keys back to what it was at an earlier moment, while everything else goes on: somebody has deleted or
+    /// spoiled rows. The rows of then are restored from the backups and the archived log in `target`, beside the database, in `scratch/`; what
+    /// differs is put back in one serializable transaction, which others see as a whole or not at all, and which is archived like any other:
+    /// a later restore can take it back. Log that is not archived yet is archived first. Rows alone come back: the table's partitions, and
+    /// its name, stay as they are. With [`RangeRestoreOptions::dry_run`] it only says what it would do.
+    ///
+    /// `NotFound`: there is no such table now, or was not then (a table that was renamed is the same, one that was dropped and made again
+    /// is not); no backup is of before the moment; the archive ends before it. `InvalidArgument`: the moment is the end, the bounds are
+    /// reversed, or all backups are of other databases. `Corrupt`: an object in the target is damaged, or log is missing.
+    /// `PartitionUnavailable`: a part of the range is quarantined; repair it first. `Conflict`: somebody changed rows of the range in every
+    /// attempt. `AlreadyExists`: there are files in `scratch/` that are not of a restore. `LogFull`: the log has no room for the differences. `Cancelled` if `progress` breaks. Any error leaves everything as it was, but that
+    /// `CommitUnknown` may have put back all.
+    ///
+    /// O(partitions that had the range then + log since the backup), in time and disk space; memory is bounded.
+    pub fn restore_range(
+        &self,
+        table: &str,
+        range: &KeyRange,
+        target: &dyn Target,
+        options: &RangeRestoreOptions,
+        progress: &mut dyn FnMut(backup::Progress) -> ControlFlow<()>,
+    ) -> Result<RangeRestoreReport> {
+        restore_range::run(self, table, range, target, options, progress)
     }
 
     /// Archives all log there is, now: flushes it first, and returns when it is in the target. `InvalidArgument` if the database was

@@ -1,6 +1,6 @@
 //! The open engine: what every transaction, checkpoint and recovery pass shares.
 //!
-//! Lock order, outermost first: `reshaping`, `checkpoint`, `vacuum`, log room, page latches, the timeline, a transaction's
+//! Lock order, outermost first: `restoring`, `reshaping`, `checkpoint`, `vacuum`, log room, page latches, the timeline, a transaction's
 //! section ([`crate::active`]). `partitions`, the schema, the row locks and the before-images are leaves: nothing is taken under them.
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,7 +26,7 @@ use crate::locks::RowLocks;
 use crate::maintenance::VacuumState;
 use crate::quarantine::{Quarantine, is_unreadable, twice};
 use crate::record::Record;
-use crate::reshape::Strays;
+use crate::reshape::{Changes, Strays};
 use crate::retention::Retention;
 use crate::schema::Schema;
 use crate::space::Space;
@@ -79,6 +79,8 @@ pub(crate) struct Engine {
     pub(crate) vacuum: Mutex<()>,
     /// Held by whoever splits or merges partitions, or removes what that has left behind.
     pub(crate) reshaping: Mutex<()>,
+    /// Held by whoever restores a range: there is one directory to do that in.
+    pub(crate) restoring: Mutex<()>,
     pub(crate) next_id: AtomicU32,
     pub(crate) counters: Counters,
     /// By when (monotonic, nanoseconds) the log must be flushed for a `Periodic` commit; [`u64::MAX`]: nothing is due.
@@ -106,6 +108,8 @@ pub(crate) struct PartitionHandle {
     pub(crate) vacuum: Mutex<VacuumState>,
     /// Rows that are not its own any more, or not yet.
     pub(crate) strays: Strays,
+    /// What whoever copies its rows hears of those that change.
+    pub(crate) changes: Changes,
     pub(crate) load: Load,
     /// That of the table its rows belong to, once somebody has opened the table.
     gate: Arc<OnceLock<Arc<TableGate>>>,
@@ -297,6 +301,7 @@ impl Engine {
             checkpoint: Mutex::new(parts.checkpoint),
             vacuum: Mutex::new(()),
             reshaping: Mutex::new(()),
+            restoring: Mutex::new(()),
             next_id: AtomicU32::new(parts.next_id),
             counters: Counters::default(),
             flush_by: AtomicU64::new(u64::MAX),
@@ -336,6 +341,9 @@ impl Engine {
     /// A partition, opened if it is not yet. One whose file is missing, or refused by the system, is quarantined: whatever is asked of its
     /// pages is answered by `PartitionUnavailable`.
     pub(crate) fn partition(&self, id: PartitionId) -> Result<Arc<PartitionHandle>> {
+        if self.options.leaves_out(id) {
+            return self.offline_partition(id);
+        }
         match twice(|| self.open_partition(id)) {
             Err(e) if id != CATALOG && (e.kind() == ErrorKind::Corrupt || is_unreadable(&e)) => {
                 self.quarantine(id, &e.to_string());
@@ -431,6 +439,13 @@ impl Engine {
         Ok(())
     }
 
+    /// Whose backups are this database's: its id and its history.
+    pub(crate) fn origin(&self) -> (u64, u64) {
+        let state = self.lock(&self.checkpoint, "a checkpoint");
+        let master = state.master.current();
+        (master.database_id, master.history)
+    }
+
     /// Draws an id for a table or a partition. Never given out again.
     pub(crate) fn draw_id(&self) -> Result<u32> {
         self.next_id
@@ -490,6 +505,7 @@ fn handle_with(partition: Arc<Partition>, gate: Arc<OnceLock<Arc<TableGate>>>) -
         pending: AtomicBool::new(true),
         vacuum: Mutex::new(VacuumState::default()),
         strays: Strays::default(),
+        changes: Changes::default(),
         load: Load::default(),
         gate,
     })

@@ -39,6 +39,7 @@ mod recovery;
 mod repair;
 mod report;
 mod reshape;
+mod restore_range;
 mod retention;
 mod retry;
 mod rollback;
@@ -80,6 +81,7 @@ pub use report::{
     Stats, VerifyProgress, VerifyReport,
 };
 pub use reshape::{ReshapeProgress, ReshapeReport};
+pub use restore_range::{KeyRange, RangeRestoreOptions, RangeRestoreReport};
 pub use retry::{Retry, RetryOptions};
 pub use scrub::{ScrubProgress, ScrubReport};
 pub use snapshot::Snapshot;

@@ -1,11 +1,13 @@
 //! How a database is opened and how a transaction is run.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::{ControlFlow, RangeInclusive};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hamal_pager::PartitionId;
 use hamal_storage::Storage;
 
 use crate::backup::Target;
@@ -125,6 +127,8 @@ pub struct Options {
     pub(crate) self_repair: bool,
     pub(crate) heal_from: Option<Arc<dyn Target>>,
     pub(crate) scrub: Scrub,
+    /// Of a database that has been restored in part ([`crate::backup::aside`]): the partitions there are. Nothing of the others is there.
+    pub(crate) only: Option<Arc<BTreeSet<PartitionId>>>,
 }
 
 impl Default for Options {
@@ -153,6 +157,7 @@ impl Default for Options {
             self_repair: true,
             heal_from: None,
             scrub: Scrub::default(),
+            only: None,
         }
     }
 }
@@ -182,6 +187,7 @@ impl fmt::Debug for Options {
             .field("self_repair", &self.self_repair)
             .field("heal_from", &self.heal_from)
             .field("scrub", &self.scrub)
+            .field("only", &self.only)
             .finish_non_exhaustive()
     }
 }
@@ -386,6 +392,16 @@ impl Options {
         Database::open_storage(storage, self)
     }
 
+    /// The least a page cache with pages of this size can have.
+    pub(crate) fn least_cache_bytes(page_bytes: usize) -> u64 {
+        MIN_CACHE_BYTES.max(MIN_CACHE_PAGES * page_bytes as u64)
+    }
+
+    /// Whether the partition is not there, for only a part of the database has been restored.
+    pub(crate) fn leaves_out(&self, partition: PartitionId) -> bool {
+        self.only.as_ref().is_some_and(|only| !only.contains(&partition))
+    }
+
     /// Settings that cannot work with pages of `page_bytes` (the database's own, where there is one) are refused before anything is
     /// touched. As strict as the log and the page cache are, which look only when it is too late for that.
     pub(crate) fn check(&self, page_bytes: usize) -> Result<()> {
@@ -395,7 +411,7 @@ impl Options {
                 self.page_bytes
             )));
         }
-        let least_cache_bytes = MIN_CACHE_BYTES.max(MIN_CACHE_PAGES * page_bytes as u64);
+        let least_cache_bytes = Options::least_cache_bytes(page_bytes);
         if self.cache_bytes < least_cache_bytes {
             return Err(Error::invalid(format!(
                 "a cache of {} bytes is below {least_cache_bytes} bytes, the least with pages of {page_bytes} bytes",

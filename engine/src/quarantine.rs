@@ -40,7 +40,7 @@ use parking_lot::Mutex;
 
 use crate::active::{TxnEntry, TxnState};
 use crate::catalog::CATALOG;
-use crate::engine::Engine;
+use crate::engine::{Engine, PartitionHandle};
 use crate::error::UnavailablePartition;
 use crate::ids::TxnId;
 use crate::master::Master;
@@ -421,11 +421,17 @@ impl Engine {
         may_be && self.quarantine.stage(id).is_some_and(|stage| stage != Stage::Lifted)
     }
 
+    /// `PartitionUnavailable` if the partition cannot be used through this handle.
+    pub(crate) fn check_online(&self, handle: &PartitionHandle) -> Result<()> {
+        if handle.partition.is_sealed() { Err(self.unavailable(handle.partition.id())) } else { Ok(()) }
+    }
+
     /// The error of whoever wants to use a quarantined partition. O(tables).
     pub(crate) fn unavailable(&self, id: PartitionId) -> Error {
         let repaired =
             "it has been repaired since the table was opened here; open it in a new transaction or snapshot";
-        let cause = self.quarantine.cause(id).map_or_else(|| repaired.to_owned(), |(cause, _)| cause);
+        let otherwise = if self.options.leaves_out(id) { "it has not been restored" } else { repaired };
+        let cause = self.quarantine.cause(id).map_or_else(|| otherwise.to_owned(), |(cause, _)| cause);
         let mut partition = UnavailablePartition {
             id: id.0,
             table: None,

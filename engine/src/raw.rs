@@ -14,7 +14,7 @@ use hamal_pager::PartitionId;
 
 use crate::active::TxnEntry;
 use crate::change::Row;
-use crate::engine::Engine;
+use crate::engine::{Engine, PartitionHandle};
 use crate::journal::{Author, Chain};
 use crate::routes::{Route, Routes};
 use crate::snapshot::Snapshot;
@@ -87,6 +87,7 @@ struct Place<'p> {
 struct RowWrite<'w, 'v> {
     transaction: &'w Transaction,
     table: u32,
+    partition: &'w PartitionHandle,
     key: &'w [u8],
     row: Option<Row<'v>>,
     wanted: bool,
@@ -96,12 +97,12 @@ struct RowWrite<'w, 'v> {
 impl<'w, 'v> RowWrite<'w, 'v> {
     fn new(
         transaction: &'w Transaction,
-        table: u32,
+        (table, partition): (u32, &'w PartitionHandle),
         key: &'w [u8],
         row: Option<Row<'v>>,
         wanted: bool,
     ) -> Self {
-        RowWrite { transaction, table, key, row, wanted, before: Before::default() }
+        RowWrite { transaction, table, partition, key, row, wanted, before: Before::default() }
     }
 }
 
@@ -125,6 +126,7 @@ impl<'v> RowChange<'v> for RowWrite<'_, 'v> {
     }
 
     fn commence(&mut self, old: Option<Row<'_>>, write: Write) {
+        self.partition.changes.note(self.key);
         self.transaction.keep_version(self.table, self.key, old, write);
     }
 }
@@ -166,6 +168,11 @@ impl<'t> RawTable<'t> {
             Owner::Transaction(t) => t.engine(),
             Owner::Snapshot(s) => s.engine(),
         }
+    }
+
+    /// The table's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.table.meta.id
     }
 
     /// Where its rows are.
@@ -398,7 +405,8 @@ impl<'t> RawTable<'t> {
         wanted: bool,
     ) -> Result<Option<Vec<u8>>> {
         let row = Row { stamp: place.chain.txn(), ghost: false, overflow, value };
-        let mut write = RowWrite::new(transaction, self.table.meta.id, key, Some(row), wanted);
+        let at = (self.table.meta.id, &*place.route.handle);
+        let mut write = RowWrite::new(transaction, at, key, Some(row), wanted);
         self.change_row(transaction, place, key, value.len(), &mut write)?;
         let before = write.before;
         self.after_write(transaction, place, key, before, true, wanted)
@@ -412,7 +420,8 @@ impl<'t> RawTable<'t> {
         key: &[u8],
         wanted: bool,
     ) -> Result<Option<Vec<u8>>> {
-        let mut removal = RowWrite::new(transaction, self.table.meta.id, key, None, wanted);
+        let at = (self.table.meta.id, &*place.route.handle);
+        let mut removal = RowWrite::new(transaction, at, key, None, wanted);
         if self.change_row(transaction, place, key, 0, &mut removal)? == Updated::Kept {
             // That there was nothing to remove is a read; nothing is locked.
             transaction.gave_up(self.table.meta.id, key);
@@ -570,6 +579,14 @@ impl<'t> RawTable<'t> {
         })
     }
 
+    /// Streams the long value that a row of this key has a reference to ([`RawRange::next_stored`]).
+    pub(crate) fn long_value(&self, key: &[u8], reference: &[u8]) -> Result<ValueReader<'t>> {
+        let route = self.routes().of(key);
+        let reader = overflow::Reader::open(&route.handle.partition, reference);
+        let source = Source::Overflow(self.told(route, reader)?, route.id());
+        Ok(ValueReader { source, table: self.clone() })
+    }
+
     /// Streams a value.
     pub(crate) fn read_stream(&self, key: &[u8]) -> Result<Option<ValueReader<'t>>> {
         if key.len() > self.max_key_bytes() {
@@ -583,11 +600,7 @@ impl<'t> RawTable<'t> {
         let source = match found {
             None => return Ok(None),
             Some(false) => Source::Inline(io::Cursor::new(bytes)),
-            Some(true) => {
-                let route = self.routes().of(key);
-                let reader = overflow::Reader::open(&route.handle.partition, &bytes);
-                Source::Overflow(self.told(route, reader)?, route.id())
-            }
+            Some(true) => return self.long_value(key, &bytes).map(Some),
         };
         Ok(Some(ValueReader { source, table: self.clone() }))
     }

@@ -35,6 +35,7 @@ use hamal_pager::{Mending, PageNo, PagerOptions, PartitionId};
 use hamal_storage::{Error as LowError, Lock, Storage};
 use hamal_wal::{Log, LogOptions, Lsn, Scanner};
 
+use crate::backup::aside;
 use crate::catalog::{CATALOG, Definition, Tables, each_row, partition_of};
 use crate::checkpoint::{CheckpointState, Effort};
 use crate::engine::{Engine, Layers, PartitionHandle, Parts};
@@ -161,7 +162,8 @@ fn recover(
     undo::run(&engine, &analysis, &mut report, began)?;
     engine.end_lifted_quarantines()?;
     remove_orphans(&engine)?;
-    if !report.clean || engine.quarantine.has_open() {
+    // One that is restored in part goes on from the same checkpoint when there is more of it.
+    if engine.options.only.is_none() && (!report.clean || engine.quarantine.has_open()) {
         engine.take_checkpoint(Effort::Fuzzy)?;
     }
     engine.checkpoint.lock().last_at = engine.storage.monotonic();
@@ -183,6 +185,7 @@ fn analyse(
     let mut log_options = log_options(&options, master.log_segment_bytes);
     // A log that is longer than today's limit is still recovered; the limit holds for what comes after.
     let mut analysis = analysis::run(&storage, &options, master)?;
+    analysis.keep_only(&|id| !options.leaves_out(id));
     let quarantines = Loaded::read(&*storage, master.database_id)?;
     mind_quarantines(&mut analysis, &quarantines, master);
     let live = analysis.resume.end.0 - master.oldest_lsn.0;
@@ -194,6 +197,7 @@ fn analyse(
     files.write(Master { incarnation, ..master.clone() })?;
     remove_marker(&*storage)?;
     remove_leftovers(&*storage)?;
+    aside::remove_leftovers(&storage)?;
     report.incarnation = incarnation;
     let log =
         Log::resume(storage.clone(), log_options.clone(), incarnation, master.oldest_lsn, &analysis.resume)?;
@@ -201,7 +205,7 @@ fn analyse(
     let layers = Layers::open(&storage, log, pages)?;
     let mending = |id| match id {
         CATALOG => Mending::Must,
-        id if quarantines.is_settled(id) => Mending::None,
+        id if quarantines.is_settled(id) || options.leaves_out(id) => Mending::None,
         _ => Mending::IfReadable,
     };
     let replays =
@@ -308,6 +312,9 @@ fn remove_orphans(engine: &Engine) -> Result<()> {
     // Every table's files are looked for now: a missing one, or one that is no partition of this database, is told at open, not at the
     // first read.
     for id in tables.iter().flat_map(|(_, table)| table.partitions()) {
+        if engine.options.leaves_out(id) {
+            continue;
+        }
         let handle = engine.partition(id)?;
         match twice(|| handle.space.check_header()) {
             Err(e) if !engine.convict(id, &e) => return Err(e),

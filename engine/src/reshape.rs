@@ -1,26 +1,31 @@
 //! Splitting and merging range partitions while transactions go on. Docs: docs/concurrency.md section 10, docs/adr/0012.
 //!
-//! A **split** moves the rows from a key on into a new partition: lock the table's definition; keep writers out of the table, once those
-//! who have written have ended; copy the rows ([`copy`]); write the cut; commit. A **merge** copies a partition's rows into the one before it,
-//! above its upper bound, removes the cut, commits; the partition is buried ([`crate::graves`]).
+//! A **split** moves the rows from a key on into a new partition: lock the table's definition; copy the rows while writers go on; keep
+//! writers out of the table, once those who have written have ended; copy again what has changed meanwhile ([`copy`]); write the cut;
+//! commit. A **merge** copies a partition's rows into the one before it, above its upper bound, removes the cut, commits; the
+//! partition is buried ([`crate::graves`]).
 //!
 //! I1. Only the cut's row is transactional: it alone says where rows are. Until the commit the copies are nobody's, behind it the
 //!     originals are, once every view sees the cut ([`strays`]). So a crash at any moment leaves the one or the other.
-//! I2. Nobody has an undo chain in the table while rows move, so none ever has to follow a row into another partition (hazard H4).
+//! I2. From the last look at the source to the commit nobody has an undo chain in the table, so none ever has to follow a row into another
+//!     partition (hazard H4); and no row changes whose copy would not ([`changes`]).
 //! I3. Views of before go on reading where they always have; a transaction that has such a view writes no more in the table, and gets
 //!     `Conflict` ([`crate::transaction`], `reshape`).
 //! I4. Row counts, locks, before-images and read sets go by table and key: a split or a merge does not touch them. A before-image
 //!     that names a long value names it in the partition in which its reader looks: who wrote it over knew the same cuts.
 //! I5. A merge writes over keys that are above the left partition's bound. So every view must see that bound, and there are no strays left.
+//! I6. Writers wait for what was written while one short pass ran, not for the rows that move.
 //!
 //! Lock order: `reshaping` (one split or merge at a time, and not beside the removal of strays), then row locks and the gate as any
 //! transaction.
 
+mod changes;
 mod copy;
 mod errand;
 mod strays;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -39,15 +44,16 @@ use crate::schema::TableMeta;
 use crate::transaction::Transaction;
 use crate::{Error, ErrorKind, Result, TransactionOptions};
 
+pub(crate) use self::changes::Changes;
 pub(crate) use self::strays::Strays;
 
 /// How far a split or a merge is.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ReshapeProgress {
-    /// Bytes done: pages of rows that have been copied, and long values.
+    /// Bytes done: pages of rows that have been copied, and long values; those that were copied again too.
     pub done_bytes: u64,
-    /// Bytes to do, as far as is known: long values are found on the way.
+    /// Bytes to do, as far as is known: long values are found on the way, and what is changed meanwhile has to be copied again.
     pub total_bytes: u64,
 }
 
@@ -73,8 +79,18 @@ pub struct ReshapeReport {
     pub rows: u64,
     /// Bytes of their keys and values.
     pub bytes: u64,
-    /// How long writers of the table had to wait.
+    /// How long writers of the table had to wait: for those who had written already, and for what was copied behind them.
     pub locked: Duration,
+    /// How often rows were copied, all or those that had changed, before writers had to wait: at least once.
+    pub passes: u32,
+    /// Rows that were copied, again or at all, or taken back, while writers waited.
+    pub late_rows: u64,
+}
+
+/// Rows that are where they are to be, and since when (monotonic) their writers are kept out.
+struct Moved {
+    copied: Copied,
+    since: Duration,
 }
 
 /// The transaction of a split or a merge, with the table's definition locked.
@@ -107,30 +123,42 @@ impl<'e> Reshaping<'e> {
         Ok(Reshaping { engine, tx, meta, cuts: table.cuts, _one_at_a_time: one_at_a_time })
     }
 
-    /// Keeps writers out; since when.
-    fn lock_rows(&self) -> Result<Duration> {
-        self.tx.lock_rows(&self.meta.gate)?;
-        self.engine.pause("with a table locked");
-        Ok(self.engine.storage.monotonic())
+    /// Copies the rows from `lower` on, up to `upper` (`None`: to the end), from a partition into another: most of them while writers go
+    /// on, the rest with writers kept out, from then on.
+    fn copy(
+        &self,
+        (from, to): (&Arc<PartitionHandle>, &Arc<PartitionHandle>),
+        lower: &[u8],
+        upper: Option<&[u8]>,
+        on_progress: &mut OnProgress<'_>,
+    ) -> Result<Moved> {
+        let (engine, tx) = (self.engine, &self.tx);
+        let mut copy = Copy::begin(engine, (from, to), lower, upper)?;
+        copy.run(&|| tx.advance(), on_progress)?;
+        engine.pause("before a table is locked");
+        let since = engine.storage.monotonic();
+        tx.lock_rows(&self.meta.gate)?;
+        engine.pause("with a table locked");
+        Ok(Moved { copied: copy.finish(on_progress)?, since })
     }
 
     fn commit(
         self,
         (left, right): (&PartitionHandle, &PartitionHandle),
-        copied: Copied,
-        since: Duration,
+        Moved { copied, since }: Moved,
     ) -> Result<ReshapeReport> {
         let Reshaping { engine, tx, .. } = self;
-        let report = |locked| ReshapeReport {
+        engine.pause("before a split or merge commits");
+        tx.commit()?;
+        Ok(ReshapeReport {
             left: left.partition.id().0,
             right: right.partition.id().0,
             rows: copied.rows,
             bytes: copied.bytes,
-            locked,
-        };
-        engine.pause("before a split or merge commits");
-        tx.commit()?;
-        Ok(report(engine.storage.monotonic().saturating_sub(since)))
+            locked: engine.storage.monotonic().saturating_sub(since),
+            passes: copied.passes,
+            late_rows: copied.late_rows,
+        })
     }
 }
 
@@ -151,13 +179,13 @@ pub(crate) fn split(
     let meta = work.meta.clone();
     let slot = meta.routes.slot_of(key);
     let left = &meta.routes.at(slot).handle;
-    let since = work.lock_rows()?;
+    work.engine.check_online(left)?;
     let right = work.tx.grow(&meta.gate)?;
-    let copied = Copy::new(work.engine, left, &right).run(key, meta.routes.upper(slot), on_progress)?;
+    let moved = work.copy((left, &right), key, meta.routes.upper(slot), on_progress)?;
     work.tx.add_cut(meta.id, key, right.partition.id())?;
     // Before anybody can see the cut.
     left.strays.note_some();
-    let report = work.commit((left, &right), copied, since)?;
+    let report = work.commit((left, &right), moved)?;
     tracing::info!(?report, "split");
     Ok(report)
 }
@@ -179,6 +207,8 @@ pub(crate) fn merge(
     let meta = work.meta.clone();
     let (slot, before) = (meta.routes.slot_of(key), meta.routes.slot_before(Some(key)));
     let (left, right) = (&meta.routes.at(before).handle, &meta.routes.at(slot).handle);
+    work.engine.check_online(left)?;
+    work.engine.check_online(right)?;
     if !work.tx.is_settled_cut(meta.id, key)? {
         return Err(Error::new(
             ErrorKind::Conflict,
@@ -186,12 +216,11 @@ pub(crate) fn merge(
         ));
     }
     clear_all_strays(work.engine, left, key)?;
-    let since = work.lock_rows()?;
     // Whatever becomes of this.
     left.strays.note_some();
-    let copied = Copy::new(work.engine, right, left).run(key, meta.routes.upper(slot), on_progress)?;
+    let moved = work.copy((right, left), key, meta.routes.upper(slot), on_progress)?;
     work.tx.remove_cut(meta.id, &cut)?;
-    let report = work.commit((left, right), copied, since)?;
+    let report = work.commit((left, right), moved)?;
     tracing::info!(?report, "merged");
     Ok(report)
 }

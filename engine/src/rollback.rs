@@ -65,10 +65,13 @@ pub(crate) fn undo_step(
     down_to: Lsn,
     lock: Lock,
 ) -> Result<bool> {
-    // Under the leaf's latch: the row has got this stamp back.
+    // Under the leaf's latch: the row is as it was, and has got this stamp back.
     let restored = |root, key: &[u8], stamp| {
         if chain.partition == CATALOG {
             engine.schema.forget();
+        }
+        if root == ROOT {
+            handle.changes.note(key);
         }
         // Before a table has been opened there are only the losers of a recovery: they have neither versions nor locks to give up.
         if let Some(table) = handle.table()

@@ -53,6 +53,9 @@ pub(crate) enum Decision<'v> {
     Keep,
     /// Write this row.
     Write(Row<'v>),
+    /// Write this row where there is none, or a ghost that nobody needs: taken back, there is none again, whatever has become of the
+    /// ghost's cell.
+    WriteAnew(Row<'v>),
     /// The row that is there becomes a ghost with this stamp; everything else of it stays. Keep, if there is none. (A change of its
     /// own, `PageChange::Mark { key, stamp, ghost }`, so that the value is not logged again; its undo is `Undo::Mark`, taken back by
     /// `undo_mark`.)

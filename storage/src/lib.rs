@@ -2,7 +2,7 @@
 //!
 //! Everything above this crate reaches the outside through [`Storage`], a directory with files in it. Two
 //! implementations: [`OsStorage`] is the operating system's, [`sim::SimStorage`] a disk in memory that loses,
-//! tears, reorders and corrupts on a seed's command.
+//! tears, reorders and corrupts on a seed's command. A [`Subdirectory`] of either is a storage too.
 //!
 //! I1. Nothing else in the workspace touches `std::fs`, `SystemTime` or a random source.
 //! I2. A short transfer or `EINTR` is never an error by itself: [`read_exact_at`] and [`write_all_at`] loop.
@@ -12,7 +12,9 @@ mod file;
 mod name;
 mod os;
 pub mod sim;
+mod subdirectory;
 
 pub use error::{Error, Result, is_refused};
 pub use file::{File, FileId, Lock, Scheduler, Storage, read_exact_at, write_all_at};
 pub use os::OsStorage;
+pub use subdirectory::Subdirectory;

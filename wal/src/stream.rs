@@ -4,10 +4,15 @@
 //!
 //! I1. Nothing is allocated by a length that was read: the window grows by the bytes that are pushed, alone.
 
+use std::ops::ControlFlow;
+
 use hamal_storage::{Error, Result};
 
 use crate::frame::{Flaw, HEADER_BYTES, Header};
-use crate::{Frame, Lsn};
+use crate::{Frame, Log, Lsn};
+
+/// Bytes of a live log read at once.
+const PIECE_BYTES: u64 = 256 << 10;
 
 /// Takes stream bytes in order, hands out records.
 #[derive(Debug)]
@@ -80,5 +85,32 @@ impl FrameStream {
             payload: &raw[HEADER_BYTES..header.length as usize],
         };
         Ok(Some((frame, raw)))
+    }
+}
+
+impl Log {
+    /// Shows `visit` all records from `from`, where one starts, up to `to`, which is durable, in order, until it breaks. Reads 256 KiB at a
+    /// time. `Corrupt`, naming the LSN, if no record starts where one must; `Invalid` as [`Log::read_durable`]. The caller keeps the log from
+    /// being cut there.
+    pub fn each_durable<E: From<Error>>(
+        &self,
+        from: Lsn,
+        to: Lsn,
+        visit: &mut dyn FnMut(&Frame<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<(), E> {
+        let (mut frames, mut at, mut bytes) = (FrameStream::new(from), from, Vec::new());
+        while at < to {
+            let count = (to.0 - at.0).min(PIECE_BYTES);
+            bytes.resize(count as usize, 0);
+            self.read_durable(at, &mut bytes)?;
+            at.0 += count;
+            frames.push(&bytes);
+            while let Some((frame, _)) = frames.next_frame("the log")? {
+                if visit(&frame)?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -1,5 +1,5 @@
 //! What the balancer makes of loads over time: uniform and steady, Zipfian, and a hot spot that moves. And how long a split and a merge
-//! keep the writers of a table out.
+//! keep the writers of a table out: alone, and beside one that writes rows all over the table, a transaction each.
 //!
 //! One table, one thread that reads nine rows for each that it writes, as fast as it can. Once a second the operations of each partition
 //! are asked for.
@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -49,6 +51,12 @@ struct Arguments {
     /// Rows that a split and a merge move while nothing else happens, MiB; 0: leaves this out.
     #[arg(long, default_value_t = 100)]
     move_mib: u64,
+    /// Rows per second that are written beside a split and a merge; 0: as many as possible.
+    #[arg(long, default_value_t = 0)]
+    write_rate: u64,
+    /// Only moves rows.
+    #[arg(long)]
+    only_move: bool,
     /// Where to keep the databases.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -119,7 +127,21 @@ struct Moved {
     what: &'static str,
     rows: u64,
     bytes: u64,
+    seconds: f64,
     locked_seconds: f64,
+    passes: u32,
+    late_rows: u64,
+    /// What a writer did meanwhile, if there was one.
+    beside: Option<Waits>,
+}
+
+/// How it went for a writer.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Waits {
+    /// Rows written, per second.
+    rate: f64,
+    /// The longest that one took.
+    longest_seconds: f64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -129,6 +151,8 @@ struct Results {
     max_partitions: usize,
     samples: Vec<Sample>,
     moved: Vec<Moved>,
+    /// The writer, while nothing was moved.
+    undisturbed: Option<Waits>,
 }
 
 fn main() -> Outcome<()> {
@@ -136,15 +160,18 @@ fn main() -> Outcome<()> {
     if args.smoke {
         (args.rows, args.seconds, args.stay, args.move_mib) = (5000, 3, 1, 1);
     }
-    let moved = if args.move_mib > 0 { move_rows(&args)? } else { Vec::new() };
-    let samples = watch(&args)?;
-    let results =
-        Results { rows: args.rows, hot: args.hot, max_partitions: args.max_partitions, samples, moved };
+    let (mut moved, mut undisturbed) = (Vec::new(), None);
+    if args.move_mib > 0 {
+        (moved, undisturbed) = move_rows(&args)?;
+    }
+    let samples = if args.only_move { Vec::new() } else { watch(&args)? };
+    let (rows, hot, max_partitions) = (args.rows, args.hot, args.max_partitions);
+    let results = Results { rows, hot, max_partitions, samples, moved, undisturbed };
     print(&results);
     if let Some(path) = &args.json {
         fs::write(path, serde_json::to_string(&results)? + "\n")?;
     }
-    if let Some(path) = &args.svg {
+    if let Some(path) = args.svg.as_ref().filter(|_| !args.only_move) {
         fs::write(path, plot(&results.samples).to_svg()?)?;
     }
     Ok(())
@@ -165,31 +192,86 @@ fn options() -> Options {
     Options::new().durability(Durability::Relaxed).cache_bytes(1 << 30)
 }
 
-/// A split and a merge of a table nobody else uses.
-fn move_rows(args: &Arguments) -> Outcome<Vec<Moved>> {
+/// Writes rows all over a table, a transaction each, until it is told to stop.
+fn write_rows(db: &Database, rows: u64, rate: u64, stop: &AtomicBool) -> hamal::Result<Waits> {
+    let (mut picks, value) = (Picks::new(Seed(5), rows), [9; VALUE_BYTES]);
+    let (began, mut done, mut longest) = (Instant::now(), 0_u64, Duration::ZERO);
+    while !stop.load(Ordering::Relaxed) {
+        let due = Duration::from_nanos((done * 1_000_000_000).checked_div(rate).unwrap_or(0));
+        if let Some(early) = due.checked_sub(began.elapsed()) {
+            thread::sleep(early);
+        }
+        let row = picks.pick();
+        let begun = Instant::now();
+        db.transact(|tx| tx.open_table(TABLE)?.put(row, &value[..]))?;
+        longest = longest.max(begun.elapsed());
+        done += 1;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "rows of a minute")]
+    let rate = done as f64 / began.elapsed().as_secs_f64();
+    Ok(Waits { rate, longest_seconds: longest.as_secs_f64() })
+}
+
+/// Does something, beside a writer if there is to be one.
+fn beside<T>(
+    db: &Database,
+    (rows, rate): (u64, Option<u64>),
+    work: impl FnOnce() -> Outcome<T>,
+) -> Outcome<(T, Option<Waits>)> {
+    let Some(rate) = rate else { return Ok((work()?, None)) };
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| write_rows(db, rows, rate, &stop));
+        let done = work();
+        stop.store(true, Ordering::Relaxed);
+        let waits = writer.join().map_err(|_| "the writer panicked")??;
+        Ok((done?, Some(waits)))
+    })
+}
+
+/// Splits and merges, of a table that nobody else uses and beside a writer; and the writer alone.
+fn move_rows(args: &Arguments) -> Outcome<(Vec<Moved>, Option<Waits>)> {
     let place = fresh_directory_in(args.dir.as_deref())?;
     let db = options().balancer(None).open(place.path().join("db"))?;
     let rows = (args.move_mib << 20) / (VALUE_BYTES as u64 + 8);
     fill(&db, 2 * rows)?;
     let key = rows.to_be_bytes();
     let mut moved = Vec::new();
-    for _ in 0..3 {
-        let go_on = &mut |_| ControlFlow::Continue(());
-        let split = db.split("rows", &key, go_on)?;
-        while db.maintain()? {}
-        let merge = loop {
-            match db.merge("rows", &key, go_on) {
-                Err(error) if error.is_retryable() => db.flush()?,
-                other => break other?,
-            }
-        };
-        for (what, report) in [("split", split), ("merge", merge)] {
-            let locked_seconds = report.locked.as_secs_f64();
-            moved.push(Moved { what, rows: report.rows, bytes: report.bytes, locked_seconds });
+    for rate in [None, None, None, Some(args.write_rate), Some(args.write_rate), Some(args.write_rate)] {
+        for what in ["split", "merge"] {
+            let began = Instant::now();
+            let (report, waits) = beside(&db, (2 * rows, rate), || {
+                let go_on = &mut |_| ControlFlow::Continue(());
+                loop {
+                    let done = if what == "split" {
+                        db.split("rows", &key, go_on)
+                    } else {
+                        db.merge("rows", &key, go_on)
+                    };
+                    match done {
+                        Err(error) if error.is_retryable() => db.flush()?,
+                        other => break Ok(other?),
+                    }
+                }
+            })?;
+            moved.push(Moved {
+                what,
+                rows: report.rows,
+                bytes: report.bytes,
+                seconds: began.elapsed().as_secs_f64(),
+                locked_seconds: report.locked.as_secs_f64(),
+                passes: report.passes,
+                late_rows: report.late_rows,
+                beside: waits,
+            });
+            while db.maintain()? {}
         }
-        while db.maintain()? {}
     }
-    Ok(moved)
+    let ((), undisturbed) = beside(&db, (2 * rows, Some(args.write_rate)), || {
+        thread::sleep(Duration::from_secs(if args.smoke { 1 } else { 5 }));
+        Ok(())
+    })?;
+    Ok((moved, undisturbed))
 }
 
 fn watch(args: &Arguments) -> Outcome<Vec<Sample>> {
@@ -274,6 +356,9 @@ fn sample(
 }
 
 fn print(results: &Results) {
+    if results.samples.is_empty() {
+        return print_moved(results);
+    }
     println!(
         "| load | operations/s, median | partitions at its end | splits | merges | in its last third | busiest partition, % of operations, median of its last third | were all alike, % |"
     );
@@ -295,13 +380,39 @@ fn print(results: &Results) {
             last.iter().map(|s| s.splits + s.merges).sum::<u64>(),
         );
     }
+    print_moved(results);
+}
+
+fn print_moved(results: &Results) {
     for what in ["split", "merge"] {
-        let of_kind = results.moved.iter().filter(|moved| moved.what == what);
+        let of_kind = || results.moved.iter().filter(|moved| moved.what == what);
+        let alone = || of_kind().filter(|moved| moved.beside.is_none());
+        let beside = || of_kind().filter(|moved| moved.beside.is_some());
         #[expect(clippy::cast_precision_loss, reason = "bytes of a table")]
-        let seconds = of_kind.map(|moved| moved.locked_seconds * f64::from(100 << 20) / moved.bytes as f64);
-        if let Some(spread) = Spread::of(seconds) {
-            println!("\nA {what} keeps writers out for {spread} s per 100 MiB of rows.");
+        let of_100_mib = |seconds: f64, moved: &Moved| seconds * f64::from(100 << 20) / moved.bytes as f64;
+        let seconds = Spread::of(alone().map(|moved| of_100_mib(moved.seconds, moved)));
+        let locked = Spread::of(alone().map(|moved| moved.locked_seconds * 1e3));
+        if let Some((seconds, locked)) = seconds.zip(locked) {
+            println!(
+                "\nA {what} takes {seconds} s per 100 MiB of rows, and keeps writers out for {locked} ms."
+            );
         }
+        let longest = Spread::of(beside().filter_map(|moved| Some(moved.beside?.longest_seconds * 1e3)));
+        let rate = Spread::of(beside().filter_map(|moved| Some(moved.beside?.rate)));
+        let seconds = Spread::of(beside().map(|moved| of_100_mib(moved.seconds, moved)));
+        let passes = Spread::of(beside().map(|moved| f64::from(moved.passes)));
+        #[expect(clippy::cast_precision_loss, reason = "rows of a table")]
+        let late = Spread::of(beside().map(|moved| moved.late_rows as f64));
+        if let (Some(longest), Some(rate), Some(seconds), Some(passes), Some(late)) =
+            (longest, rate, seconds, passes, late)
+        {
+            println!(
+                "Beside {rate} writes/s: {seconds} s per 100 MiB, {passes} passes, {late} rows behind the gate; the longest write took {longest} ms."
+            );
+        }
+    }
+    if let Some(Waits { rate, longest_seconds }) = results.undisturbed {
+        println!("\nUndisturbed: {rate:.0} writes/s, the longest took {:.1} ms.", longest_seconds * 1e3);
     }
 }
 

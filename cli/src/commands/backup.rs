@@ -105,6 +105,8 @@ impl BytesBar {
         |progress| {
             self.0.set_message(match progress.stage {
                 Stage::Pages => "pages",
+                Stage::Recovery => "redo",
+                Stage::Rows => "rows",
                 _ => "log",
             });
             self.0.set_length(progress.total_bytes);

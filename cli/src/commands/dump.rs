@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use hamal::Database;
+use hamal::{Database, PartitionInfo};
 use serde_json::json;
 
 use crate::commands::load::{key_column, parse_delimiter};
@@ -18,7 +18,7 @@ use crate::text::count;
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Formats:
-  raw    key, tab, value, with escapes: the bytes of every table, exactly (the default); types are not named and become bytes
+  raw    key, tab, value, with escapes: the bytes of every table, exactly (the default), and where it is cut into partitions; types are not named and become bytes
   jsonl  a document that has its row's key in its first field, or --key's, as it is; any other row as {\"key\":...,\"value\":...}, \
 with key_hex and value_hex for what is no text
   csv    the fields of such documents, all with the same columns; else two columns, key and value
@@ -125,6 +125,10 @@ fn dump(db: &Database, args: &DumpArgs, options: WriteOptions, target: &mut dyn 
         None => indicatif::ProgressBar::hidden(),
     };
     let mut writer = formats::writer(options, target, codecs);
+    let of_table = |partition: &PartitionInfo| partition.table.as_ref() == Some(&args.table.table);
+    for cut in db.partitions()?.into_iter().filter(of_table).filter_map(|partition| partition.lower) {
+        writer.write_cut(&cut)?;
+    }
     let mut rows = 0;
     for row in table.iter()? {
         let (key, value) = row?;

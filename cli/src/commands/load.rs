@@ -27,7 +27,7 @@ const READ_BYTES: usize = 256 << 10;
 #[command(after_long_help = "\
 Rows of CSV, TSV and JSON Lines files are stored whole, as one JSON document each, under the text of their key column; the table's \
 types are then str and str. Files in the raw format (as `hamal dump` writes it) are stored byte by byte; they do not name the table's \
-types, so that a table they make is one of bytes and bytes.
+types, so that a table they make is one of bytes and bytes, but they say where it was cut into partitions: a table they make is cut there too.
 
 With --plain, a row is a key and its value: two columns or, in JSON Lines, {\"key\":...,\"value\":...}. There, key_hex and value_hex \
 give bytes, a value that is no string is stored as its JSON, and rows with other fields are documents as ever.
@@ -102,6 +102,7 @@ pub(crate) fn run(args: &LoadArgs, session: &mut Session) -> Result<()> {
     let mut first = Row::default();
     let mut pending = rows.read(&mut first)?.then_some(first);
 
+    let cuts = rows.cuts().to_vec();
     let page_bytes = args.page_bytes;
     let loaded = session.with_database_made(
         &args.database,
@@ -110,7 +111,8 @@ pub(crate) fn run(args: &LoadArgs, session: &mut Session) -> Result<()> {
             None => made,
         },
         |_, db| {
-            let plan = Plan { table: &args.table.table, batch: args.batch, options: &options, file: &name };
+            let table = &args.table.table;
+            let plan = Plan { table, batch: args.batch, options: &options, file: &name, cuts: &cuts };
             load(db, &plan, &mut Pending { first: &mut pending, rest: rows.as_mut() })
         },
     )?;
@@ -213,6 +215,8 @@ pub(crate) struct Plan<'p> {
     pub(crate) options: &'p ReadOptions,
     /// What the input is called in complaints.
     pub(crate) file: &'p str,
+    /// Where the table is cut into partitions, if it is made.
+    pub(crate) cuts: &'p [Vec<u8>],
 }
 
 /// Puts all rows into the table, which is made if it is missing.
@@ -265,6 +269,10 @@ impl<'t, 'p> Sink<'t, 'p> {
     fn open(tx: &'t Transaction, plan: &'p Plan<'p>) -> Result<Self> {
         if plan.options.format.is_text() && !tx.has_table(plan.table)? {
             tx.open_table(TableDef::<&str, &str>::new(plan.table))?;
+        }
+        if !plan.cuts.is_empty() && !tx.has_table(plan.table)? {
+            let cuts: Vec<&[u8]> = plan.cuts.iter().map(Vec::as_slice).collect();
+            tx.create_bytes_table(plan.table, &cuts)?;
         }
         let table = tx.open_bytes_table(plan.table)?;
         let (key, value) = codecs(&tx.tables()?, plan.table)?;

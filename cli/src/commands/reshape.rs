@@ -87,6 +87,8 @@ pub(crate) fn run(args: &ReshapeArgs, what: Reshape, session: &mut Session) -> R
                 ("rows", report.rows),
                 ("bytes", report.bytes),
                 ("locked_micros", report.locked.as_micros().try_into().unwrap_or(u64::MAX)),
+                ("passes", u64::from(report.passes)),
+                ("late_rows", report.late_rows),
             ] {
                 object.insert(name.to_owned(), json!(number));
             }

@@ -42,7 +42,8 @@ pub(super) fn make(directory: &Path, settings: Settings, workers: usize) -> Resu
     let db = settings.options(OpenMode::Create).open(directory)?;
     let options = read_options();
     let mut rows = formats::reader(&options, Box::new(UNICODE_DATA.as_bytes()), "UnicodeData.txt")?;
-    let plan = Plan { table: CHARACTERS.name(), batch: None, options: &options, file: "UnicodeData.txt" };
+    let plan =
+        Plan { table: CHARACTERS.name(), batch: None, options: &options, file: "UnicodeData.txt", cuts: &[] };
     let loaded = load(&db, &plan, rows.as_mut())?;
     fill_accounts(&db, workers)?;
     db.close()?;

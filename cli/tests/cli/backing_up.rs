@@ -104,3 +104,61 @@ fn a_partition_that_has_lost_its_file_is_shown_and_repaired() {
     place.hamal(&["check", "db"]).text();
     assert_eq!(place.hamal(&["repair", "db"]).text(), "no partition is quarantined\n");
 }
+
+#[test]
+fn rows_of_a_database_come_back_as_of_a_moment_and_a_dry_run_says_which() {
+    let place = Place::new();
+    let put = |key: &str, value: &str| {
+        place.hamal(&["put", "db", "-t", "t", key, value, "--archive", "vault"]).text();
+    };
+    for (key, value) in [("a", "1"), ("k", "2"), ("m", "3"), ("x", "4")] {
+        put(key, value);
+    }
+    place.hamal(&["split", "db", "-t", "t", "k", "--archive", "vault"]).text();
+    place.hamal(&["backup", "db", "vault", "--archive", "vault"]).text();
+    let moment = place.hamal(&["archive", "db", "vault", "--json"]).json();
+    let lsn = (moment["to_lsn"].as_u64().unwrap() - 1).to_string();
+    put("a", "spoilt");
+    put("k", "spoilt");
+    place.hamal(&["del", "db", "-t", "t", "m", "--archive", "vault"]).text();
+    put("n", "new");
+    put("x", "spoilt");
+    place.hamal(&["split", "db", "-t", "t", "m", "--archive", "vault"]).text();
+    place.hamal(&["rename", "db", "-t", "t", "--to", "renamed", "--archive", "vault"]).text();
+    let spoilt = "a  spoilt\nk  spoilt\nn  new\nx  spoilt\n";
+    let rows = || place.hamal(&["scan", "db", "-t", "renamed"]).text();
+    let restore = |more: &[&str]| {
+        let fixed = ["restore", "vault", "db", "-t", "renamed", "--to-lsn", &lsn, "--archive", "vault"];
+        place.hamal(&[&fixed, more].concat())
+    };
+
+    let dry = restore(&["--from", "k", "--below", "x", "--dry-run"]).text();
+    assert!(
+        dry.contains("1 row would be put back, 1 would be replaced, 1 would be removed, 0 as they"),
+        "{dry}"
+    );
+    assert!(dry.contains("then called"), "{dry}");
+    assert_eq!(rows(), spoilt);
+    let report = restore(&["--from", "k", "--below", "x", "--json"]).json();
+    let counts = ["put_back", "replaced", "removed", "unchanged"].map(|name| report[name].as_u64().unwrap());
+    assert_eq!(counts, [1, 1, 1, 0], "{report}");
+    assert_eq!((&report["from"], &report["below"]), (&"k".into(), &"x".into()));
+    assert_eq!(rows(), "a  spoilt\nk  2\nm  3\nx  spoilt\n");
+    let report = restore(&["--partition-of", "z", "--json"]).json();
+    assert_eq!((&report["from"], &report["below"]), (&"k".into(), &serde_json::Value::Null));
+    assert_eq!(rows(), "a  spoilt\nk  2\nm  3\nx  4\n");
+    let all = restore(&[]).text();
+    assert!(all.contains("0 rows put back, 1 replaced, 0 removed, 3 as they were"), "{all}");
+    assert_eq!(rows(), "a  1\nk  2\nm  3\nx  4\n");
+    place.hamal(&["check", "db"]).text();
+
+    let fixed = ["restore", "vault", "db", "-t", "renamed"];
+    let no_moment = place.hamal(&fixed).failure(2);
+    assert!(no_moment.contains("--to-lsn or --to-time"), "{no_moment}");
+    place.hamal(&[&fixed[..], &["--to-time", "2001-01-01T00:00:00Z"]].concat()).failure(2);
+    place.hamal(&["restore", "vault", "db", "-t", "t", "--to-lsn", &lsn]).failure(2);
+    place.hamal(&["restore", "vault", "db", "--from", "k", "--to-lsn", &lsn]).failure(2);
+    place.hamal(&["restore", "vault", "missing", "-t", "t", "--to-lsn", &lsn]).failure(3);
+    restore(&["--partition-of", "z", "--from", "a"]).failure(2);
+    assert_eq!(rows(), "a  1\nk  2\nm  3\nx  4\n");
+}

@@ -236,7 +236,7 @@ fn help_has_examples_and_the_exit_statuses() {
     assert!(help.contains("Exit status:") && !help.contains("demo-worker"), "{help}");
     for command in [
         "load", "dump", "get", "put", "del", "scan", "tables", "rename", "drop", "stat", "check", "log",
-        "page", "recover", "repair", "demo",
+        "page", "recover", "repair", "restore", "demo",
     ] {
         let help = place.hamal(&[command, "--help"]).text();
         assert!(help.contains("Examples:\n  hamal"), "{help}");

@@ -199,3 +199,38 @@ fn a_reader_that_goes_away_ends_a_dump_quietly() {
         assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{arguments:?}");
     }
 }
+
+#[test]
+fn a_raw_dump_keeps_the_partitions_of_a_table_and_dumps_without_them_are_read_as_ever() {
+    let place = Place::new();
+    let old = "a\t1\nm\\tx\t2\nz\t3\n";
+    place.hamal_fed(&["load", "db", "-", "-t", "t", "--format", "raw"], old.as_bytes()).text();
+    assert_eq!(place.hamal(&["dump", "db", "-t", "t"]).text(), old, "one partition: as it was");
+    for at in ["m\\tx", "\\xff\\x00"] {
+        place.hamal(&["split", "db", "-t", "t", "--escaped", at]).text();
+    }
+    let dump = place.hamal(&["dump", "db", "-t", "t"]).text();
+    assert_eq!(dump, format!("\\cut\tm\\tx\n\\cut\t\\xff\\x00\n{old}"));
+    place.hamal_fed(&["load", "other", "-", "-t", "t", "--format", "raw"], dump.as_bytes()).text();
+    assert_eq!(place.hamal(&["dump", "other", "-t", "t"]).text(), dump);
+    // A table that is there keeps its partitions.
+    place.hamal_fed(&["load", "third", "-", "-t", "t", "--format", "raw"], old.as_bytes()).text();
+    place.hamal_fed(&["load", "third", "-", "-t", "t", "--format", "raw"], dump.as_bytes()).text();
+    assert_eq!(place.hamal(&["dump", "third", "-t", "t"]).text(), old);
+    // An empty table has its partitions too; and nothing else is a cut.
+    let empty = "\\cut\tk\n";
+    place.hamal_fed(&["load", "empty", "-", "-t", "t", "--format", "raw"], empty.as_bytes()).text();
+    assert_eq!(place.hamal(&["dump", "empty", "-t", "t"]).text(), empty);
+    for (bad, what) in [
+        ("a\t1\n\\cut\tk\n", "line 2: a cut stands behind a row"),
+        ("\\cut\tk\n\\cut\tk\n", "line 2: the keys of cuts do not ascend"),
+        ("\\cut\t\n", "line 1: the keys of cuts do not ascend"),
+        ("\\cut\n", "line 1: there is no tab"),
+        ("\\cute\tk\n", "no escape"),
+    ] {
+        let refused = place.hamal_fed(&["load", "bad", "-", "-t", "t", "--format", "raw"], bad.as_bytes());
+        let refused = refused.failure(2);
+        assert!(refused.contains(what), "{bad:?}: {refused}");
+        assert!(!place.names().iter().any(|name| name == "bad"), "{bad:?}");
+    }
+}

@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 
 use hamal_pager::space::Geometry;
 use hamal_pager::{Copied, PageNo, Partition, PartitionId, header};
-use hamal_wal::{FrameStream, Lsn};
+use hamal_wal::Lsn;
 
 use super::manifest::{self, BackupInfo, Manifest, PartitionEntry};
 use super::object::{Header, Kind, ObjectOut, Sum};
@@ -125,27 +125,24 @@ fn base_start(target: &dyn Target, manifest: &Manifest) -> Result<Lsn> {
 
 /// The pages in the dirty page table of the checkpoint that begins there, and is whole.
 fn listed_pages(engine: &Engine, begin: Lsn) -> Result<BTreeSet<(PartitionId, PageNo)>> {
-    let mut listed = BTreeSet::new();
-    let (mut frames, mut at, mut bytes) = (FrameStream::new(begin), begin, Vec::new());
-    loop {
-        let count = (engine.log.durable().0 - at.0).min(LOG_BYTES_AT_ONCE);
-        bytes.resize(count as usize, 0);
-        engine.log.read_durable(at, &mut bytes)?;
-        at.0 += count;
-        frames.push(&bytes);
-        while let Some((frame, _)) = frames.next_frame("the log")? {
-            match Record::decode(frame.payload)? {
-                Record::CheckpointPages { partition, pages } => {
-                    listed.extend(pages.into_iter().map(|(page, _)| (partition, page)));
-                }
-                Record::EndCheckpoint { begin_lsn, .. } if begin_lsn == begin => return Ok(listed),
-                _ => {}
+    let (mut listed, mut is_whole) = (BTreeSet::new(), false);
+    engine.log.each_durable(begin, engine.log.durable(), &mut |frame| -> Result<_> {
+        match Record::decode(frame.payload)? {
+            Record::CheckpointPages { partition, pages } => {
+                listed.extend(pages.into_iter().map(|(page, _)| (partition, page)));
             }
+            Record::EndCheckpoint { begin_lsn, .. } if begin_lsn == begin => {
+                is_whole = true;
+                return Ok(ControlFlow::Break(()));
+            }
+            _ => {}
         }
-        if count == 0 {
-            return Err(Error::corrupt("the log", begin.0, "a whole checkpoint", "one that does not end"));
-        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    if is_whole {
+        return Ok(listed);
     }
+    Err(Error::corrupt("the log", begin.0, "a whole checkpoint", "one that does not end"))
 }
 
 /// A backup under way.

@@ -18,7 +18,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use hamal_pager::PageNo;
+use hamal_pager::{PageNo, PartitionId};
 use hamal_storage::{Error as LowError, Lock, OsStorage, Storage, write_all_at};
 use hamal_wal::{FrameStream, LogBuilder, Lsn};
 
@@ -62,6 +62,11 @@ impl RestoreOptions {
     pub fn to(mut self, point: RestorePoint) -> RestoreOptions {
         self.to = point;
         self
+    }
+
+    /// The moment.
+    pub(super) fn point(&self) -> RestorePoint {
+        self.to
     }
 
     /// From this backup, rather than from the newest that reaches the moment soon enough.
@@ -115,7 +120,7 @@ pub fn restore_on(
 ) -> Result<RestoreReport> {
     let _span = tracing::info_span!("restore").entered();
     check_free(&*storage)?;
-    let backup = choose(target, options)?;
+    let backup = choose(target, options, None)?;
     let chain = manifest::chain(target, &backup)?;
     let Some((id, newest)) = chain.last() else {
         return Err(Error::new(ErrorKind::NotFound, "there is no backup"));
@@ -124,8 +129,17 @@ pub fn restore_on(
     clear(&*storage)?;
     let mut report =
         RestoreReport { backup: id.clone(), backups: chain.len() as u64, ..RestoreReport::default() };
-    write_partitions(target, &storage, &chain, &mut report, on_progress)?;
+    write_partitions(target, &storage, &chain, &|_| true, &mut report, on_progress)?;
     let log = write_log(target, &storage, (id, newest), options.to, &mut report, on_progress)?;
+    write_master(&storage, newest, &log)?;
+    storage.remove(RESTORING).map_err(|e| LowError::io("remove", RESTORING, e))?;
+    sync_directory(&*storage, "")?;
+    tracing::info!(?report, "restored");
+    Ok(report)
+}
+
+/// Writes both copies of the master record: the last that makes a database of what has been written.
+pub(super) fn write_master(storage: &Arc<dyn Storage>, newest: &Manifest, log: &WrittenLog) -> Result<()> {
     let master = Master {
         sequence: 0,
         database_id: newest.database_id,
@@ -138,16 +152,19 @@ pub fn restore_on(
         restored_to: log.end,
         history: storage.random_u64() | 1,
     };
-    MasterFiles::open(&*storage, master.clone())?.write(master)?;
-    sync_directory(&*storage, "")?;
-    storage.remove(RESTORING).map_err(|e| LowError::io("remove", RESTORING, e))?;
-    sync_directory(&*storage, "")?;
-    tracing::info!(?report, "restored");
-    Ok(report)
+    MasterFiles::open(&**storage, master.clone())?.write(master)?;
+    sync_directory(&**storage, "")
 }
 
-/// The newest backup from which the moment can be reached.
-fn choose(target: &dyn Target, options: &RestoreOptions) -> Result<String> {
+/// The newest backup from which the moment can be reached; of this database alone, where its id and history are given: `InvalidArgument`
+/// if there are only others'.
+pub(super) fn choose(
+    target: &dyn Target,
+    options: &RestoreOptions,
+    origin: Option<(u64, u64)>,
+) -> Result<String> {
+    let is_ours =
+        |manifest: &Manifest| origin.is_none_or(|origin| (manifest.database_id, manifest.history) == origin);
     let reaches = |manifest: &Manifest| match options.to {
         RestorePoint::End => true,
         RestorePoint::Lsn(lsn) => manifest.end_lsn.0 <= lsn.saturating_add(1),
@@ -155,6 +172,9 @@ fn choose(target: &dyn Target, options: &RestoreOptions) -> Result<String> {
     };
     if let Some(id) = &options.backup {
         let manifest = manifest::must_read(target, id)?;
+        if !is_ours(&manifest) {
+            return Err(of_another(&format!("the backup {id} is")));
+        }
         if reaches(&manifest) {
             return Ok(id.clone());
         }
@@ -165,8 +185,13 @@ fn choose(target: &dyn Target, options: &RestoreOptions) -> Result<String> {
     }
     let mut newest: Option<(Lsn, u64, String)> = None;
     let mut earliest: Option<(Lsn, u64)> = None;
+    let mut has_others = false;
     for id in manifest::ids(target)? {
         let Some(manifest) = manifest::read(target, &id)? else { continue };
+        if !is_ours(&manifest) {
+            has_others = true;
+            continue;
+        }
         let place = (manifest.end_lsn, manifest.end_micros);
         if earliest.is_none_or(|known| place < known) {
             earliest = Some(place);
@@ -183,8 +208,13 @@ fn choose(target: &dyn Target, options: &RestoreOptions) -> Result<String> {
             ErrorKind::NotFound,
             format!("no backup is of so early a moment: the first ends at LSN {lsn}, time {micros}"),
         )),
+        (None, None) if has_others => Err(of_another("all backups in the target are")),
         (None, None) => Err(Error::new(ErrorKind::NotFound, "there is no backup in the target")),
     }
+}
+
+fn of_another(which: &str) -> Error {
+    Error::invalid(format!("{which} of another database, or of before this one was restored"))
 }
 
 /// Refuses what must not be touched (I1).
@@ -251,20 +281,22 @@ fn sync_directory(storage: &dyn Storage, name: &str) -> Result<()> {
     Ok(storage.sync_directory(name).map_err(|e| LowError::io("sync", shown, e))?)
 }
 
-/// Writes the files of all partitions that the newest backup has.
-fn write_partitions(
+/// Writes the files of the partitions that are wanted and that the newest backup has.
+pub(super) fn write_partitions(
     target: &dyn Target,
     storage: &Arc<dyn Storage>,
     chain: &[(String, Manifest)],
+    is_wanted: &dyn Fn(PartitionId) -> bool,
     report: &mut RestoreReport,
     on_progress: &mut OnProgress<'_>,
 ) -> Result<()> {
     let Some((_, newest)) = chain.last() else { return Ok(()) };
-    let wanted = |entry: &&PartitionEntry| newest.partitions.iter().any(|p| p.id == entry.id);
+    let wanted =
+        |entry: &&PartitionEntry| is_wanted(entry.id) && newest.partitions.iter().any(|p| p.id == entry.id);
     let all = chain.iter().flat_map(|(_, manifest)| manifest.partitions.iter().filter(wanted));
     let total_bytes = all.fold(0, |sum: u64, entry| sum.saturating_add(entry.sum.bytes));
     let mut done_bytes = 0;
-    for last in &newest.partitions {
+    for last in newest.partitions.iter().filter(wanted) {
         let name = format!("part/{}.dat", last.id);
         let file = storage.create(&name).map_err(|e| LowError::io("create", &name, e))?;
         let file_bytes = u64::from(last.file_pages) * newest.page_bytes as u64;
@@ -288,14 +320,14 @@ fn write_partitions(
 }
 
 /// What the restored log is like.
-struct WrittenLog {
+pub(super) struct WrittenLog {
     end: Lsn,
     /// The highest incarnation that has written to it.
     incarnation: u32,
 }
 
 /// Writes the log up to the wanted moment.
-fn write_log(
+pub(super) fn write_log(
     target: &dyn Target,
     storage: &Arc<dyn Storage>,
     (id, newest): (&str, &Manifest),

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use hamal_pager::PartitionId;
 use parking_lot::Mutex;
 
-use super::{Advice, BalanceAction, BalanceReason, BalancerOptions, Memory, Seen};
+use super::{
+    Advice, BalanceAction, BalanceReason, BalancerOptions, FAILED_ROUNDS, Memory, REST_ROUNDS, Seen,
+};
 use crate::catalog::Definition;
 use crate::database::Handle;
 use crate::engine::{Engine, PartitionHandle};
@@ -47,15 +49,17 @@ pub(crate) fn round(
         }
         let progress = &mut |_| if is_over() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let patience = Some(options.lock_timeout);
+        let began = engine.storage.monotonic();
         let done = match plan.reason {
             BalanceReason::Idle => reshape::merge(handle, &plan.name, &plan.key, patience, progress),
             _ => reshape::split(handle, &plan.name, &plan.key, patience, progress),
         };
         let now = engine.storage.monotonic();
+        let took = now.saturating_sub(began);
         let mut memory = memory.lock();
         match done {
             Ok(ReshapeReport { rows, locked, .. }) => {
-                memory.rest(options, plan.table, Some(locked), now);
+                memory.rest(options, plan.table, (took, REST_ROUNDS), now);
                 memory.forget(plan.partitions);
                 let Plan { name: table, key, reason, .. } = plan;
                 tracing::info!(table, key = %key.escape_ascii(), ?reason, rows, ?locked, "balanced");
@@ -76,7 +80,7 @@ pub(crate) fn round(
                 ) =>
             {
                 tracing::debug!(table = plan.name, error = %e, "not balanced");
-                memory.rest(options, plan.table, None, now);
+                memory.rest(options, plan.table, (took, FAILED_ROUNDS), now);
             }
             Err(e) => return Err(e),
         }

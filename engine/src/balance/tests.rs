@@ -61,8 +61,9 @@ impl Toy {
                 self.memory.observe(&self.options, seen, self.now);
             }
             let Some(advice) = self.memory.advise(&self.options, 1, &seen, self.now) else { continue };
-            let rest =
-                |memory: &mut Memory, now| memory.rest(&options(), 1, Some(Duration::from_millis(100)), now);
+            let rest = |memory: &mut Memory, now| {
+                memory.rest(&options(), 1, (Duration::from_millis(100), REST_ROUNDS), now);
+            };
             match advice {
                 Advice::Split(at, reason) => {
                     let (id, first, bytes, _) = self.partitions[at];

@@ -1,8 +1,10 @@
 //! Where a page's records and older copies come from.
 
+use std::ops::ControlFlow;
+
 use hamal_pager::header;
 use hamal_storage::{Error as LowError, Result as LowResult};
-use hamal_wal::{FrameStream, Lsn};
+use hamal_wal::{Frame, FrameStream, Lsn};
 
 use super::rebuild::{Base, Done, Rebuild};
 use super::{PageHealer, Refusal};
@@ -11,9 +13,6 @@ use crate::backup::manifest::{self, Manifest};
 use crate::backup::{Target, pages};
 use crate::record::Record;
 use crate::{Error, Result};
-
-/// Log read at once, bytes.
-const LOG_BYTES_AT_ONCE: u64 = 256 << 10;
 
 /// A way to get at a page: the live log is held, and may be read, from the LSN on.
 pub(super) type Source = fn(&PageHealer, Lsn, &Rebuild) -> Result<Done, Refusal>;
@@ -90,29 +89,28 @@ impl PageHealer {
 
     /// Feeds the records of the live log.
     fn feed(&self, from: Lsn, to: Lsn, rebuild: &mut Rebuild) -> LowResult<()> {
-        let (mut frames, mut at, mut bytes) = (FrameStream::new(from), from, Vec::new());
-        while at < to {
-            let count = (to.0 - at.0).min(LOG_BYTES_AT_ONCE);
-            bytes.resize(count as usize, 0);
-            self.log.read_durable(at, &mut bytes)?;
-            at.0 += count;
-            frames.push(&bytes);
-            see_frames(&mut frames, "the log", rebuild)?;
-        }
-        Ok(())
+        self.log.each_durable(from, to, &mut |frame| -> LowResult<_> {
+            see_frame(frame, "the log", rebuild)?;
+            Ok(ControlFlow::Continue(()))
+        })
     }
 }
 
 fn see_frames(frames: &mut FrameStream, source: &str, rebuild: &mut Rebuild) -> LowResult<()> {
     while let Some((frame, _)) = frames.next_frame(source)? {
-        let record = Record::decode(frame.payload).map_err(|e| LowError::Corrupt {
-            file: source.to_owned(),
-            offset: frame.lsn.0,
-            expected: "a record".to_owned(),
-            found: e.to_string(),
-        })?;
-        rebuild.see(frame.lsn, &record);
+        see_frame(&frame, source, rebuild)?;
     }
+    Ok(())
+}
+
+fn see_frame(frame: &Frame<'_>, source: &str, rebuild: &mut Rebuild) -> LowResult<()> {
+    let record = Record::decode(frame.payload).map_err(|e| LowError::Corrupt {
+        file: source.to_owned(),
+        offset: frame.lsn.0,
+        expected: "a record".to_owned(),
+        found: e.to_string(),
+    })?;
+    rebuild.see(frame.lsn, &record);
     Ok(())
 }
 

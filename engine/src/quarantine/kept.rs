@@ -5,11 +5,12 @@
 //! I2. The file is synced before its state file names it, and never changed after that.
 //! I3. What is read is checked, and nothing is allocated by a length that was read before the bytes are known to be there.
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
 use hamal_pager::PartitionId;
 use hamal_storage::{Error as LowError, File, Storage, read_exact_at, write_all_at};
-use hamal_wal::{FrameStream, Log, Lsn};
+use hamal_wal::{Log, Lsn};
 
 use super::file::{self, State};
 use crate::codec::{put_u32, put_u64, take_u32, take_u64};
@@ -73,21 +74,14 @@ impl KeptLog {
             first = older.from;
             start = from.max(older.end);
         }
-        let (mut frames, mut at, mut bytes) = (FrameStream::new(from), from, Vec::new());
-        while at < end {
-            let count = (end.0 - at.0).min(PIECE_BYTES as u64);
-            bytes.resize(count as usize, 0);
-            log.read_durable(at, &mut bytes)?;
-            at.0 += count;
-            frames.push(&bytes);
-            while let Some((frame, _)) = frames.next_frame("the log")? {
-                let record = Record::decode(frame.payload)
-                    .map_err(|e| e.context(format!("log record {}", frame.lsn)))?;
-                if frame.lsn >= start && record.parts().iter().any(|part| part.partition == id) {
-                    writer.put(frame.lsn, frame.payload)?;
-                }
+        log.each_durable(from, end, &mut |frame| -> Result<_> {
+            let record =
+                Record::decode(frame.payload).map_err(|e| e.context(format!("log record {}", frame.lsn)))?;
+            if frame.lsn >= start && record.parts().iter().any(|part| part.partition == id) {
+                writer.put(frame.lsn, frame.payload)?;
             }
-        }
+            Ok(ControlFlow::Continue(()))
+        })?;
         let bytes = writer.finish()?;
         Ok(KeptLog { file, name, bytes, from: first, end, index: OnceLock::new() })
     }

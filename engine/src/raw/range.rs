@@ -123,6 +123,23 @@ impl<'t> RawRange<'t> {
 
     /// Moves to the next row from the front and fills `key` and, where it is wanted, `value` (cleared first); `false` at the end.
     pub(crate) fn next(&mut self, key: &mut Vec<u8>, value: Option<&mut Vec<u8>>) -> Result<bool> {
+        let Some(index) = self.advance(key)? else { return Ok(false) };
+        fill(&self.table, &self.front, index, value)?;
+        Ok(true)
+    }
+
+    /// As `next`, but `stored` gets what the row itself has: its value, or the reference of a long one
+    /// ([`RawTable::long_value`]). Whether it is long; `None` at the end.
+    pub(crate) fn next_stored(&mut self, key: &mut Vec<u8>, stored: &mut Vec<u8>) -> Result<Option<bool>> {
+        let Some(index) = self.advance(key)? else { return Ok(None) };
+        let row = self.front.leaf.row(index);
+        stored.clear();
+        stored.extend_from_slice(row.value);
+        Ok(Some(row.overflow))
+    }
+
+    /// Moves the front past its next row and fills `key`: the row's index in the front's leaf.
+    fn advance(&mut self, key: &mut Vec<u8>) -> Result<Option<usize>> {
         self.table.check_readable()?;
         self.both |= self.back.writes.is_some();
         while !self.done {
@@ -142,8 +159,7 @@ impl<'t> RawRange<'t> {
                 key.clear();
                 self.front.leaf.key_into(index, key);
                 set_excluded(&mut self.lower, key);
-                fill(&self.table, &self.front, index, value)?;
-                return Ok(true);
+                return Ok(Some(index));
             }
             // The leaf is used up: go on above its upper fence, unless the range ends first.
             match self.front.upper_fence(self.table.routes()) {
@@ -154,7 +170,7 @@ impl<'t> RawRange<'t> {
                 _ => self.done = true,
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// As `next`, from the back.

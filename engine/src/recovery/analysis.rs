@@ -334,10 +334,15 @@ impl Analysis {
 
     /// Leaves a partition out: recovery has nothing to do with it.
     pub(crate) fn leave_out(&mut self, partition: PartitionId) {
-        self.dirty.retain(|(p, _), _| *p != partition);
-        self.written.retain(|(p, _), _| *p != partition);
+        self.keep_only(&|p| p != partition);
+    }
+
+    /// Leaves all other partitions out.
+    pub(crate) fn keep_only(&mut self, is_kept: &dyn Fn(PartitionId) -> bool) {
+        self.dirty.retain(|(p, _), _| is_kept(*p));
+        self.written.retain(|(p, _), _| is_kept(*p));
         for txn in self.transactions.values_mut() {
-            txn.chains.remove(&partition);
+            txn.chains.retain(|p, _| is_kept(*p));
         }
         self.transactions.retain(|_, txn| !txn.chains.is_empty());
     }

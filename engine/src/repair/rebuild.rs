@@ -85,7 +85,7 @@ impl Job<'_> {
         }
         let mut bases = Vec::new();
         if let Some(target) = self.target {
-            let master = self.origin();
+            let master = self.engine.origin();
             let mut backups = Vec::new();
             for id in manifest::ids(target)? {
                 // One that cannot be read is none.
@@ -102,12 +102,6 @@ impl Job<'_> {
         Ok(bases)
     }
 
-    fn origin(&self) -> (u64, u64) {
-        let state = self.engine.lock(&self.engine.checkpoint, "a checkpoint");
-        let master = state.master.current();
-        (master.database_id, master.history)
-    }
-
     fn build_from(
         &self,
         base: &RepairBase,
@@ -115,7 +109,7 @@ impl Job<'_> {
         on_progress: &mut OnProgress<'_>,
     ) -> Result<Arc<PartitionHandle>> {
         let source = match (base, self.target) {
-            (RepairBase::Backup(id), Some(target)) => Some(Source::open(target, id, self.origin())?),
+            (RepairBase::Backup(id), Some(target)) => Some(Source::open(target, id, self.engine.origin())?),
             (RepairBase::Backup(_), None) => {
                 return Err(Error::invalid("there is no target to read a backup from"));
             }

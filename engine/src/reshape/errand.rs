@@ -4,18 +4,21 @@
 //! Its rows need no locks: it changes only what nobody else may (rows outside of their partition, see [`super::strays`]).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hamal_pager::PartitionId;
 use hamal_wal::Log;
 
 use crate::active::TxnEntry;
-use crate::engine::Engine;
-use crate::journal::Chain;
+use crate::change::Row;
+use crate::engine::{Engine, PartitionHandle};
+use crate::journal::{Author, Chain};
 use crate::record::{Record, put_commit};
 use crate::timeline::{Birth, Committing, LiveView};
+use crate::tree::Decision;
 use crate::validation::Published;
-use crate::{Result, rollback};
+use crate::{Result, overflow, rollback};
 
 /// By when errands are durable.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(10);
@@ -39,6 +42,17 @@ impl<'e> Errand<'e> {
 
     fn entry(&self) -> &Arc<TxnEntry> {
         &self.chain.entry
+    }
+
+    /// Removes a row of its partition that nobody else may change, and gives up its long value.
+    pub(super) fn remove_long(&self, handle: &PartitionHandle, key: &[u8], reference: &[u8]) -> Result<()> {
+        let (journal, chain) = (&self.engine.journal, &self.chain);
+        overflow::unlink(journal, chain, &handle.space, reference)?;
+        let remove = &mut |_: Option<Row<'_>>| Ok(Decision::Remove(chain.txn()));
+        handle.tree().update(journal, Author::Transaction(chain), key, 0, remove)?;
+        // Looked at once the errand is settled; before that, in vain.
+        handle.pending.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Commits. The commit is durable when a later one is.

@@ -23,7 +23,7 @@ use crate::ids::TxnId;
 use crate::journal::Author;
 use crate::node::{Builder, Damage, Node, Shape, Target};
 use crate::tree::{Decision, LeafCopy, Tree};
-use crate::{ErrorKind, Result, overflow};
+use crate::{ErrorKind, Result};
 
 /// Leaves looked at per partition and round.
 const LEAVES: usize = 256;
@@ -160,14 +160,9 @@ impl Engine {
         if !long.is_empty() {
             let Some(errand) = Errand::begin(self, handle.partition.id()) else { return Ok(false) };
             for index in long {
-                let (key, row) = (key_of(index), leaf.row(index));
-                overflow::unlink(&self.journal, &errand.chain, &handle.space, row.value)?;
-                let stamp = errand.chain.txn();
-                let remove = &mut |_: Option<Row<'_>>| Ok(Decision::Remove(stamp));
-                tree.update(&self.journal, Author::Transaction(&errand.chain), &key, 0, remove)?;
+                errand.remove_long(handle, &key_of(index), leaf.row(index).value)?;
             }
             errand.commit()?;
-            handle.pending.store(true, Ordering::Relaxed);
         }
         if first == 0 {
             // All of the leaf, which is nobody's: nobody splits it meanwhile.

@@ -2,6 +2,7 @@
 
 mod beside;
 mod crash;
+mod online;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

@@ -1,18 +1,17 @@
 //! What the retained log knows of the age of pages.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use hamal_pager::space::Geometry;
 use hamal_pager::{PageNo, PartitionId};
-use hamal_wal::{FrameStream, Lsn};
+use hamal_wal::Lsn;
 
 use crate::Result;
 use crate::change::PageChange;
 use crate::engine::Engine;
 use crate::record::Record;
 
-/// Log read at once, bytes.
-const LOG_BYTES_AT_ONCE: u64 = 256 << 10;
 /// Pages that are remembered at most: those that the log names first.
 const MOST_PAGES: usize = 1 << 20;
 
@@ -83,19 +82,10 @@ fn pages_of(bitmap: PageNo, first: u32, count: u32, coverage: u32) -> impl Itera
 /// Hands over all durable records.
 fn read_log(engine: &Engine, see: &mut dyn FnMut(Lsn, &Record<'_>)) -> Result<()> {
     let (_hold, from) = engine.retention.hold_oldest(engine.log.oldest());
-    let to = engine.log.durable();
-    let (mut frames, mut at, mut bytes) = (FrameStream::new(from), from, Vec::new());
-    while at < to {
-        let count = (to.0 - at.0).min(LOG_BYTES_AT_ONCE);
-        bytes.resize(count as usize, 0);
-        engine.log.read_durable(at, &mut bytes)?;
-        at.0 += count;
-        frames.push(&bytes);
-        while let Some((frame, _)) = frames.next_frame("the log")? {
-            let record =
-                Record::decode(frame.payload).map_err(|e| e.context(format!("log record {}", frame.lsn)))?;
-            see(frame.lsn, &record);
-        }
-    }
-    Ok(())
+    engine.log.each_durable(from, engine.log.durable(), &mut |frame| {
+        let record =
+            Record::decode(frame.payload).map_err(|e| e.context(format!("log record {}", frame.lsn)))?;
+        see(frame.lsn, &record);
+        Ok(ControlFlow::Continue(()))
+    })
 }

@@ -2,7 +2,8 @@
 //! rows is [`crate::reshape`]'s.
 //!
 //! I1. Whoever drops, renames, splits or merges has locked the table's row in the catalog, and the first and the last two also its gate.
-//!     So there is one at a time, and while rows move nobody else has changed one in that table and not ended (hazard H4).
+//!     So there is one at a time, and from the last look at rows that move to the commit nobody else has changed one in that table and not
+//!     ended (hazard H4).
 //! I2. The gate names the last of them that has committed. A transaction that does not see it may read where it always has, for as long
 //!     as its view lives; it does not write, nor drop the table, whose cuts it does not know, and its view does not move past it.
 

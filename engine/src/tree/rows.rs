@@ -102,8 +102,12 @@ impl Tree {
             Ok(slot) => Some(node.cell(slot).map_err(damaged)?.row),
             Err(_) => None,
         };
-        let row = match (making.decide(before)?, before) {
-            (Decision::Write(row), _) => row,
+        let (row, before) = match (making.decide(before)?, before) {
+            (Decision::Write(row), _) => (row, before),
+            (Decision::WriteAnew(row), before) => {
+                debug_assert!(before.is_none_or(|row| row.ghost), "only a ghost is forgotten");
+                (row, None)
+            }
             (Decision::Remove(stamp), Some(row)) => {
                 let undo = Undo::Mark { root: self.root, stamp: row.stamp, ghost: row.ghost };
                 let change = PageChange::Mark { key, stamp, ghost: true };

@@ -17,7 +17,7 @@ use crate::change::Row;
 use crate::ids::TxnId;
 use crate::journal::Author;
 use crate::node::{Builder, Key, Node, Shape, Target};
-use crate::record::Record;
+use crate::record::{Record, Undo};
 use crate::{ErrorKind, Result};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -270,6 +270,43 @@ fn a_removal_is_taken_back_with_its_stamp() {
     assert_eq!(row, Some((base.txn(), false, b"value".to_vec())));
     let missing = f.tree.undo_row(&f.journal, Author::Rollback(&txn, Lsn::NEVER), b"other", None, || ());
     assert_eq!(missing.unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+/// What is copied into a place of before has an old stamp, so a purge takes its cell's spare bytes though its transaction may yet be taken
+/// back.
+#[test]
+fn a_row_written_anew_over_a_ghost_is_taken_back_though_its_cell_has_shrunk() {
+    let f = Fixture::new(4096);
+    let old = f.begin();
+    f.put(&old, b"k", &[1; 700]);
+    assert!(f.remove(&old, b"k"));
+    f.end(&old);
+    let txn = f.begin();
+    let row = Row { stamp: old.txn(), ghost: false, overflow: false, value: &[2; 20] };
+    let write = &mut |_: Option<Row<'_>>| Ok(Decision::WriteAnew(row));
+    f.tree.update(&f.journal, Author::Transaction(&txn), b"k", 20, write).unwrap();
+    assert_eq!(f.get(b"k"), Some(vec![2; 20]));
+    f.vacuum();
+    f.journal.log.flush().unwrap();
+    let mut scanner = Scanner::open(Arc::new(f.storage.clone()), &LOG, Lsn::FIRST, Lsn::FIRST).unwrap();
+    let (mut undone, mut is_purged) = (false, false);
+    while let Some(frame) = scanner.next_frame().unwrap() {
+        match Record::decode(frame.payload).unwrap() {
+            Record::Update { txn: writer, undo: Undo::Row { before, .. }, .. } if writer == txn.txn() => {
+                let author = Author::Rollback(&txn, Lsn::NEVER);
+                f.tree.undo_row(&f.journal, author, b"k", before, || ()).unwrap();
+                undone = true;
+            }
+            Record::Structure { parts } => {
+                is_purged |= parts.iter().any(|part| matches!(part.change, PageChange::Purge { .. }));
+            }
+            _ => {}
+        }
+    }
+    assert!(undone && is_purged, "{undone} {is_purged}");
+    assert_eq!(f.get(b"k"), None);
+    f.end(&txn);
+    f.verify();
 }
 
 /// Redo is the forward change again: replaying the log onto empty pages gives the very pages.

@@ -1,17 +1,19 @@
 //! Copies of the log: reading its bytes, taking records out of them, and making files of them again.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use hamal_storage::sim::{CrashMode, SimStorage};
 use hamal_storage::{Error, Storage};
 
 use super::support::{Record, append_all, scan, shared, small};
-use crate::{FrameStream, Log, LogBuilder, Lsn};
+use crate::{FrameStream, Log, LogBuilder, LogOptions, Lsn};
 
 /// A log of several segments, its bytes from `from` on, and its records.
 fn copied(lens: &[usize]) -> (Log, Vec<Record>, Vec<u8>) {
     let sim = SimStorage::new(1);
-    let log = Log::create(shared(&sim), small(), 3).unwrap();
+    let options = LogOptions { max_bytes: 16 << 20, ..small() };
+    let log = Log::create(shared(&sim), options, 3).unwrap();
     let records = append_all(&log, 0, lens);
     log.flush().unwrap();
     let mut bytes = vec![0; (log.durable().0 - Lsn::FIRST.0) as usize];
@@ -40,6 +42,43 @@ fn records_come_out_of_bytes_in_pieces_of_any_size() {
         assert_eq!(raw_bytes, bytes);
         assert_eq!((stream.rest_bytes(), stream.incarnation()), (0, 3));
     }
+}
+
+#[test]
+fn a_live_log_is_read_in_pieces_from_any_record_to_any_other_until_it_is_enough() {
+    // More than one piece.
+    let lens: Vec<usize> = (0..1500).map(|n| (n * 37) % 700).collect();
+    let (log, records, bytes) = copied(&lens);
+    assert!(bytes.len() > 2 * (256 << 10), "{}", bytes.len());
+    let durable = log.durable();
+    let read = |from: Lsn, to: Lsn, most: usize| {
+        let mut found = Vec::new();
+        let result = log.each_durable(from, to, &mut |frame| -> Result<_, Error> {
+            found.push((frame.lsn, frame.payload.to_vec()));
+            Ok(if found.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        });
+        result.map(|()| found)
+    };
+    for (first, last) in [(0, 1500), (700, 1500), (3, 1400), (9, 10), (5, 5)] {
+        let to = records.get(last).map_or(durable, |(lsn, _)| *lsn);
+        assert_eq!(
+            read(records[first].0, to, usize::MAX).unwrap(),
+            records[first..last],
+            "{first} to {last}"
+        );
+    }
+    assert_eq!(read(records[100].0, durable, 7).unwrap(), records[100..107]);
+    // In the middle of a record none starts; behind the durable end nothing is read.
+    let amid = read(Lsn(records[8].0.0 + 8), durable, usize::MAX).unwrap_err();
+    assert!(matches!(amid, Error::Corrupt { .. }), "{amid}");
+    let beyond = read(records[0].0, Lsn(durable.0 + 8), usize::MAX).unwrap_err();
+    assert!(matches!(beyond, Error::Invalid(_)), "{beyond}");
+    let mut seen = 0;
+    let stopped = log.each_durable(records[0].0, durable, &mut |_| {
+        seen += 1;
+        if seen < 3 { Ok(ControlFlow::Continue(())) } else { Err(Error::Invalid("enough".into())) }
+    });
+    assert_eq!((stopped.unwrap_err().to_string().contains("enough"), seen), (true, 3));
 }
 
 #[test]
