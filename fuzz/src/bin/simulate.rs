@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroUsize;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -84,11 +83,12 @@ fn main() -> ExitCode {
     if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs a seed; a panic is a failure like any other.
+/// Runs a seed; a panic is a failure like any other. On a thread of its own: what earlier runs have left in a thread's buffers would make a
+/// run more than a function of its seed.
 fn guarded(seed: u64, arguments: &Arguments, trace: bool) -> Result<Report, String> {
     let options = RunOptions { page_bytes: arguments.page_bytes, trace };
     let run = if arguments.concurrent { concurrent::run_seed } else { crash::run_seed };
-    let ran = catch_unwind(AssertUnwindSafe(|| run(seed, options)));
+    let ran = thread::scope(|scope| scope.spawn(|| run(seed, options)).join());
     ran.unwrap_or_else(|panic| Err(format!("panic: {}", panic_text(&*panic))))
 }
 
