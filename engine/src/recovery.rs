@@ -185,7 +185,9 @@ fn analyse(
     let mut log_options = log_options(&options, master.log_segment_bytes);
     // A log that is longer than today's limit is still recovered; the limit holds for what comes after.
     let mut analysis = analysis::run(&storage, &options, master)?;
-    analysis.keep_only(&|id| !options.leaves_out(id));
+    if options.only.is_some() {
+        analysis.keep_only(&|id| !options.leaves_out(id));
+    }
     let quarantines = Loaded::read(&*storage, master.database_id)?;
     mind_quarantines(&mut analysis, &quarantines, master);
     let live = analysis.resume.end.0 - master.oldest_lsn.0;

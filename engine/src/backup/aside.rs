@@ -59,7 +59,7 @@ pub(crate) struct Aside<'t> {
 
 impl<'t> Aside<'t> {
     /// Writes what is needed to read the catalog of then. `origin`: id and history of the database, `options`: what the part is opened with.
-    /// Errors as [`super::restore`]; `InvalidArgument` if there are only backups of other databases.
+    /// Errors as [`super::restore()`]; `InvalidArgument` if there are only backups of other databases.
     pub(crate) fn begin(
         target: &'t dyn Target,
         storage: &Arc<dyn Storage>,
