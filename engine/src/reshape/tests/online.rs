@@ -224,7 +224,7 @@ fn writers(db: &Database, model: Rows) -> Writers<'_> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn what_is_written_while_rows_are_copied_is_moved_as_well(
