@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
 use crossbeam::utils::Backoff;
 use hamal_storage::{Error, File, FileId, Result, is_refused, read_exact_at};
+use hamal_wal::Lsn;
 use parking_lot::Mutex;
 
 use crate::core::Core;
@@ -326,6 +327,12 @@ impl Partition {
             backoff.snooze();
         }
         Ok(at)
+    }
+
+    /// Writes back some of the dirty pages of the cache, whichever partition's, so that they can leave memory. `false`: none became clean. The
+    /// error says why they cannot be written: `StorageFull`, for example.
+    pub fn make_room(&self) -> Result<bool> {
+        Ok(self.core.write_back(Lsn(u64::MAX), self.core.batch_pages)? > 0)
     }
 
     /// Where a page is. The caller has compared its number with the file's length.

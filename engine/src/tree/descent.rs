@@ -194,6 +194,11 @@ impl Tree {
                 Ok(()) => match patience.load_again() {
                     Crowding::No => Ok(()),
                     Crowding::Odd => Ok(self.partition.check_poison()?),
+                    // Pages that a full disk keeps in memory are no reason to ask for more of it.
+                    Crowding::Hopeless if self.partition.make_room()? => {
+                        patience.begin_anew();
+                        Ok(())
+                    }
                     Crowding::Hopeless => Err(Error::new(
                         ErrorKind::Limit,
                         "the page cache cannot hold one path through a tree; use fewer threads or raise cache_bytes",
@@ -250,6 +255,11 @@ impl Patience {
         } else {
             Crowding::Hopeless
         }
+    }
+
+    /// Pages that were in the way can leave now.
+    fn begin_anew(&mut self) {
+        self.loads = 0;
     }
 
     /// Fails if `page`, which a valid parent led to, has been damaged each of the last few times.
