@@ -1,7 +1,7 @@
 //! What the balancer makes of loads over time: uniform and steady, Zipfian, and a hot spot that moves. And how long a split and a merge
 //! keep the writers of a table out: alone, and beside one that writes rows all over the table, a transaction each.
 //!
-//! One table, one thread that reads nine rows for each that it writes, as fast as it can. Once a second the operations of each partition
+//! One table, one thread that reads nine rows for each that it writes, so many a second. Once a second the operations of each partition
 //! are asked for.
 
 use std::collections::BTreeSet;
@@ -40,8 +40,11 @@ struct Arguments {
     #[arg(long, default_value_t = 20)]
     stay: u64,
     /// From how many operations per second on a partition is hot.
-    #[arg(long, default_value_t = 40_000)]
+    #[arg(long, default_value_t = 20_000)]
     hot: u64,
+    /// Operations per second, of all loads; 0: as many as possible.
+    #[arg(long, default_value_t = 100_000)]
+    rate: u64,
     /// Most partitions.
     #[arg(long, default_value_t = 16)]
     max_partitions: usize,
@@ -192,15 +195,20 @@ fn options() -> Options {
     Options::new().durability(Durability::Relaxed).cache_bytes(1 << 30)
 }
 
+/// Waits until the next one is due after `done` operations since `began`, at so many per second; 0: it is due.
+fn wait_until_due(began: Instant, done: u64, rate: u64) {
+    let due = Duration::from_nanos((done * 1_000_000_000).checked_div(rate).unwrap_or(0));
+    if let Some(early) = due.checked_sub(began.elapsed()) {
+        thread::sleep(early);
+    }
+}
+
 /// Writes rows all over a table, a transaction each, until it is told to stop.
 fn write_rows(db: &Database, rows: u64, rate: u64, stop: &AtomicBool) -> hamal::Result<Waits> {
     let (mut picks, value) = (Picks::new(Seed(5), rows), [9; VALUE_BYTES]);
     let (began, mut done, mut longest) = (Instant::now(), 0_u64, Duration::ZERO);
     while !stop.load(Ordering::Relaxed) {
-        let due = Duration::from_nanos((done * 1_000_000_000).checked_div(rate).unwrap_or(0));
-        if let Some(early) = due.checked_sub(began.elapsed()) {
-            thread::sleep(early);
-        }
+        wait_until_due(began, done, rate);
         let row = picks.pick();
         let begun = Instant::now();
         db.transact(|tx| tx.open_table(TABLE)?.put(row, &value[..]))?;
@@ -303,7 +311,7 @@ fn watch(args: &Arguments) -> Outcome<Vec<Sample>> {
                 Load::Moving if number.is_multiple_of(10) => uniform.pick(),
                 Load::Moving => at + in_window.pick(),
             };
-            let operations = work_a_second(&db, &mut pick)?;
+            let operations = work_a_second(&db, args.rate, &mut pick)?;
             second += 1;
             samples.push(sample(&db, (second, load, operations), &mut known, &mut counts)?);
         }
@@ -313,10 +321,11 @@ fn watch(args: &Arguments) -> Outcome<Vec<Sample>> {
 }
 
 /// Works for a second; returns how many operations that were.
-fn work_a_second(db: &Database, pick: &mut dyn FnMut(u64) -> u64) -> Outcome<u64> {
+fn work_a_second(db: &Database, rate: u64, pick: &mut dyn FnMut(u64) -> u64) -> Outcome<u64> {
     let (began, value) = (Instant::now(), [8; VALUE_BYTES]);
     let mut done = 0;
     while began.elapsed() < Duration::from_secs(1) {
+        wait_until_due(began, done, rate);
         db.transact(|tx| {
             let mut table = tx.open_table(TABLE)?;
             for number in done..done + BATCH {
