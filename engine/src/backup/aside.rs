@@ -167,19 +167,22 @@ fn recover_and_tell(
         let _heard = tells_end.send(None);
         recovered
     };
-    let thread = thread::Builder::new().name("hamal-restore".to_owned()).spawn(work).map_err(|e| {
-        Error::new(ErrorKind::Limit, format!("a thread to recover with could not be started: {e}"))
-    })?;
-    while let Ok(Some(progress)) = hears.recv() {
-        if !stop.load(Ordering::Relaxed)
-            && tell(on_progress, Stage::Recovery, progress.done, progress.total).is_err()
-        {
-            stop.store(true, Ordering::Relaxed);
+    let recovered = thread::scope(|scope| {
+        // Of in here: if the callback panics, nobody hears any more, and the other thread, which is waited for all the same, stops.
+        let hears = hears;
+        let thread = thread::Builder::new().name("hamal-restore".to_owned()).spawn_scoped(scope, work);
+        let thread = thread.map_err(|e| {
+            Error::new(ErrorKind::Limit, format!("a thread to recover with could not be started: {e}"))
+        })?;
+        while let Ok(Some(progress)) = hears.recv() {
+            if !stop.load(Ordering::Relaxed)
+                && tell(on_progress, Stage::Recovery, progress.done, progress.total).is_err()
+            {
+                stop.store(true, Ordering::Relaxed);
+            }
         }
-    }
-    let recovered = thread
-        .join()
-        .map_err(|_| Error::new(ErrorKind::Poisoned, "recovering what was restored panicked"))?;
+        thread.join().map_err(|_| Error::new(ErrorKind::Poisoned, "recovering what was restored panicked"))
+    })?;
     // It may have been done before it was heard.
     if stop.load(Ordering::Relaxed) {
         return Err(Error::new(ErrorKind::Cancelled, "stopped by the progress callback"));

@@ -24,6 +24,8 @@ use crate::{Error, ErrorKind, Result};
 const ODD_LOADS: u32 = 64;
 /// Pages that one descent may read in at all.
 const MOST_LOADS: u32 = 10_000;
+/// How often they may come to that, if dirty pages could be written meanwhile.
+const MOST_TIMES_ANEW: u32 = 8;
 /// Restarts before a descent waits for the page that stops it.
 const OPTIMISTIC_RESTARTS: u32 = 8;
 /// How often in a row the tree must lead to the same unreadable page before that is an error: once may be a race with the
@@ -99,6 +101,8 @@ fn believe(page: PageNo, found: Option<Route>, expected: Option<u8>) -> Result<R
 pub(super) struct Patience {
     /// Pages read in.
     loads: u32,
+    /// How often room was made when that had come to nothing.
+    times_anew: u32,
     restarts: u32,
     unreadable: Option<PageNo>,
     unreadable_times: u32,
@@ -195,10 +199,7 @@ impl Tree {
                     Crowding::No => Ok(()),
                     Crowding::Odd => Ok(self.partition.check_poison()?),
                     // Pages that a full disk keeps in memory are no reason to ask for more of it.
-                    Crowding::Hopeless if self.partition.make_room()? => {
-                        patience.begin_anew();
-                        Ok(())
-                    }
+                    Crowding::Hopeless if self.partition.make_room()? && patience.begin_anew() => Ok(()),
                     Crowding::Hopeless => Err(Error::new(
                         ErrorKind::Limit,
                         "the page cache cannot hold one path through a tree; use fewer threads or raise cache_bytes",
@@ -257,9 +258,11 @@ impl Patience {
         }
     }
 
-    /// Pages that were in the way can leave now.
-    fn begin_anew(&mut self) {
+    /// Pages that were in the way can leave now. `false` if that has not helped so many times.
+    fn begin_anew(&mut self) -> bool {
         self.loads = 0;
+        self.times_anew += 1;
+        self.times_anew <= MOST_TIMES_ANEW
     }
 
     /// Fails if `page`, which a valid parent led to, has been damaged each of the last few times.

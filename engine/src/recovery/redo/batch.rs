@@ -192,8 +192,11 @@ impl<'s> Worker<'s> {
         batch.parts.sort_unstable();
         for parts in batch.parts.chunk_by(|one, next| page_of(one.0).0 == page_of(next.0).0) {
             let target = parts.first().map(|(key, _)| &self.pass.targets[page_of(*key).0]);
-            if let Some(handle) = target.and_then(|target| target.handle.get()) {
-                handle.partition.read_ahead(parts.iter().map(|(key, _)| page_of(*key).1));
+            if let Some((target, handle)) = target.and_then(|target| target.handle.get().map(|h| (target, h)))
+            {
+                let pages = parts.chunk_by(|one, next| one.0 == next.0).map(|parts| page_of(parts[0].0).1);
+                let may_miss = |page: &PageNo| self.pass.analysis.rec_lsn(target.id, *page).is_some();
+                handle.partition.read_ahead(pages.filter(may_miss));
             }
         }
         if let Some(before) = self.next.replace(batch) {

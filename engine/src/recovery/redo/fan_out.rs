@@ -5,7 +5,8 @@
 //! I1. A page's parts go to one worker, in the order in which they are handed out: a bucket's batches go into one queue.
 //! I2. The reader never waits for a worker that has stopped: a worker empties its queue to the end whatever happens, a panic
 //!     included, and only leaves out what is behind a failure.
-//! I3. Memory is bounded: all batches have [`collected_bytes`] together, and one part more each.
+//! I3. Memory is bounded: all batches have [`collected_bytes`] together, or [`LEAST_BATCH_BYTES`] each if that is more, which is so for the
+//!     smallest caches only, and one part more each.
 //! I4. A partition's end travels through all queues, behind its parts, and whoever passes it last notes the time.
 //!
 //! The reader holds nothing while it waits for room in a queue; a worker holds one page's latch while it waits for a frame, as any
@@ -183,7 +184,9 @@ pub(super) fn run(
     let workers = workers.max(1);
     let pages = pass.analysis.dirty_pages();
     let neighbours = (pages / (workers as u64 * LEAST_BUCKETS)).clamp(1, MOST_NEIGHBOURS);
-    let buckets = (pages / neighbours).clamp(1, MOST_BUCKETS).div_ceil(workers as u64) as usize;
+    // Half of the memory is for them, and they are of use only with a batch of some size each.
+    let affordable = (collected_bytes(pass) / LEAST_BATCH_BYTES / 2).clamp(1, MOST_BUCKETS);
+    let buckets = (pages / neighbours).clamp(1, affordable).div_ceil(workers as u64) as usize;
     let batches = workers * (buckets + if workers > 1 { QUEUED_BATCHES + 2 } else { 2 });
     let batch_bytes = collected_bytes(pass) / batches as u64;
     let batch_bytes = batch_bytes.clamp(LEAST_BATCH_BYTES, MOST_BATCH_BYTES) as usize;

@@ -203,6 +203,33 @@ fn progress_is_told_in_all_stages_and_can_stop_each_and_nothing_has_changed() {
 }
 
 #[test]
+fn a_progress_callback_that_panics_leaves_nothing_behind_and_the_next_restore_works() {
+    let mut world = World::start(9);
+    world.steps(80);
+    world.commit().unwrap();
+    world.back_up(&BackupOptions::new());
+    world.remember();
+    let then = world.known.len() - 1;
+    world.steps(80);
+    world.commit().unwrap();
+    let options = RangeRestoreOptions::to(point_of(&world.known[then].moment, true));
+    for panic_at in [Stage::Pages, Stage::Log, Stage::Recovery, Stage::Rows] {
+        let restore = || {
+            world.db.restore_range(world.name(), &KeyRange::all(), &world.vault, &options, &mut |progress| {
+                assert!(progress.stage != panic_at, "the callback panics");
+                ControlFlow::Continue(())
+            })
+        };
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(restore));
+        assert!(panicked.is_err(), "{panic_at:?}");
+        assert!(content(&world.db, world.name()) == world.rows, "{panic_at:?}");
+        check(&world.db, &world.disk, &format!("{panic_at:?}"));
+    }
+    world.restore(&KeyRange::all(), &options).unwrap();
+    assert!(content(&world.db, world.name()) == world.known[then].rows);
+}
+
+#[test]
 fn a_restore_is_taken_back_by_another_and_survives_crashes_and_restarts() {
     let mut world = World::start(8);
     world.steps(60);
