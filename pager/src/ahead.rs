@@ -7,7 +7,7 @@ const GAP_BYTES: u64 = 64 << 10;
 
 impl Partition {
     /// Lets the system begin to read those of the pages that are not in memory. A hint: it returns at once, takes no latch and no memory of the
-    /// cache. `pages` ascend; those that follow each other closely are one request.
+    /// cache. `pages` ascend, each once; those that follow each other closely are one request.
     pub fn read_ahead(&self, pages: impl IntoIterator<Item = PageNo>) {
         let page_bytes = self.page_bytes() as u64;
         let mut run: Option<(u64, u64)> = None;
@@ -17,8 +17,6 @@ impl Partition {
                 Some((start, end)) if (end..=end + GAP_BYTES).contains(&offset) => {
                     Some((start, offset + page_bytes))
                 }
-                // The same page again.
-                Some((start, end)) if offset < end => Some((start, end)),
                 _ => {
                     self.ask_for(run);
                     Some((offset, offset + page_bytes))

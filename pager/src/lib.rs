@@ -38,8 +38,6 @@ mod pager;
 #[cfg(not(loom))]
 mod partition;
 #[cfg(not(loom))]
-mod prefetch;
-#[cfg(not(loom))]
 mod region;
 #[cfg(not(loom))]
 mod scrub;
@@ -65,8 +63,6 @@ pub use pager::{
 };
 #[cfg(not(loom))]
 pub use partition::Partition;
-#[cfg(not(loom))]
-pub use prefetch::prefetch;
 #[cfg(not(loom))]
 pub use region::HugePages;
 #[cfg(not(loom))]

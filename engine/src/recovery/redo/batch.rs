@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam::queue::ArrayQueue;
-use hamal_pager::{PageNo, prefetch};
+use hamal_pager::PageNo;
 use hamal_wal::Lsn;
 use parking_lot::Mutex;
 
@@ -22,11 +22,6 @@ use super::{Failure, Pass, Place, Tally, TargetIndex, part_bytes};
 use crate::change::PageChange;
 use crate::record::PagePart;
 use crate::{Error, ErrorKind};
-
-/// What is fetched ahead of redoing a part, bytes: the processor goes on by itself from there.
-const AHEAD_BYTES: usize = 256;
-/// And how many parts ahead.
-const AHEAD_PARTS: usize = 8;
 
 /// Parts on their way to whoever redoes them, and ends of partitions, which are behind the parts.
 #[derive(Debug, Default)]
@@ -235,11 +230,7 @@ impl<'s> Worker<'s> {
 /// `now`: what is being redone.
 fn redo_in_order(pass: &Pass<'_>, shared: &Shared, batch: &Batch, tallies: &mut [Tally], now: &mut Place) {
     let (mut page, mut rec_lsn) = (None, Lsn::NEVER);
-    for (number, (key, start)) in batch.parts.iter().enumerate() {
-        if let Some((_, start)) = batch.parts.get(number + AHEAD_PARTS) {
-            let soon = batch.part(*start);
-            prefetch(soon.get(..AHEAD_BYTES).unwrap_or(soon));
-        }
+    for (key, start) in &batch.parts {
         let (target, page_no) = page_of(*key);
         let partition = pass.targets[target].id;
         if page.replace(*key) != Some(*key) {
