@@ -277,6 +277,7 @@ impl Engine {
             Archive::new(target, (master.database_id, master.history), retention.hold(oldest), oldest)
         });
         let versions = Versions::new(parts.storage.clone(), parts.options.version_bytes);
+        let schema = Schema::new(parts.options.maintenance);
         Ok(Engine {
             waits: Waits::new(parts.storage.clone()),
             storage: parts.storage,
@@ -286,7 +287,7 @@ impl Engine {
             pager,
             journal,
             timeline: Timeline::new(parts.next_txn, parts.counts, hints),
-            schema: Schema::default(),
+            schema,
             versions,
             merging: Mutex::new(()),
             row_locks: RowLocks::default(),

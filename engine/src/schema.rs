@@ -15,6 +15,7 @@ use crate::Result;
 use crate::catalog::{CATALOG, Definition, TableRow, cuts_of, row_place, stamps_of_cuts, table_key};
 use crate::engine::{Engine, TableGate};
 use crate::ids::TxnId;
+use crate::options::Maintenance;
 use crate::routes::Routes;
 use crate::shard::Shards;
 use crate::view::View;
@@ -40,9 +41,13 @@ struct Remembered {
 }
 
 /// All tables that are remembered, by name. Each thread asks its own shard, which has its own references to what all share: to open a
-/// table, threads do not write to one place.
-#[derive(Debug, Default)]
-pub(crate) struct Schema(Shards<RwLock<State>>);
+/// table, threads do not write to one place. Where the database is driven by hand there is one shard for all: which threads would share
+/// one depends on what else the process does, and with it what is read of the catalog.
+#[derive(Debug)]
+pub(crate) struct Schema {
+    shards: Shards<RwLock<State>>,
+    maintenance: Maintenance,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -58,16 +63,25 @@ impl Remembered {
 }
 
 impl Schema {
+    /// Nothing is remembered.
+    pub(crate) fn new(maintenance: Maintenance) -> Schema {
+        Schema { shards: Shards::default(), maintenance }
+    }
+
+    fn mine(&self) -> &RwLock<State> {
+        self.shards.of(self.maintenance)
+    }
+
     /// A table that the view sees under this name, if it is remembered.
     pub(crate) fn find(&self, name: &str, view: &View) -> Option<(Arc<str>, Arc<TableMeta>)> {
-        let state = self.0.mine().read();
+        let state = self.mine().read();
         let (name, known) = state.tables.get_key_value(name).filter(|(_, known)| known.is_seen_by(view))?;
         Some((name.clone(), known.meta.clone()))
     }
 
     /// A row of the catalog changes: its leaf is latched exclusively.
     pub(crate) fn forget(&self) {
-        for shard in self.0.iter() {
+        for shard in self.shards.iter() {
             let mut state = shard.write();
             state.tables.clear();
             state.changes += 1;
@@ -106,7 +120,7 @@ impl Engine {
 
     /// Remembers what the catalog has under this name now, if there is something.
     pub(crate) fn remember_table(&self, name: &str) -> Result<()> {
-        let shard = self.schema.0.mine();
+        let shard = self.schema.mine();
         let changes = {
             let state = shard.read();
             if state.tables.contains_key(name) {
@@ -147,7 +161,7 @@ mod tests {
     }
 
     fn remembered(db: &Database) -> usize {
-        db.handle.engine.schema.0.mine().read().tables.len()
+        db.handle.engine.schema.mine().read().tables.len()
     }
 
     fn make(db: &Database, names: &[&str]) {
@@ -173,6 +187,18 @@ mod tests {
         assert_eq!(remembered(&db), 0);
         tx.rollback().unwrap();
         db.transact(|tx| tx.open_bytes_table("a").map(drop)).unwrap();
+        assert_eq!(remembered(&db), 1);
+    }
+
+    /// A run that is driven by hand is a function of what is called, whatever number the process gives its threads.
+    #[test]
+    fn all_threads_remember_the_same_where_the_database_is_driven_by_hand() {
+        let db = open();
+        make(&db, &["a"]);
+        std::thread::scope(|scope| {
+            let open = || db.snapshot().unwrap().open_bytes_table("a").map(drop);
+            scope.spawn(open).join().unwrap().unwrap();
+        });
         assert_eq!(remembered(&db), 1);
     }
 

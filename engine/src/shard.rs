@@ -5,11 +5,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 
+use crate::options::Maintenance;
+
 /// Parts: more than there are threads at work, mostly.
 pub(crate) const COUNT: u64 = 16;
 
-/// Number of the calling thread's part.
-pub(crate) fn of_this_thread() -> u64 {
+/// Number of the calling thread's part. Where the database is driven by hand, all threads have one: what is done must not depend on the
+/// numbers that the process has given them.
+pub(crate) fn number(maintenance: Maintenance) -> u64 {
+    match maintenance {
+        Maintenance::Background => of_this_thread(),
+        Maintenance::Manual => 0,
+    }
+}
+
+fn of_this_thread() -> u64 {
     static THREADS: AtomicU64 = AtomicU64::new(0);
     thread_local! {
         static MINE: u64 = THREADS.fetch_add(1, Ordering::Relaxed) % COUNT;
@@ -34,9 +44,9 @@ impl<T> Shards<T> {
         &self.0[(number % COUNT) as usize]
     }
 
-    /// The part of the calling thread: one of several threads', if there are many.
-    pub(crate) fn mine(&self) -> &T {
-        self.at(of_this_thread())
+    /// The part of the calling thread, as [`number`] has it: one of several threads', if there are many.
+    pub(crate) fn of(&self, maintenance: Maintenance) -> &T {
+        self.at(number(maintenance))
     }
 
     /// All parts.

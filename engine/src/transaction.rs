@@ -38,7 +38,7 @@ use crate::database::Handle;
 use crate::engine::{Engine, TableGate};
 use crate::ids::TxnId;
 use crate::journal::Chain;
-use crate::options::{Durability, Isolation, Maintenance};
+use crate::options::{Durability, Isolation};
 use crate::schema::TableMeta;
 use crate::timeline::{Birth, LiveView};
 use crate::versions::VersionTable;
@@ -214,11 +214,7 @@ impl Transaction {
         engine.check_poison()?;
         let lock_timeout = options.lock_timeout.unwrap_or(engine.options.lock_timeout);
         let isolation = options.isolation.unwrap_or(engine.options.isolation);
-        // Whoever does the maintenance may want the same ids every time.
-        let shard = match engine.options.maintenance {
-            Maintenance::Background => shard::of_this_thread(),
-            Maintenance::Manual => 0,
-        };
+        let shard = shard::number(engine.options.maintenance);
         let birth = Birth { age, validates: isolation == Isolation::Serializable, shard };
         let begin = |patience| engine.timeline.begin(birth, engine.storage.monotonic(), patience);
         let begun = engine.take_within(
