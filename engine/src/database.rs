@@ -214,8 +214,10 @@ impl Database {
     /// is not); no backup is of before the moment; the archive ends before it. `InvalidArgument`: the moment is the end, the bounds are
     /// reversed, or all backups are of other databases. `Corrupt`: an object in the target is damaged, or log is missing.
     /// `PartitionUnavailable`: a part of the range is quarantined; repair it first. `Conflict`: somebody changed rows of the range in every
-    /// attempt. `AlreadyExists`: there are files in `scratch/` that are not of a restore. `LogFull`: the log has no room for the differences. `Cancelled` if `progress` breaks. Any error leaves everything as it was, but that
-    /// `CommitUnknown` may have put back all.
+    /// attempt. `AlreadyExists`: there are files in `scratch/` that are not of a restore. `LogFull`: the log has no room for the differences.
+    /// `Cancelled` if `progress` breaks. Any error leaves everything as it was, but that `CommitUnknown` may have put back all.
+    ///
+    /// One range is restored at a time, and the next one waits; so `progress` must not restore another.
     ///
     /// O(partitions that had the range then + log since the backup), in time and disk space; memory is bounded.
     pub fn restore_range(

@@ -322,7 +322,7 @@ impl Job<'_> {
         let mut each = |difference: &Difference<'_>| match difference {
             Difference::Missing(row) | Difference::Changed(row) => Ok(match row.value()? {
                 Value::Inline(value) => value.len() as u64,
-                Value::Long(reader) => reader.len(),
+                Value::Long(value) => value.len(),
             }),
             Difference::Extra(_) => Ok(0),
         };
@@ -348,7 +348,9 @@ impl Job<'_> {
             let mut each = |difference: &Difference<'_>| match difference {
                 Difference::Missing(row) | Difference::Changed(row) => match row.value()? {
                     Value::Inline(value) => now.put(row.key, value).map(|()| value.len() as u64),
-                    Value::Long(mut reader) => now.put_stream(row.key, &mut reader),
+                    Value::Long(mut value) => {
+                        now.put_stream(row.key, &mut value).map_err(|error| value.blame(error))
+                    }
                 },
                 Difference::Extra(key) => now.delete(key).map(|()| 0),
             };

@@ -70,6 +70,9 @@ pub(crate) fn run(args: &RestoreArgs, session: &mut Session) -> Result<()> {
     };
     match &args.table {
         Some(table) => restore_rows(args, table, point, session),
+        None if args.writing.is_bytes() => Err(Failure::input(
+            "--hex and --escaped say how keys are written: there are none without --table",
+        )),
         None => restore_all(args, point, session),
     }
 }

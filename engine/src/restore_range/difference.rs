@@ -5,7 +5,7 @@
 //! I2. Long values are compared as streams, and are never in memory as a whole.
 
 use std::cmp::Ordering;
-use std::io::Read;
+use std::io::{self, Read};
 use std::ops::Bound;
 
 use hamal_storage::Error as LowError;
@@ -40,7 +40,37 @@ pub(super) struct Row<'d> {
 /// The value of a row.
 pub(super) enum Value<'d> {
     Inline(&'d [u8]),
-    Long(ValueReader<'d>),
+    Long(LongValue<'d>),
+}
+
+/// A long value of `then`, for somebody who takes a stream and tells its errors as those of any stream.
+pub(super) struct LongValue<'d> {
+    reader: ValueReader<'d>,
+    failed: Option<Error>,
+}
+
+impl LongValue<'_> {
+    /// Bytes of it.
+    pub(super) fn len(&self) -> u64 {
+        self.reader.len()
+    }
+
+    /// What has gone wrong: the error of reading it, if it is that, and otherwise `error`.
+    pub(super) fn blame(self, error: Error) -> Error {
+        self.failed.unwrap_or(error)
+    }
+}
+
+impl Read for LongValue<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buffer).map_err(|error| {
+            let kind = error.kind();
+            let error = of_then(of_reader(error));
+            let told = io::Error::new(kind, error.to_string());
+            self.failed = Some(error);
+            told
+        })
+    }
 }
 
 impl<'d> Row<'d> {
@@ -49,7 +79,8 @@ impl<'d> Row<'d> {
         if !self.is_long {
             return Ok(Value::Inline(self.stored));
         }
-        self.table.long_value(self.key, self.stored).map(Value::Long).map_err(of_then)
+        let reader = self.table.long_value(self.key, self.stored).map_err(of_then)?;
+        Ok(Value::Long(LongValue { reader, failed: None }))
     }
 }
 
@@ -159,9 +190,8 @@ fn are_same_streams(new: &mut ValueReader<'_>, old: &mut ValueReader<'_>) -> Res
     let (mut ours, mut theirs) = (vec![0; COMPARE_BYTES], vec![0; COMPARE_BYTES]);
     let mut bytes = 0;
     loop {
-        let count = read_full(new, &mut ours).map_err(|e| LowError::io("read", "a long value", e))?;
-        let other = read_full(old, &mut theirs)
-            .map_err(|e| of_then(LowError::io("read", "a long value", e).into()))?;
+        let count = read_full(new, &mut ours).map_err(of_reader)?;
+        let other = read_full(old, &mut theirs).map_err(|e| of_then(of_reader(e)))?;
         bytes += (count + other) as u64;
         if ours[..count] != theirs[..other] {
             return Ok((false, bytes));
@@ -173,17 +203,22 @@ fn are_same_streams(new: &mut ValueReader<'_>, old: &mut ValueReader<'_>) -> Res
 }
 
 /// Fills the buffer as far as there is something.
-fn read_full(reader: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+fn read_full(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match reader.read(&mut buffer[filled..]) {
             Ok(0) => break,
             Ok(count) => filled += count,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
     }
     Ok(filled)
+}
+
+/// The error that a long value's reader has wrapped.
+fn of_reader(error: io::Error) -> Error {
+    error.downcast::<Error>().unwrap_or_else(|error| LowError::io("read", "a long value", error).into())
 }
 
 /// What was wrong was in what has been restored, and not in the database: nothing of that is unavailable.

@@ -1,5 +1,6 @@
 //! A crash at any I/O, a failing disk, damaged backups.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use hamal_storage::Storage;
@@ -7,7 +8,7 @@ use hamal_storage::sim::{CrashMode, Fault, FaultKind, Repeat, SimStorage, When};
 
 use super::world::{Rows, World, check, content, key, mixed, options, point_of};
 use crate::backup::tests::{no_progress, target_on};
-use crate::backup::{BackupOptions, RestorePoint};
+use crate::backup::{BackupOptions, RestorePoint, Stage};
 use crate::{Database, ErrorKind, KeyRange, RangeRestoreOptions};
 
 /// A closed database, what to restore in it, and what it has before and after.
@@ -167,6 +168,43 @@ fn a_damaged_object_in_the_target_is_told_and_nothing_has_changed() {
     case.restore(&db).unwrap();
     assert!(content(&db, case.name) == case.new);
     check(&db, &disk, "all is well again");
+}
+
+/// Whoever asks for a row of then is told what is wrong with it, a long value included, which is read as a stream.
+#[test]
+fn damage_to_what_was_restored_is_told_as_damage_while_it_is_put_back() {
+    let mut world = World::start(35);
+    let write = |value: &[u8]| {
+        let rows = |tx: &crate::Transaction| {
+            let mut table = tx.open_bytes_table("accounts")?;
+            (0..40).try_for_each(|n| table.put(&key(n), value))
+        };
+        world.db.transact(rows).unwrap();
+    };
+    write(&vec![1; 60_000]);
+    world.db.backup(&world.vault, &BackupOptions::new(), &mut no_progress).unwrap();
+    let then = world.db.restore_point();
+    write(&[2; 30]);
+    world.remember();
+    let now = content(&world.db, "accounts");
+    let options = RangeRestoreOptions::to(point_of(&then, true)).cache_bytes(0);
+    let (disk, mut is_damaged) = (world.disk.clone(), false);
+    let result =
+        world.db.restore_range("accounts", &KeyRange::all(), &world.vault, &options, &mut |progress| {
+            if progress.stage == Stage::Rows && !is_damaged {
+                is_damaged = true;
+                for name in disk.files().iter().filter(|name| name.starts_with("scratch/part/")) {
+                    let pages = disk.read_file(name).unwrap().len() as u64 / 4096;
+                    (1..pages).for_each(|page| disk.flip_bit(name, (page * 4096 + 2000) * 8).unwrap());
+                }
+            }
+            ControlFlow::Continue(())
+        });
+    let error = result.unwrap_err();
+    assert!(is_damaged && error.kind() == ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains("what was restored"), "{error}");
+    assert!(content(&world.db, "accounts") == now);
+    check(&world.db, &world.disk, "damage beside the database");
 }
 
 #[test]
