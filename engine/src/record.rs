@@ -7,6 +7,7 @@
 
 use hamal_pager::{PageNo, PartitionId};
 use hamal_wal::Lsn;
+use smallvec::SmallVec;
 
 use crate::change::{PageChange, Row};
 use crate::codec::{
@@ -70,15 +71,18 @@ pub(crate) struct TxnImage {
     pub(crate) chains: Vec<ChainImage>,
 }
 
+/// Almost always one: that of a row's leaf.
+pub(crate) type PageParts<'a> = SmallVec<[PagePart<'a>; 1]>;
+
 /// A decoded record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Record<'a> {
     /// A transaction changed pages of one partition.
-    Update { txn: TxnId, prev_lsn: Lsn, parts: Vec<PagePart<'a>>, undo: Undo<'a> },
+    Update { txn: TxnId, prev_lsn: Lsn, parts: PageParts<'a>, undo: Undo<'a> },
     /// A change was taken back.
-    Compensation { txn: TxnId, prev_lsn: Lsn, undo_next_lsn: Lsn, parts: Vec<PagePart<'a>> },
+    Compensation { txn: TxnId, prev_lsn: Lsn, undo_next_lsn: Lsn, parts: PageParts<'a> },
     /// A change of structure, complete in itself: redo only.
-    Structure { parts: Vec<PagePart<'a>> },
+    Structure { parts: PageParts<'a> },
     /// The transaction has committed, at this wall-clock time, with these changes of row counts.
     Commit { txn: TxnId, micros: u64, counts: Vec<(u32, i64)> },
     /// The transaction has begun to roll back.
@@ -439,9 +443,9 @@ impl<'a> Record<'a> {
     }
 }
 
-fn take_parts<'a>(input: &mut &'a [u8]) -> Result<Vec<PagePart<'a>>> {
+fn take_parts<'a>(input: &mut &'a [u8]) -> Result<PageParts<'a>> {
     let count = crate::codec::take_u16(input, "a record's page count")?;
-    let mut parts = Vec::with_capacity((count as usize).min(input.len() / PART_BYTES));
+    let mut parts = PageParts::with_capacity((count as usize).min(input.len() / PART_BYTES));
     for _ in 0..count {
         parts.push(PagePart {
             partition: PartitionId(take_u32(input, "a partition id")?),

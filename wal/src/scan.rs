@@ -41,8 +41,10 @@ use crate::frame::{Flaw, HEADER_BYTES, Header};
 use crate::segments::{BLOCK_BYTES, identification, segment_name};
 use crate::{LogOptions, Lsn};
 
-/// Bytes read at a time.
-const CHUNK_BYTES: u64 = 1 << 20;
+/// Bytes read at a time: they stay in a processor's cache until they have been looked at.
+const CHUNK_BYTES: u64 = 128 << 10;
+/// How far ahead the system is asked to read, bytes, at most; and not further than what has been read already, as a log may be short.
+const AHEAD_BYTES: u64 = 4 << 20;
 
 /// One record as found in the log.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +90,9 @@ pub struct Scanner {
     /// The bytes that exist without a gap end here.
     readable_end: u64,
     window: Window,
+    begin: u64,
+    /// The system has been asked to read what is below.
+    asked: u64,
     position: u64,
     incarnation: u32,
     attested: u64,
@@ -120,6 +125,8 @@ impl Scanner {
             readable_end: source.contiguous_end(from),
             source,
             window: Window::at(from),
+            begin: from,
+            asked: from,
             position: from,
             incarnation: 0,
             attested: attested.get(),
@@ -248,7 +255,19 @@ impl Scanner {
         // Whole blocks, up to a chunk boundary of the stream, and what is asked for in any case.
         let to = (self.window.end() + CHUNK_BYTES).next_multiple_of(BLOCK_BYTES).max(wanted);
         self.window.move_to(self.position, to.min(self.readable_end), &self.source)?;
+        self.look_ahead();
         Ok(true)
+    }
+
+    /// Lets the system read on while somebody looks at what is here.
+    fn look_ahead(&mut self) {
+        let end = self.window.end();
+        let ahead = AHEAD_BYTES.min(end - self.begin);
+        let (from, to) = (self.asked.max(end), (end + ahead).min(self.readable_end));
+        if from < to {
+            self.source.will_need(from, to);
+            self.asked = to;
+        }
     }
 }
 

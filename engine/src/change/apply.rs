@@ -97,6 +97,20 @@ impl PageChange<'_> {
         }
     }
 
+    /// [`PageChange::check`] and [`PageChange::apply`] in one, so that a row is searched for once. On an error the page is as it was.
+    pub(crate) fn check_and_apply(&self, page: &mut [u8]) -> Result<()> {
+        if let PageChange::Row { key, row } = self {
+            covered(Node::leaf(page)?, key)?;
+            // Whatever else may be wrong it finds before it changes anything.
+            node::put_row(page, key, *row)?;
+            header::raise_max_txn(page, row.stamp.0);
+        } else {
+            self.check(page)?;
+            self.apply(page);
+        }
+        Ok(())
+    }
+
     /// Changes the page. Does not touch checksum, identity or page LSN; raises `max_txn`.
     pub(crate) fn apply(&self, page: &mut [u8]) {
         let done = match self {
@@ -140,14 +154,19 @@ fn fits(page: &[u8], bytes: usize) -> Result<(), Damage> {
     Err(Damage { expected: "content that fits the page", found: bytes as u64 })
 }
 
+fn covered(leaf: Node<'_>, key: &[u8]) -> Result<(), Damage> {
+    if leaf.covers(key)? {
+        return Ok(());
+    }
+    Err(Damage { expected: "a key within the leaf's fences", found: key.len() as u64 })
+}
+
 fn check_row(page: &[u8], key: &[u8], row: Row<'_>) -> Result<(), Damage> {
     let node = Node::leaf(page)?;
     if key.len() > node::max_key_bytes(page.len()) || row.value.len() > usize::from(u16::MAX) {
         return Err(Damage { expected: "a row that fits a leaf", found: key.len() as u64 });
     }
-    if !node.covers(key)? {
-        return Err(Damage { expected: "a key within the leaf's fences", found: key.len() as u64 });
-    }
+    covered(node, key)?;
     let room = node::plan_row(node, key, node.search(key)?, row.value.len())?;
     node::check_growth(node, key, row.value.len(), room)
 }

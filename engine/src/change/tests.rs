@@ -157,9 +157,14 @@ proptest! {
         }
         for part in &parts {
             let change = part.change();
-            if change.check(&page).is_ok() {
+            let mut other = page.clone();
+            let both = change.check_and_apply(&mut other);
+            let checked = change.check(&page);
+            if checked.is_ok() {
                 change.apply(&mut page);
             }
+            assert_eq!(both.is_ok(), checked.is_ok(), "in one and in two: {both:?}, {checked:?}");
+            assert!(other == page, "in one and in two: {change:?}");
             read_everything(&page, &part.a);
         }
     }

@@ -129,12 +129,11 @@ impl Rebuild {
                 return;
             }
         }
-        if let Err(error) = part.change.check(&self.image) {
+        if let Err(error) = part.change.check_and_apply(&mut self.image) {
             self.image.fill(0);
             self.refused.get_or_insert_with(|| format!("log record {lsn} does not fit the page: {error}"));
             return;
         }
-        part.change.apply(&mut self.image);
         header::set_page_lsn(&mut self.image, lsn);
         self.records += 1;
     }

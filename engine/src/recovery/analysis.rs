@@ -460,7 +460,7 @@ mod tests {
 
     fn changed(page: PageNo, change: PageChange<'static>) -> Record<'static> {
         let part = PagePart { partition: PARTITION, page, page_prev_lsn: Lsn(700), change };
-        Record::Structure { parts: vec![part] }
+        Record::Structure { parts: smallvec::smallvec![part] }
     }
 
     fn listed(rec_lsn: u64) -> Record<'static> {

@@ -7,7 +7,7 @@ use crate::backup::logs::LogBytes;
 use crate::backup::manifest::{self, Manifest};
 use crate::backup::{OnProgress, Stage, Target, tell};
 use crate::quarantine::kept::KeptLog;
-use crate::record::{PagePart, Record};
+use crate::record::{PageParts, Record};
 use crate::{Error, ErrorKind, Result};
 
 /// Records between two calls of the progress callback.
@@ -43,7 +43,7 @@ impl<'t> Source<'t> {
 /// What concerns one partition in a record of the log.
 pub(super) enum Seen<'r> {
     /// Changes of its pages.
-    Parts(Vec<PagePart<'r>>),
+    Parts(PageParts<'r>),
     /// Some of its pages, as the checkpoint lists them that the backup starts from.
     Listed(Record<'r>),
 }

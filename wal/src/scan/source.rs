@@ -72,6 +72,16 @@ impl Source {
         end
     }
 
+    /// Lets the system begin to read the bytes from `from` to `to`, as far as they exist.
+    pub(crate) fn will_need(&self, from: u64, to: u64) {
+        for (first, segment) in self.files.range(self.first_of(from)..to) {
+            let (start, end) = (from.max(*first), to.min(first + segment.len));
+            if start < end {
+                segment.file.will_need(start - first, end - start);
+            }
+        }
+    }
+
     /// Fills `out` from stream position `at`; the bytes must exist.
     pub(crate) fn read(&self, mut at: u64, mut out: &mut [u8]) -> Result<()> {
         while !out.is_empty() {

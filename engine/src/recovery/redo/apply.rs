@@ -68,14 +68,13 @@ pub(crate) fn redo_part(partition: &Partition, lsn: Lsn, part: &PagePart<'_>) ->
                 page_lsn,
             ));
         }
-        part.change.check(page.bytes())?;
     }
     page.mark_dirty(|| lsn);
     page.edit(|bytes| {
-        part.change.apply(bytes);
+        part.change.check_and_apply(bytes)?;
         header::set_page_lsn(bytes, lsn);
-    });
-    Ok(Outcome::Redone)
+        Ok(Outcome::Redone)
+    })
 }
 
 /// Whether the part may make its partition's file: page 0 is formatted by the record that makes the partition, and the file itself

@@ -24,7 +24,7 @@ fn with_overflow_pages(pages: &[u32]) -> SimStorage {
     for page in pages {
         let change = PageChange::Overflow { data: &[1, 2, 3] };
         let part = PagePart { partition, page: PageNo(*page), page_prev_lsn: Lsn::NEVER, change };
-        db.handle.engine.journal.append(&Record::Structure { parts: vec![part] }).unwrap();
+        db.handle.engine.journal.append(&Record::Structure { parts: smallvec::smallvec![part] }).unwrap();
     }
     db.flush().unwrap();
     disk.crash_image(CrashMode::KeepAll, 1)
