@@ -54,7 +54,7 @@ fn no_seed_loses_what_was_acknowledged_with_pages_of_4_kib() {
 
 #[test]
 fn no_seed_loses_what_was_acknowledged_with_pages_of_16_kib() {
-    assert_paths_ran(&run(100_000..100_100, 16384));
+    assert_paths_ran(&run(200_000..200_100, 16384));
 }
 
 #[test]
