@@ -41,7 +41,7 @@ use crate::frame::{Flaw, HEADER_BYTES, Header};
 use crate::segments::{BLOCK_BYTES, identification, segment_name};
 use crate::{LogOptions, Lsn};
 
-/// Bytes read at a time: they stay in a processor's cache until they have been looked at.
+/// Bytes read at a time: of 32 KiB to 1 MiB what was fastest, beside 64 KiB (docs/benchmarks.md).
 const CHUNK_BYTES: u64 = 128 << 10;
 /// How far ahead the system is asked to read, bytes, at most; and not further than what has been read already, as a log may be short.
 const AHEAD_BYTES: u64 = 4 << 20;
@@ -90,6 +90,7 @@ pub struct Scanner {
     /// The bytes that exist without a gap end here.
     readable_end: u64,
     window: Window,
+    /// Where it started.
     begin: u64,
     /// The system has been asked to read what is below.
     asked: u64,
@@ -252,7 +253,7 @@ impl Scanner {
         if wanted > self.readable_end {
             return Ok(false);
         }
-        // Whole blocks, up to a chunk boundary of the stream, and what is asked for in any case.
+        // Whole blocks, and what is asked for in any case.
         let to = (self.window.end() + CHUNK_BYTES).next_multiple_of(BLOCK_BYTES).max(wanted);
         self.window.move_to(self.position, to.min(self.readable_end), &self.source)?;
         self.look_ahead();

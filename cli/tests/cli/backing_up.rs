@@ -52,6 +52,8 @@ fn what_cannot_be_restored_is_told_in_a_line() {
     let early = place.hamal(&["restore", "vault", "x", "--to-time", "2001-01-01T00:00:00Z"]).failure(2);
     assert!(early.contains("no backup is of so early a moment"), "{early}");
     place.hamal(&["restore", "vault", "x", "--to-time", "yesterday"]).failure(2);
+    let no_keys = place.hamal(&["restore", "vault", "x", "--hex"]).failure(2);
+    assert!(no_keys.contains("--table"), "{no_keys}");
     place.hamal(&["restore", "nowhere", "x"]).failure(3);
     let log = place.names().iter().any(|name| name == "x");
     assert!(!log, "nothing was made");

@@ -14,7 +14,8 @@
 //!     (docs/recovery.md: F15). What was undone in the catalog stays undone: each chain has an end record of its own.
 //! I3. Partitions of then are independent of those before and after: a split or a merge logs the rows it moves in the partition that gets
 //!     them. So the partitions that the catalog of then names for a key are all that is needed.
-//! I4. Nothing here is ever a database to anybody else. What a crash leaves goes when the database is opened ([`remove_leftovers`]).
+//! I4. Nothing here is ever a database to anybody else. What a crash leaves goes when the database is opened ([`remove_leftovers`]) or, if that
+//!     fails, when a range is restored next.
 //! I5. Files go only where the mark is, which is made first, durably, and goes last, when the removals are durable: a directory of that name that
 //!     is somebody else's, or a link to one, is left untouched.
 

@@ -1,6 +1,7 @@
 //! Every record kind there and back, and hostile payloads.
 
 use proptest::prelude::*;
+use smallvec::smallvec;
 
 use super::*;
 use crate::ErrorKind;
@@ -24,36 +25,29 @@ pub(crate) fn samples<'a>() -> Vec<Record<'a>> {
         Record::Update {
             txn,
             prev_lsn,
-            parts: smallvec::smallvec![part.clone()],
+            parts: smallvec![part.clone()],
             undo: Undo::Row { root: PageNo(2), before: Some(before) },
         },
         Record::Update {
             txn,
             prev_lsn: Lsn::NEVER,
-            parts: smallvec::smallvec![part.clone()],
+            parts: smallvec![part.clone()],
             undo: Undo::Row { root: PageNo(2), before: None },
         },
         Record::Update {
             txn,
             prev_lsn,
-            parts: smallvec::smallvec![bits(PageChange::Mark { key: b"k", stamp: txn, ghost: true })],
+            parts: smallvec![bits(PageChange::Mark { key: b"k", stamp: txn, ghost: true })],
             undo: Undo::Mark { root: PageNo(4), stamp: TxnId(1), ghost: false },
         },
         Record::Update {
             txn,
             prev_lsn,
-            parts: smallvec::smallvec![bits(PageChange::SetBits { first: 5, count: 2 })],
+            parts: smallvec![bits(PageChange::SetBits { first: 5, count: 2 })],
             undo: Undo::Extent { first: PageNo(5), count: 2 },
         },
-        Record::Compensation {
-            txn,
-            prev_lsn,
-            undo_next_lsn: Lsn(64),
-            parts: smallvec::smallvec![part.clone()],
-        },
-        Record::Structure {
-            parts: smallvec::smallvec![part, bits(PageChange::ClearBits { first: 9, count: 1 })],
-        },
+        Record::Compensation { txn, prev_lsn, undo_next_lsn: Lsn(64), parts: smallvec![part.clone()] },
+        Record::Structure { parts: smallvec![part, bits(PageChange::ClearBits { first: 9, count: 1 })] },
         Record::Commit { txn, micros: 1_700_000_000_000_000, counts: vec![(1, -5), (2, i64::MAX)] },
         Record::Abort { txn },
         Record::End { txn, partition: PartitionId(3) },

@@ -223,6 +223,15 @@ fn what_a_crash_has_left_goes_at_the_next_open_and_what_is_not_of_a_restore_stay
     check(&db, &disk, "opened");
     case.restore(&db).unwrap();
     assert!(content(&db, case.name) == case.new);
+    let disk = made(&["scratch/SCRATCH", "scratch/MASTER-A", "scratch/part/7.dat"]);
+    disk.inject(Fault::new(FaultKind::Eio, When::Nth(1), Repeat::Forever).on("scratch/*"));
+    let db = open(&disk);
+    assert!(content(&db, case.name) == case.old, "the database does not need what cannot be removed");
+    assert_eq!(case.restore(&db).unwrap_err().kind(), ErrorKind::Io);
+    disk.clear_faults();
+    case.restore(&db).unwrap();
+    check(&db, &disk, "cleared by a restore");
+    drop(db);
     for names in [&["scratch/precious"][..], &["scratch/part/precious"]] {
         let disk = made(names);
         let db = open(&disk);
