@@ -102,6 +102,9 @@ fn redo(report: &RecoveryReport) -> String {
         text::bytes(pass.bytes),
         text::duration(pass.elapsed)
     );
+    if report.first_pass_pages > 0 {
+        let _ = write!(out, ", {} of them along with analysis", count(report.first_pass_pages, "page"));
+    }
     if restored > 0 {
         let _ = write!(out, ", {} mended from the doublewrite area", count(restored, "torn page"));
     }
@@ -182,6 +185,7 @@ pub(crate) fn to_json(report: &RecoveryReport) -> Json {
         "winners": report.winners,
         "analysis": pass(&report.analysis),
         "redo": pass(&report.redo),
+        "first_pass_pages": report.first_pass_pages,
         "redo_workers": report.redo_workers,
         "undo": pass(&report.undo),
         "undo_workers": report.undo_workers,

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hamal_pager::{PageNo, Pager, PagerOptions, Partition, PartitionId, WriteAhead, WrittenPage};
-use hamal_storage::{Lock, Storage};
+use hamal_storage::{Error as LowError, Lock, Storage};
 use hamal_wal::{Log, Lsn};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -184,17 +184,22 @@ impl PartitionHandle {
 /// and counts steals: pages that go to disk while a transaction that may yet roll back has changed them.
 #[derive(Debug)]
 pub(crate) struct PagerLog {
-    pub(crate) log: Arc<Log>,
+    /// Until recovery knows where it ends there is none, and no page is written.
+    log: OnceLock<Arc<Log>>,
     hints: Arc<Hints>,
     pub(crate) steals: AtomicU64,
 }
 
 impl WriteAhead for PagerLog {
     fn make_durable(&self, lsn: Lsn) -> hamal_storage::Result<()> {
-        self.log.make_durable(lsn)
+        match self.log.get() {
+            Some(log) => log.make_durable(lsn),
+            None => Err(LowError::Invalid("a page was to be written before the log was open".into())),
+        }
     }
 
     fn pages_written(&self, pages: &[WrittenPage]) {
+        let Some(log) = self.log.get() else { return };
         let horizon = self.hints.horizon();
         let steals = pages.iter().filter(|p| p.max_txn >= horizon.0).count();
         self.steals.fetch_add(steals as u64, Ordering::Relaxed);
@@ -203,7 +208,7 @@ impl WriteAhead for PagerLog {
         Record::PagesClean { pages }.encode(&mut payload);
         // Only a hint: where it would have to wait for room, or the log has failed, recovery reads a few pages more. It must not wait:
         // whoever evicts may have log room already, and whoever waits for room waits for those who have it.
-        if let Some(mut permit) = self.log.try_admit(Log::framed_bytes(payload.len())) {
+        if let Some(mut permit) = log.try_admit(Log::framed_bytes(payload.len())) {
             let _unneeded = permit.append(&payload);
         }
     }
@@ -215,6 +220,32 @@ pub(crate) struct FilesLocked<'e> {
     _vacuum: MutexGuard<'e, ()>,
 }
 
+/// A page cache whose log is not open yet: pages can be read and changed in memory, and none is written.
+#[derive(Debug)]
+pub(crate) struct PageCache {
+    pub(crate) pager: Arc<Pager>,
+    pager_log: Arc<PagerLog>,
+    hints: Arc<Hints>,
+}
+
+impl PageCache {
+    pub(crate) fn open(storage: &Arc<dyn Storage>, pages: PagerOptions) -> Result<PageCache> {
+        let hints = Arc::new(Hints::default());
+        let log = OnceLock::new();
+        let pager_log = Arc::new(PagerLog { log, hints: hints.clone(), steals: AtomicU64::new(0) });
+        let pager = Pager::open(storage.clone(), pager_log.clone(), pages)?;
+        Ok(PageCache { pager, pager_log, hints })
+    }
+
+    /// Now there is a log.
+    pub(crate) fn over(self, log: Log) -> Layers {
+        let PageCache { pager, pager_log, hints } = self;
+        let log = pager_log.log.get_or_init(|| Arc::new(log)).clone();
+        let journal = Journal::new(log.clone(), hints.clone());
+        Layers { log, pager_log, pager, journal, hints }
+    }
+}
+
 /// What stands on an open log.
 pub(crate) struct Layers {
     pub(crate) log: Arc<Log>,
@@ -224,25 +255,14 @@ pub(crate) struct Layers {
     hints: Arc<Hints>,
 }
 
-impl Layers {
-    /// Opens the page cache over a log.
-    pub(crate) fn open(storage: &Arc<dyn Storage>, log: Log, pages: PagerOptions) -> Result<Layers> {
-        let log = Arc::new(log);
-        let hints = Arc::new(Hints::default());
-        let pager_log =
-            Arc::new(PagerLog { log: log.clone(), hints: hints.clone(), steals: AtomicU64::new(0) });
-        let pager = Pager::open(storage.clone(), pager_log.clone(), pages)?;
-        let journal = Journal::new(log.clone(), hints.clone());
-        Ok(Layers { log, pager_log, pager, journal, hints })
-    }
-}
-
 /// The parts that recovery has made by the time an [`Engine`] can be put together.
 pub(crate) struct Parts {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) options: Options,
     pub(crate) page_bytes: usize,
     pub(crate) layers: Layers,
+    /// Those that are open already.
+    pub(crate) partitions: Vec<Arc<Partition>>,
     pub(crate) counts: BTreeMap<u32, u64>,
     pub(crate) next_txn: TxnId,
     pub(crate) next_id: u32,
@@ -307,7 +327,7 @@ impl Engine {
             counters: Counters::default(),
             flush_by: AtomicU64::new(u64::MAX),
             pager_log,
-            partitions: RwLock::default(),
+            partitions: RwLock::new(parts.partitions.into_iter().map(|p| (p.id(), new_handle(p))).collect()),
             poison: OnceLock::new(),
             unresolved: AtomicBool::new(false),
             report: OnceLock::new(),
@@ -512,9 +532,9 @@ fn handle_with(partition: Arc<Partition>, gate: Arc<OnceLock<Arc<TableGate>>>) -
     })
 }
 
-fn missing_file(id: PartitionId, error: hamal_storage::Error) -> Error {
+fn missing_file(id: PartitionId, error: LowError) -> Error {
     match &error {
-        hamal_storage::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+        LowError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             Error::corrupt(format!("part/{id}.dat"), 0, "the partition's file", "no file")
         }
         _ => error.into(),

@@ -19,6 +19,7 @@
 mod ahead;
 pub(crate) mod analysis;
 mod create;
+mod first_pass;
 pub(crate) mod redo;
 #[cfg(test)]
 mod tests;
@@ -31,14 +32,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hamal_pager::{Mending, PageNo, PagerOptions, PartitionId};
+use hamal_pager::{Mending, PageNo, Pager, PagerOptions, PartitionId};
 use hamal_storage::{Error as LowError, Lock, Storage};
 use hamal_wal::{Log, LogOptions, Lsn, Scanner};
 
 use crate::backup::aside;
 use crate::catalog::{CATALOG, Definition, Tables, each_row, partition_of};
 use crate::checkpoint::{CheckpointState, Effort};
-use crate::engine::{Engine, Layers, PartitionHandle, Parts};
+use crate::engine::{Engine, PageCache, PartitionHandle, Parts};
 use crate::master::{self, CREATING, Found, Master, MasterFiles};
 use crate::options::{MAX_LOG_BYTES, Maintenance, OpenMode};
 use crate::quarantine::{Loaded, twice};
@@ -46,6 +47,7 @@ use crate::report::{PartitionReport, RecoveryPass, RecoveryProgress, RecoveryRep
 use crate::versions::run::remove_leftovers;
 use crate::{Error, ErrorKind, Options, Result};
 use analysis::Analysis;
+use redo::eager::Eager;
 
 /// The most threads that recover if their number is not given.
 const DEFAULT_WORKERS: usize = 8;
@@ -133,7 +135,7 @@ pub(crate) fn dry_run(storage: &Arc<dyn Storage>) -> Result<RecoveryReport> {
         Found::Nothing => Err(Error::new(ErrorKind::NotADatabase, "there is no database in this directory")),
         Found::Database(master) => {
             let options = Options::new();
-            let mut analysis = analysis::run(storage, &options, &master)?;
+            let mut analysis = first_pass::analyse(storage, &options, &master)?;
             mind_quarantines(&mut analysis, &Loaded::read(&**storage, master.database_id)?, &master);
             Ok(first_report(&master, &analysis))
         }
@@ -156,7 +158,8 @@ fn recover(
     began: Duration,
 ) -> Result<Engine> {
     let _span = tracing::info_span!("recovery").entered();
-    let Analysed { engine, log_options, analysis, mut report } = analyse(storage, options, lock, master)?;
+    let Analysed { engine, log_options, analysis, mut report } =
+        analyse(storage, options, lock, master, began)?;
     expect_written(&engine, &analysis)?;
     redo::run(&engine, &log_options, &analysis, &mut report, began)?;
     undo::run(&engine, &analysis, &mut report, began)?;
@@ -174,25 +177,32 @@ fn recover(
     Ok(engine)
 }
 
-/// Everything up to redo.
+/// Everything up to the redo pass. `began`: when the open began, on the storage's clock.
 fn analyse(
     storage: Arc<dyn Storage>,
     options: Options,
     lock: Box<dyn Lock>,
     master: &Master,
+    began: Duration,
 ) -> Result<Analysed> {
     let page_bytes = master.page_bytes;
     let mut log_options = log_options(&options, master.log_segment_bytes);
+    let quarantines = Loaded::read(&*storage, master.database_id)?;
+    let pages = pager_options(&options, page_bytes, master.database_id);
+    let is_prepared = Pager::is_prepared(&*storage, &pages)?;
+    let cache = is_prepared.then(|| PageCache::open(&storage, pages.clone())).transpose()?;
+    let is_in_use = |id| !options.leaves_out(id) && !quarantines.is_settled(id);
+    let eager = cache.as_ref().map(|cache| Eager::new(&*storage, &cache.pager, &is_in_use)).transpose()?;
     // A log that is longer than today's limit is still recovered; the limit holds for what comes after.
-    let mut analysis = analysis::run(&storage, &options, master)?;
+    let (mut analysis, redone) = first_pass::run(&storage, &options, master, eager.as_ref())?;
     if options.only.is_some() {
         analysis.keep_only(&|id| !options.leaves_out(id));
     }
-    let quarantines = Loaded::read(&*storage, master.database_id)?;
     mind_quarantines(&mut analysis, &quarantines, master);
     let live = analysis.resume.end.0 - master.oldest_lsn.0;
     log_options.max_bytes = log_options.max_bytes.max(live.saturating_mul(2)).min(MAX_LOG_BYTES);
     let mut report = first_report(master, &analysis);
+    redone.note(&analysis, storage.monotonic().saturating_sub(began), &mut report);
 
     let incarnation = master.incarnation.max(analysis.resume.incarnation) + 1;
     let mut files = MasterFiles::open(&*storage, master.clone())?;
@@ -206,8 +216,8 @@ fn analyse(
     report.incarnation = incarnation;
     let log =
         Log::resume(storage.clone(), log_options.clone(), incarnation, master.oldest_lsn, &analysis.resume)?;
-    let pages = pager_options(&options, page_bytes, master.database_id);
-    let layers = Layers::open(&storage, log, pages)?;
+    let cache = cache.map_or_else(|| PageCache::open(&storage, pages), Ok)?;
+    let layers = cache.over(log);
     let mending = |id| match id {
         CATALOG => Mending::Must,
         id if quarantines.is_settled(id) || options.leaves_out(id) => Mending::None,
@@ -217,7 +227,15 @@ fn analyse(
         |partition, page, lsn| analysis.rec_lsn(partition, page).is_some_and(|rec_lsn| rec_lsn <= lsn);
     let torn_pages =
         layers.pager.restore_torn_pages(master.oldest_lsn, analysis.resume.end, &mending, &replays)?;
+    let mut partitions = eager.map(Eager::into_partitions).unwrap_or_default();
+    for gone in partitions.extract_if(.., |partition| analysis.deleted.contains(&partition.id())) {
+        layers.pager.close_partition(gone.id(), false)?;
+    }
     for torn in torn_pages.restored {
+        if let Some(partition) = partitions.iter().find(|partition| partition.id() == torn.partition) {
+            // The page may be behind what was its file's end.
+            partition.measure()?;
+        }
         if analysis.restore(torn.partition, torn.page, torn.page_lsn) {
             partition_report(&mut report, torn.partition).restored_pages += 1;
         }
@@ -228,6 +246,7 @@ fn analyse(
         options,
         page_bytes,
         layers,
+        partitions,
         counts: analysis.row_counts(),
         next_txn: analysis.next_txn,
         next_id: analysis.next_id,
@@ -339,7 +358,7 @@ pub(crate) fn tables(engine: &Engine) -> Result<Vec<(String, Definition)>> {
 
 fn first_report(master: &Master, analysis: &Analysis) -> RecoveryReport {
     let losers = analysis.losers();
-    let redo_lsn = analysis.redo_lsn();
+    let redo_lsn = analysis.oldest_rec_lsn();
     let mut report = RecoveryReport {
         clean: redo_lsn.is_none() && losers.is_empty() && analysis.quiet,
         created: false,

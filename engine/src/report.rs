@@ -123,9 +123,9 @@ pub struct CheckpointReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RecoveryPass {
-    /// Reading the log from the last checkpoint.
+    /// Reading the log from the last checkpoint, and repeating history as far as memory allows.
     Analysis,
-    /// Repeating history.
+    /// Repeating history: what is left of it.
     Redo,
     /// Rolling back losers.
     Undo,
@@ -204,10 +204,12 @@ pub struct RecoveryReport {
     pub oldest_loser_lsn: u64,
     /// Transactions seen committed.
     pub winners: u64,
-    /// Analysis.
+    /// Analysis, and redo of [`RecoveryReport::first_pass_pages`].
     pub analysis: PassReport,
-    /// Redo.
+    /// Redo: all of it, but that `elapsed` is the time of the redo pass alone.
     pub redo: PassReport,
+    /// Pages redone while analysis read the log; the redo pass has done the others.
+    pub first_pass_pages: u64,
     /// Threads that redid (0: there was nothing to redo). 1: the one that read the log.
     pub redo_workers: u64,
     /// Undo.

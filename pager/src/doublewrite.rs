@@ -61,6 +61,16 @@ impl Doublewrite {
         Ok(Doublewrite { file })
     }
 
+    /// Whether the area is there, and as large as this.
+    pub(crate) fn is_prepared(storage: &dyn Storage, bytes: usize) -> Result<bool> {
+        let failed = |action| move |e| Error::io(action, NAME, e);
+        if !storage.exists(NAME).map_err(failed("look for"))? {
+            return Ok(false);
+        }
+        let file = storage.open(NAME).map_err(failed("open"))?;
+        Ok(file.len().map_err(failed("read the length of"))? >= bytes as u64)
+    }
+
     /// Writes a batch's copies to the start of the area. Not durable yet.
     pub(crate) fn write(&self, images: &[u8]) -> Result<()> {
         write_all_at(&*self.file, images, 0).map_err(|e| Error::io("write", NAME, e))

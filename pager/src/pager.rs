@@ -101,6 +101,11 @@ impl PagerOptions {
         Ok(())
     }
 
+    /// The doublewrite area's size, bytes.
+    fn area_bytes(&self) -> usize {
+        self.batch_pages.max(MIN_SLOTS) * self.page_bytes
+    }
+
     /// How many pages fit, and how many of a batch's copies: both come out of the budget, the copies at most an eighth.
     fn frames_and_batch_pages(&self) -> (u32, usize) {
         let pages = (self.cache_bytes / self.page_bytes as u64).min(u64::from(u32::MAX)) as u32;
@@ -197,8 +202,7 @@ impl Pager {
             storage.create_directory(DIRECTORY).map_err(|e| Error::io("create", DIRECTORY, e))?;
             storage.sync_directory("").map_err(|e| Error::io("sync", "the database directory", e))?;
         }
-        let doublewrite =
-            Doublewrite::open(&*storage, options.batch_pages.max(MIN_SLOTS) * options.page_bytes)?;
+        let doublewrite = Doublewrite::open(&*storage, options.area_bytes())?;
         let (frames, batch_pages) = options.frames_and_batch_pages();
         let (page_bytes, database_id) = (options.page_bytes, options.database_id);
         let core =
@@ -206,9 +210,20 @@ impl Pager {
         Ok(Arc::new(Pager { core: Arc::new(core) }))
     }
 
+    /// Whether [`Pager::open`] would find all that it needs, and so change nothing on the disk.
+    pub fn is_prepared(storage: &dyn Storage, options: &PagerOptions) -> Result<bool> {
+        let has_directory = storage.exists(DIRECTORY).map_err(|e| Error::io("look for", DIRECTORY, e))?;
+        Ok(has_directory && Doublewrite::is_prepared(storage, options.area_bytes())?)
+    }
+
     /// Page size, bytes.
     pub fn page_bytes(&self) -> usize {
         self.core.page_bytes
+    }
+
+    /// How many pages there is memory for.
+    pub fn capacity_pages(&self) -> usize {
+        self.core.frames.len()
     }
 
     /// When to use transparent huge pages; counts for what is mapped from now on, so call it right after `open`.

@@ -175,6 +175,26 @@ impl Partition {
         Ok(())
     }
 
+    /// The file may have been made longer by other means than [`Partition::ensure_file_pages`].
+    pub fn measure(&self) -> Result<()> {
+        let _one_grower = self.growing.lock();
+        let bytes = self.file.len().map_err(|e| Error::io("read the length of", &self.name, e))?;
+        let pages = u32::try_from(bytes / self.core.page_bytes as u64).unwrap_or(u32::MAX);
+        self.file_pages.fetch_max(pages, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Takes pages out of memory, unwritten, whatever they are there; then their files say what they are. For recovery, before anybody else
+    /// uses the cache. The caller holds no latch.
+    pub fn forget(&self, pages: impl IntoIterator<Item = PageNo>) {
+        for page in pages {
+            if let Attempt::Fixed(fixed) = self.try_exclusive(page) {
+                fixed.discard();
+            }
+        }
+        self.core.finish_leaving();
+    }
+
     fn allocate(&self, have: u32, pages: u32) -> Result<()> {
         let (from, to) = (self.offset(PageNo(have)), self.offset(PageNo(pages)));
         self.file.allocate(from, to - from).map_err(|e| Error::io("reserve space for", &self.name, e))

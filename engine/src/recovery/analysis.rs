@@ -1,34 +1,71 @@
-//! The analysis pass: reads the log from the last checkpoint's BEGIN to its end and finds which transactions lost, which pages may
-//! miss changes, how many rows each table has. Read-only.
+//! What analysis knows: from the records since the last checkpoint's BEGIN, which transactions lost, which pages may miss changes, how many
+//! rows each table has. [`super::first_pass`] reads them.
 //!
 //! I1. A transaction's entry is the merge of the checkpoint's copy and the records seen, by largest LSN (hazard H2): the copy was
 //!     taken after BEGIN, so records between BEGIN and the copy may be newer or older than it.
 //! I2. A page is in the table with a `rec_lsn` at or below the first record its durable copy lacks (hazard H3), and a
 //!     `last_lsn` at or above the last record there is of it, seen or not: only a copy with all of them takes it out.
-//! I3. Counts: the checkpoint's, plus the deltas of commits at or after `counts_as_of` (hazard H17).
+//! I3. A page is taken ([`Takes`]) when it enters the table, or not at all while it is there: then whoever takes it is shown all records from
+//!     its `rec_lsn` on, and else redo is.
+//! I4. Counts: the checkpoint's, plus the deltas of commits at or after `counts_as_of` (hazard H17).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use hamal_pager::space::Geometry;
 use hamal_pager::{DirtyPage, PageNo, PartitionId};
-use hamal_storage::Storage;
 use hamal_wal::{Lsn, Resume};
 use hashbrown::{HashMap, HashSet};
 
-use super::{PARALLEL_BYTES, ahead, log_options, progress, recovery_workers, scanner};
 use crate::change::PageChange;
 use crate::ids::TxnId;
 use crate::master::Master;
-use crate::record::{ChainImage, Record, TxnImage};
-use crate::report::{PassReport, RecoveryPass};
-use crate::{Error, Options, Result};
+use crate::record::{ChainImage, PagePart, Record, TxnImage};
+use crate::report::PassReport;
+use crate::{Error, Result};
+
+/// Who redoes pages at once, as analysis meets them.
+pub(crate) trait Takes {
+    /// Whether it takes this page: from here on it is shown the page's parts.
+    fn takes(&mut self, partition: PartitionId, page: PageNo) -> bool;
+    /// A part of a page that it has taken.
+    fn part(&mut self, at: Place, part: &PagePart<'_>);
+}
+
+/// Nobody does.
+pub(crate) struct Nobody;
+
+impl Takes for Nobody {
+    fn takes(&mut self, _: PartitionId, _: PageNo) -> bool {
+        false
+    }
+
+    fn part(&mut self, _: Place, _: &PagePart<'_>) {}
+}
+
+/// Where a part stands in the log: record, and which of its parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) lsn: Lsn,
+    pub(crate) part: usize,
+}
+
+/// Who redoes a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// The redo pass.
+    Redo,
+    /// Whoever has taken it (I3).
+    Taker,
+    /// It has been redone.
+    Done,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct DirtyEntry {
     rec_lsn: Lsn,
     /// No record that changes the page is newer: the newest seen, or BEGIN for those that analysis does not see.
     last_lsn: Lsn,
+    by: By,
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +92,8 @@ pub(crate) struct Analysis {
     pending_counts: BTreeMap<u32, u64>,
     counts_as_of: Lsn,
     deltas: Vec<(Lsn, u32, i64)>,
-    complete: bool,
+    /// The checkpoint's END has been seen.
+    pub(super) complete: bool,
     pub(crate) next_txn: TxnId,
     pub(crate) next_id: u32,
     pub(crate) winners: u64,
@@ -68,61 +106,7 @@ pub(crate) struct Analysis {
     pub(crate) report: PassReport,
 }
 
-/// Runs the pass. `Corrupt` for damage, for a checkpoint that is not there or not whole, and for the log of another database.
-pub(crate) fn run(storage: &Arc<dyn Storage>, options: &Options, master: &Master) -> Result<Analysis> {
-    let _span = tracing::info_span!("analysis", from = master.checkpoint_lsn.0).entered();
-    let started = storage.monotonic();
-    let begin = master.checkpoint_lsn;
-    let log_options = log_options(options, master.log_segment_bytes);
-    let mut scanner = scanner(storage, &log_options, begin, master.attested)?;
-    let mut analysis = Analysis::new(master);
-    let mut loser_updates: HashMap<TxnId, u64> = HashMap::new();
-    // How long the log is, nobody knows before its end.
-    let alone_bytes = (recovery_workers(&**storage, options) > 1)
-        .then(|| options.recovery_workers.map_or(PARALLEL_BYTES, |_| 0));
-    ahead::each(&mut scanner, alone_bytes, |frame| {
-        let lsn = frame.lsn;
-        if frame.incarnation > master.incarnation {
-            return Err(damaged(
-                lsn,
-                format!("incarnation at most {}", master.incarnation),
-                frame.incarnation,
-            ));
-        }
-        let record = Record::decode(frame.payload).map_err(|e| e.context(format!("log record {lsn}")))?;
-        if lsn == begin
-            && !matches!(record, Record::BeginCheckpoint { database_id } if database_id == master.database_id)
-        {
-            return Err(damaged(lsn, "the checkpoint that the master record names", record.kind_name()));
-        }
-        if let Record::Update { txn, .. } = &record {
-            *loser_updates.entry(*txn).or_default() += 1;
-        }
-        analysis.see(lsn, begin, master, &record)?;
-        analysis.report.records += 1;
-        analysis.report.bytes = frame.end.0 - begin.0;
-        if analysis.report.records.is_multiple_of(65_536) {
-            progress(options, RecoveryPass::Analysis, analysis.report.bytes, 0)?;
-        }
-        Ok(())
-    })?;
-    if let (Some(end), Some(resume)) = (scanner.end(), scanner.resume()) {
-        analysis.torn = end.torn;
-        analysis.resume = resume;
-    }
-    if !analysis.complete {
-        return Err(damaged(begin, "a whole checkpoint", "one that never ended"));
-    }
-    analysis.loser_records =
-        loser_updates.iter().filter(|(t, _)| analysis.transactions.contains_key(t)).map(|(_, n)| n).sum();
-    analysis.report.pages = analysis.dirty.len() as u64;
-    analysis.report.applied = analysis.report.records;
-    analysis.report.elapsed = storage.monotonic().saturating_sub(started);
-    progress(options, RecoveryPass::Analysis, analysis.report.bytes, analysis.report.bytes)?;
-    Ok(analysis)
-}
-
-fn damaged(lsn: Lsn, expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Error {
+pub(super) fn damaged(lsn: Lsn, expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Error {
     Error::corrupt("the log", lsn.0, expected, found)
 }
 
@@ -156,17 +140,31 @@ impl Analysis {
         }
     }
 
-    pub(crate) fn see(&mut self, lsn: Lsn, begin: Lsn, master: &Master, record: &Record<'_>) -> Result<()> {
+    /// A record at or behind BEGIN.
+    pub(crate) fn see(
+        &mut self,
+        lsn: Lsn,
+        begin: Lsn,
+        master: &Master,
+        record: &Record<'_>,
+        taker: &mut impl Takes,
+    ) -> Result<()> {
         self.next_txn = self.next_txn.max(TxnId(record.txn().0.saturating_add(1)));
         let coverage = Geometry::new(master.page_bytes).coverage();
-        for part in record.parts() {
+        for (index, part) in record.parts().iter().enumerate() {
             self.next_id = self.next_id.max(part.partition.0.saturating_add(1));
             if !self.deleted.contains(&part.partition) {
                 if let PageChange::ClearBits { first, count } = part.change {
                     self.free(part.partition, part.page, first, count, coverage);
                 }
-                let entry = DirtyEntry { rec_lsn: lsn, last_lsn: lsn };
-                self.dirty.entry((part.partition, part.page)).or_insert(entry).last_lsn = lsn;
+                let entry = self.dirty.entry((part.partition, part.page)).or_insert_with(|| {
+                    let by = if taker.takes(part.partition, part.page) { By::Taker } else { By::Redo };
+                    DirtyEntry { rec_lsn: lsn, last_lsn: lsn, by }
+                });
+                entry.last_lsn = lsn;
+                if entry.by == By::Taker {
+                    taker.part(Place { lsn, part: index }, part);
+                }
             }
         }
         match record {
@@ -217,7 +215,7 @@ impl Analysis {
                         continue;
                     }
                     // Between `rec_lsn` and BEGIN there may be any number of records that change it.
-                    let entry = DirtyEntry { rec_lsn: *rec_lsn, last_lsn: begin.max(*rec_lsn) };
+                    let entry = DirtyEntry { rec_lsn: *rec_lsn, last_lsn: begin.max(*rec_lsn), by: By::Redo };
                     let known = self.dirty.entry((*partition, *page)).or_insert(entry);
                     known.rec_lsn = known.rec_lsn.min(*rec_lsn);
                 }
@@ -250,7 +248,7 @@ impl Analysis {
     fn chain(
         &mut self,
         txn: TxnId,
-        parts: &[crate::record::PagePart<'_>],
+        parts: &[PagePart<'_>],
         lsn: Lsn,
         last_lsn: Lsn,
         undo_next_lsn: Lsn,
@@ -321,7 +319,7 @@ impl Analysis {
             return false;
         }
         // The page may have been clean, and its records be anywhere in the log.
-        let entry = DirtyEntry { rec_lsn: page_lsn, last_lsn: self.resume.end };
+        let entry = DirtyEntry { rec_lsn: page_lsn, last_lsn: self.resume.end, by: By::Redo };
         let known = self.dirty.entry((partition, page)).or_insert(entry);
         known.rec_lsn = known.rec_lsn.min(page_lsn);
         true
@@ -364,25 +362,72 @@ impl Analysis {
         })
     }
 
-    /// Where redo starts; `None` if no page can miss anything.
-    pub(crate) fn redo_lsn(&self) -> Option<Lsn> {
+    /// Offers all pages in the table, each with what is behind its `rec_lsn`.
+    pub(crate) fn offer(&mut self, taker: &mut impl Takes) {
+        for ((partition, page), entry) in &mut self.dirty {
+            if taker.takes(*partition, *page) {
+                entry.by = By::Taker;
+            }
+        }
+    }
+
+    /// A record that was written before the pages were offered.
+    pub(crate) fn see_again(&self, lsn: Lsn, record: &Record<'_>, taker: &mut impl Takes) {
+        for (index, part) in record.parts().iter().enumerate() {
+            let entry = self.dirty.get(&(part.partition, part.page));
+            if entry.is_some_and(|entry| entry.by == By::Taker && entry.rec_lsn <= lsn) {
+                taker.part(Place { lsn, part: index }, part);
+            }
+        }
+    }
+
+    /// Whoever has taken pages tells which it has redone; those that it has not are redo's.
+    pub(crate) fn settle_taken(&mut self, is_redone: impl Fn(PartitionId, PageNo) -> bool) {
+        for ((partition, page), entry) in self.dirty.iter_mut().filter(|(_, entry)| entry.by == By::Taker) {
+            entry.by = if is_redone(*partition, *page) { By::Done } else { By::Redo };
+        }
+    }
+
+    /// Whether whoever had taken the page has redone it.
+    pub(crate) fn is_redone(&self, partition: PartitionId, page: PageNo) -> bool {
+        self.dirty.get(&(partition, page)).is_some_and(|entry| entry.by == By::Done)
+    }
+
+    /// The oldest record that a page may miss; `None` if no page can miss anything.
+    pub(crate) fn oldest_rec_lsn(&self) -> Option<Lsn> {
         self.dirty.values().map(|d| d.rec_lsn).min()
     }
 
-    /// The page's `rec_lsn`, if it may miss changes.
-    pub(crate) fn rec_lsn(&self, partition: PartitionId, page: PageNo) -> Option<Lsn> {
-        self.dirty.get(&(partition, page)).map(|d| d.rec_lsn)
+    /// The pages that are not redone yet.
+    fn left(&self) -> impl Iterator<Item = (&(PartitionId, PageNo), &DirtyEntry)> {
+        self.dirty.iter().filter(|(_, entry)| entry.by != By::Done)
     }
 
-    /// How many pages may miss changes.
+    /// Where redo starts; `None` if there is nothing to redo.
+    pub(crate) fn redo_lsn(&self) -> Option<Lsn> {
+        self.left().map(|(_, entry)| entry.rec_lsn).min()
+    }
+
+    /// The page's `rec_lsn`, if redo has to mind it.
+    pub(crate) fn rec_lsn(&self, partition: PartitionId, page: PageNo) -> Option<Lsn> {
+        let entry = self.dirty.get(&(partition, page)).filter(|entry| entry.by != By::Done);
+        entry.map(|entry| entry.rec_lsn)
+    }
+
+    /// How many pages may have missed changes, those included that are redone.
     pub(crate) fn dirty_pages(&self) -> u64 {
         self.dirty.len() as u64
     }
 
-    /// The partitions of the pages that may miss changes, each with an LSN behind which there is no record of any of these pages.
+    /// How many pages are left to redo.
+    pub(crate) fn left_pages(&self) -> u64 {
+        self.left().count() as u64
+    }
+
+    /// The partitions of the pages left to redo, each with an LSN behind which there is no record of any of these pages.
     pub(crate) fn last_lsns(&self) -> BTreeMap<PartitionId, Lsn> {
         let mut partitions = BTreeMap::new();
-        for ((partition, _), entry) in &self.dirty {
+        for ((partition, _), entry) in self.left() {
             let last = partitions.entry(*partition).or_insert(entry.last_lsn);
             *last = entry.last_lsn.max(*last);
         }
@@ -392,6 +437,11 @@ impl Analysis {
     /// The partition of every page that may miss changes.
     pub(crate) fn dirty_partitions(&self) -> impl Iterator<Item = PartitionId> + '_ {
         self.dirty.keys().map(|(partition, _)| *partition)
+    }
+
+    /// Whether the transaction has to be rolled back.
+    pub(crate) fn is_loser(&self, txn: TxnId) -> bool {
+        self.transactions.contains_key(&txn)
     }
 
     /// Transactions to roll back, oldest first.
@@ -414,7 +464,7 @@ impl Analysis {
             .collect()
     }
 
-    /// Rows of each table, every commit included (I3); also of tables that are no more, which only the catalog tells.
+    /// Rows of each table, every commit included (I4); also of tables that are no more, which only the catalog tells.
     pub(crate) fn row_counts(&self) -> BTreeMap<u32, u64> {
         let mut counts = self.counts.clone();
         for (lsn, table, delta) in &self.deltas {
@@ -430,7 +480,6 @@ impl Analysis {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::PagePart;
 
     const BEGIN: Lsn = Lsn(800);
     const PARTITION: PartitionId = PartitionId(1);
@@ -451,9 +500,10 @@ mod tests {
             history: 0,
         };
         let mut analysis = Analysis::new(&master);
-        analysis.see(BEGIN, BEGIN, &master, &Record::BeginCheckpoint { database_id: 7 }).unwrap();
+        let begin = Record::BeginCheckpoint { database_id: 7 };
+        analysis.see(BEGIN, BEGIN, &master, &begin, &mut Nobody).unwrap();
         for (lsn, record) in records {
-            analysis.see(Lsn(*lsn), BEGIN, &master, record).unwrap();
+            analysis.see(Lsn(*lsn), BEGIN, &master, record, &mut Nobody).unwrap();
         }
         analysis.rec_lsn(PARTITION, PAGE)
     }

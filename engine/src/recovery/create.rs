@@ -9,7 +9,7 @@ use hamal_wal::{Log, Lsn};
 use super::{log_options, pager_options, remove_marker};
 use crate::catalog::CATALOG;
 use crate::checkpoint::{CheckpointState, Effort};
-use crate::engine::{Engine, Layers, Parts};
+use crate::engine::{Engine, PageCache, Parts};
 use crate::ids::TxnId;
 use crate::master::{CREATING, Master, MasterFiles};
 use crate::report::RecoveryReport;
@@ -22,7 +22,7 @@ pub(super) fn create(storage: Arc<dyn Storage>, options: Options, lock: Box<dyn 
     let incarnation = 1;
     let log = Log::create(storage.clone(), log_options(&options, options.log_segment_bytes), incarnation)?;
     let page_bytes = options.page_bytes;
-    let layers = Layers::open(&storage, log, pager_options(&options, page_bytes, database_id))?;
+    let layers = PageCache::open(&storage, pager_options(&options, page_bytes, database_id))?.over(log);
     let master = Master {
         sequence: 0,
         database_id,
@@ -47,6 +47,7 @@ pub(super) fn create(storage: Arc<dyn Storage>, options: Options, lock: Box<dyn 
         options,
         page_bytes,
         layers,
+        partitions: Vec::new(),
         counts: std::collections::BTreeMap::new(),
         next_txn: TxnId(1),
         next_id: CATALOG.0 + 1,

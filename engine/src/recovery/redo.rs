@@ -30,6 +30,7 @@
 
 pub(crate) mod apply;
 mod batch;
+pub(crate) mod eager;
 mod fan_out;
 #[cfg(test)]
 mod tests;
@@ -38,29 +39,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use hamal_pager::PartitionId;
+use hamal_pager::{PageNo, Partition, PartitionId};
 use hamal_wal::{LogOptions, Lsn, Scanner};
 use hashbrown::HashMap;
 
-use super::analysis::Analysis;
+use super::analysis::{Analysis, Place};
 use super::{PARALLEL_BYTES, partition_report, progress, recovery_workers, scanner};
 use crate::engine::{Engine, PartitionHandle};
 use crate::quarantine::twice;
 use crate::record::{PagePart, Record};
 use crate::report::{PassReport, RecoveryPass, RecoveryReport};
 use crate::{Error, Result};
-use apply::{Outcome, creates, in_redo, pages_with, part_bytes, redo_part};
-use fan_out::FanOut;
+use apply::{Outcome, creates, in_redo, pages_with, redo_part};
+use fan_out::{FanOut, Size};
 
 /// Records between two calls of the progress callback.
 const PROGRESS_RECORDS: u64 = if cfg!(test) { 64 } else { 65_536 };
-
-/// Where a part stands in the log: record, and which of its parts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    lsn: Lsn,
-    part: usize,
-}
 
 /// Why the pass ends early, and where that is in the log.
 #[derive(Debug)]
@@ -99,8 +93,13 @@ impl Tally {
         match outcome {
             Outcome::Redone => self.redone += 1,
             Outcome::Skipped => self.skipped += 1,
+            Outcome::Left => return,
         }
         self.bytes += bytes;
+    }
+
+    fn is_empty(self) -> bool {
+        self.redone == 0 && self.skipped == 0
     }
 
     fn add(&mut self, other: Tally) {
@@ -110,12 +109,29 @@ impl Tally {
     }
 }
 
+/// What parts are redone on: asked by all threads that redo.
+trait Work: Sync {
+    /// How many partitions there are.
+    fn targets(&self) -> usize;
+    fn partition_id(&self, target: TargetIndex) -> PartitionId;
+    /// The partition, if it is open.
+    fn partition(&self, target: TargetIndex) -> Option<&Partition>;
+    /// Where redo of the page begins; `None`: its parts are left out.
+    fn rec_lsn(&self, target: TargetIndex, page: PageNo) -> Option<Lsn>;
+    /// Redoes a part that the reader has handed out.
+    fn redo(&self, at: Place, target: TargetIndex, part: &PagePart<'_>) -> Result<Outcome, Failure>;
+    /// All parts of the partition have been redone.
+    fn note_done(&self, target: TargetIndex);
+}
+
 /// What one redo pass works on: read by all of its threads.
 struct Pass<'e> {
     engine: &'e Engine,
     analysis: &'e Analysis,
     targets: Vec<Target>,
     by_id: HashMap<PartitionId, TargetIndex>,
+    /// Pages have been redone already, and their parts need not be handed out.
+    is_rest: bool,
 }
 
 /// Runs the pass. `began`: when the open began, on the storage's clock.
@@ -133,21 +149,27 @@ pub(super) fn run(
     if let Some(from) = analysis.redo_lsn() {
         let mut scanner = scanner(&engine.storage, log_options, from, end)?;
         let pass = Pass::new(engine, analysis);
-        let workers = match engine.options.recovery_workers {
-            None if end.0 - from.0 < PARALLEL_BYTES => 1,
-            _ => recovery_workers(&*engine.storage, &engine.options),
+        let is_long = end.0 - from.0 >= PARALLEL_BYTES || engine.options.recovery_workers.is_some();
+        let size = Size {
+            workers: if is_long { recovery_workers(&*engine.storage, &engine.options) } else { 1 },
+            pages: analysis.left_pages(),
+            cache_bytes: engine.options.cache_bytes,
         };
-        let read = |fan_out: &mut FanOut<'_>| pass.read(&mut scanner, from, fan_out, &mut report.redo);
-        let (tallies, workers) = fan_out::run(&pass, workers, read).map_err(|failure| failure.error)?;
+        let ((), done) = fan_out::run(&pass, size, |fan_out| {
+            fan_out.start_threads();
+            if let Err(failure) = pass.read(&mut scanner, from, fan_out, &mut report.redo) {
+                fan_out.fail(failure);
+            }
+        });
+        if let Some(failure) = done.failure {
+            return Err(failure.error);
+        }
         pass.note_failed();
-        report.redo_workers = workers as u64;
-        for (target, tally) in pass.targets.iter().zip(tallies) {
-            report.redo.applied += tally.redone;
-            let partition = partition_report(report, target.id);
-            partition.redone = tally.redone;
-            partition.skipped = tally.skipped;
-            partition.redo_bytes = tally.bytes;
-            partition.ready = target.done_at.get().map_or(Duration::ZERO, |at| at.saturating_sub(began));
+        report.redo_workers = report.redo_workers.max(done.workers as u64);
+        for (target, tally) in pass.targets.iter().zip(done.tallies) {
+            note_tally(report, target.id, tally);
+            let ready = target.done_at.get().map_or(Duration::ZERO, |at| at.saturating_sub(began));
+            partition_report(report, target.id).ready = ready;
         }
     }
     report.redo.pages = analysis.dirty_pages();
@@ -155,9 +177,19 @@ pub(super) fn run(
     progress(&engine.options, RecoveryPass::Redo, report.redo.bytes, report.redo.bytes)
 }
 
+/// Adds what was done to a partition to the report.
+fn note_tally(report: &mut RecoveryReport, partition: PartitionId, tally: Tally) {
+    report.redo.applied += tally.redone;
+    let partition = partition_report(report, partition);
+    partition.redone += tally.redone;
+    partition.skipped += tally.skipped;
+    partition.redo_bytes += tally.bytes;
+}
+
 impl<'e> Pass<'e> {
     fn new(engine: &'e Engine, analysis: &'e Analysis) -> Pass<'e> {
-        let mut pass = Pass { engine, analysis, targets: Vec::new(), by_id: HashMap::new() };
+        let is_rest = analysis.left_pages() < analysis.dirty_pages();
+        let mut pass = Pass { engine, analysis, targets: Vec::new(), by_id: HashMap::new(), is_rest };
         for (id, last_lsn) in analysis.last_lsns() {
             pass.by_id.insert(id, pass.targets.len());
             pass.targets.push(Target {
@@ -176,10 +208,11 @@ impl<'e> Pass<'e> {
         &self,
         scanner: &mut Scanner,
         from: Lsn,
-        fan_out: &mut FanOut<'_>,
+        fan_out: &mut FanOut<'_, '_>,
         report: &mut PassReport,
     ) -> Result<(), Failure> {
         let end = self.analysis.resume.end;
+        let before = report.bytes;
         let mut ending: Vec<TargetIndex> = (0..self.targets.len()).collect();
         // The one that ends first is the last.
         ending.sort_by_key(|&target| std::cmp::Reverse((self.targets[target].last_lsn, target)));
@@ -211,10 +244,10 @@ impl<'e> Pass<'e> {
             }
             position = frame.end;
             report.records += 1;
-            report.bytes = position.0 - from.0;
+            report.bytes = before + (position.0 - from.0);
             if report.records.is_multiple_of(PROGRESS_RECORDS) {
-                let done = fan_out.done_to(position).0 - from.0;
-                progress(&self.engine.options, RecoveryPass::Redo, done, end.0 - from.0)
+                let done = before + (fan_out.done_to(position).0 - from.0);
+                progress(&self.engine.options, RecoveryPass::Redo, done, before + (end.0 - from.0))
                     .map_err(|error| Failure { at: Place { lsn: position, part: 0 }, error })?;
             }
         }
@@ -242,7 +275,8 @@ impl<'e> Pass<'e> {
         if self.has_failed(target) {
             return Ok(false);
         }
-        if !part.change.is_blind() && self.targets[target].handle.get().is_some() {
+        let is_ready = !part.change.is_blind() && self.targets[target].handle.get().is_some();
+        if is_ready && !self.is_rest {
             return Ok(true);
         }
         let may_miss = self.analysis.rec_lsn(part.partition, part.page).is_some_and(|rec_lsn| lsn >= rec_lsn);
@@ -293,8 +327,25 @@ impl<'e> Pass<'e> {
             self.engine.quarantine.add_dirty(target.id, self.analysis.dirty_pages_of(target.id));
         }
     }
+}
 
-    /// Redoes a part that the reader has prepared.
+impl Work for Pass<'_> {
+    fn targets(&self) -> usize {
+        self.targets.len()
+    }
+
+    fn partition_id(&self, target: TargetIndex) -> PartitionId {
+        self.targets[target].id
+    }
+
+    fn partition(&self, target: TargetIndex) -> Option<&Partition> {
+        self.targets[target].handle.get().map(|handle| &*handle.partition)
+    }
+
+    fn rec_lsn(&self, target: TargetIndex, page: PageNo) -> Option<Lsn> {
+        self.analysis.rec_lsn(self.targets[target].id, page)
+    }
+
     fn redo(&self, at: Place, target: TargetIndex, part: &PagePart<'_>) -> Result<Outcome, Failure> {
         if self.has_failed(target) {
             return Ok(Outcome::Skipped);
@@ -310,7 +361,6 @@ impl<'e> Pass<'e> {
         }
     }
 
-    /// Notes that a partition is done.
     fn note_done(&self, target: TargetIndex) {
         self.targets[target].done_at.get_or_init(|| self.engine.storage.monotonic());
     }

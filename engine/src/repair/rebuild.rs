@@ -22,7 +22,7 @@ use crate::master::Master;
 use crate::quarantine::Settled;
 use crate::quarantine::file;
 use crate::record::{PagePart, Record};
-use crate::recovery::analysis::Analysis;
+use crate::recovery::analysis::{Analysis, Nobody};
 use crate::recovery::redo::apply::{Outcome, in_redo, pages_with, redo_part};
 use crate::{Error, ErrorKind, Result};
 
@@ -162,8 +162,10 @@ impl Job<'_> {
         let mut see = |lsn: Lsn, seen: Seen<'_>| match seen {
             // What is older concerns pages that the checkpoint lists.
             Seen::Parts(_) if lsn < begin => Ok(()),
-            Seen::Parts(parts) => analysis.see(lsn, begin, &master, &Record::Structure { parts }),
-            Seen::Listed(record) => analysis.see(lsn, begin, &master, &record),
+            Seen::Parts(parts) => {
+                analysis.see(lsn, begin, &master, &Record::Structure { parts }, &mut Nobody)
+            }
+            Seen::Listed(record) => analysis.see(lsn, begin, &master, &record, &mut Nobody),
         };
         records.each(&mut see, on_progress)?;
         Ok(analysis)

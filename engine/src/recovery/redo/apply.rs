@@ -1,7 +1,7 @@
 //! Redo of one page's part of a record: what decides, and what is checked first. The same for one thread and for many.
 
 use hamal_pager::space::Geometry;
-use hamal_pager::{Attempt, PageNo, Partition, header};
+use hamal_pager::{Attempt, ExclusivePage, PageNo, Partition, header};
 use hamal_wal::Lsn;
 
 use crate::change::PageChange;
@@ -15,6 +15,8 @@ pub(crate) enum Outcome {
     Redone,
     /// The page has it already.
     Skipped,
+    /// The page is left to the redo pass.
+    Left,
 }
 
 /// How many pages a file must have so that `page` is one of them (I4 of the pass).
@@ -37,9 +39,37 @@ pub(crate) fn in_redo(error: Error, lsn: Lsn, partition: impl std::fmt::Display,
 
 /// Redoes a part whose partition is open and, if the change is blind, has room for the page.
 pub(crate) fn redo_part(partition: &Partition, lsn: Lsn, part: &PagePart<'_>) -> Result<Outcome> {
-    let mut page = if part.change.is_blind() {
+    let Some(page) = fix_for(partition, lsn, part)? else { return Ok(Outcome::Skipped) };
+    let page_lsn = header::page_lsn(page.bytes());
+    if continues(page_lsn, part) {
+        return apply(page, lsn, part);
+    }
+    if page_lsn < part.page_prev_lsn {
+        // F14: what is on the disk is older than what had been written there.
+        page.discard();
+        partition.read_anew(part.page, part.page_prev_lsn)?;
+        let healed = header::page_lsn(partition.fix_shared(part.page)?.bytes());
+        return if healed >= lsn { Ok(Outcome::Skipped) } else { redo_part(partition, lsn, part) };
+    }
+    Err(Error::corrupt(
+        format!("part/{}.dat", part.partition),
+        u64::from(part.page.0) * partition.page_bytes() as u64,
+        format!("page LSN {} (a write has been lost)", part.page_prev_lsn),
+        page_lsn,
+    ))
+}
+
+/// The same, but that nothing is done to a page that is not what the part says that it was: it is left to whoever knows more.
+pub(super) fn redo_or_leave(partition: &Partition, lsn: Lsn, part: &PagePart<'_>) -> Result<Outcome> {
+    let Some(page) = fix_for(partition, lsn, part)? else { return Ok(Outcome::Skipped) };
+    if continues(header::page_lsn(page.bytes()), part) { apply(page, lsn, part) } else { Ok(Outcome::Left) }
+}
+
+/// The part's page; `None` if it has the part already.
+fn fix_for<'p>(partition: &'p Partition, lsn: Lsn, part: &PagePart<'_>) -> Result<Option<ExclusivePage<'p>>> {
+    let page = if part.change.is_blind() {
         match partition.try_exclusive(part.page) {
-            Attempt::Fixed(page) if header::page_lsn(page.bytes()) >= lsn => return Ok(Outcome::Skipped),
+            Attempt::Fixed(page) if header::page_lsn(page.bytes()) >= lsn => return Ok(None),
             // Whatever the page was before goes first: it may have been of the other class.
             Attempt::Fixed(page) => page.discard(),
             Attempt::Busy | Attempt::Absent => {}
@@ -48,27 +78,15 @@ pub(crate) fn redo_part(partition: &Partition, lsn: Lsn, part: &PagePart<'_>) ->
     } else {
         partition.fix_exclusive(part.page)?
     };
-    let page_lsn = header::page_lsn(page.bytes());
-    if page_lsn >= lsn {
-        return Ok(Outcome::Skipped);
-    }
-    if !part.change.is_blind() {
-        if page_lsn < part.page_prev_lsn {
-            // F14: what is on the disk is older than what had been written there.
-            page.discard();
-            partition.read_anew(part.page, part.page_prev_lsn)?;
-            let healed = header::page_lsn(partition.fix_shared(part.page)?.bytes());
-            return if healed >= lsn { Ok(Outcome::Skipped) } else { redo_part(partition, lsn, part) };
-        }
-        if page_lsn != part.page_prev_lsn {
-            return Err(Error::corrupt(
-                format!("part/{}.dat", part.partition),
-                u64::from(part.page.0) * partition.page_bytes() as u64,
-                format!("page LSN {} (a write has been lost)", part.page_prev_lsn),
-                page_lsn,
-            ));
-        }
-    }
+    Ok((header::page_lsn(page.bytes()) < lsn).then_some(page))
+}
+
+/// Whether a page with this LSN is the one that the part was done to (I2 of the pass).
+fn continues(page_lsn: Lsn, part: &PagePart<'_>) -> bool {
+    part.change.is_blind() || page_lsn == part.page_prev_lsn
+}
+
+fn apply(mut page: ExclusivePage<'_>, lsn: Lsn, part: &PagePart<'_>) -> Result<Outcome> {
     page.mark_dirty(|| lsn);
     page.edit(|bytes| {
         part.change.check_and_apply(bytes)?;

@@ -18,7 +18,8 @@ use hamal_pager::PageNo;
 use hamal_wal::Lsn;
 use parking_lot::Mutex;
 
-use super::{Failure, Pass, Place, Tally, TargetIndex, part_bytes};
+use super::apply::{Outcome, part_bytes};
+use super::{Failure, Place, Tally, TargetIndex, Work};
 use crate::change::PageChange;
 use crate::record::PagePart;
 use crate::{Error, ErrorKind};
@@ -159,6 +160,12 @@ impl Shared {
         self.failed_at() != Lsn(u64::MAX)
     }
 
+    /// Nothing more need be done: what is handed out is left out.
+    pub(super) fn stop(&self) {
+        // Relaxed: as in `fail`.
+        self.failed_at.store(0, Ordering::Relaxed);
+    }
+
     /// The first failure in the log's order.
     pub(super) fn into_failure(self) -> Option<Failure> {
         self.failure.into_inner()
@@ -167,7 +174,7 @@ impl Shared {
 
 /// Redoes batches: on a thread of its own, or on the reader's.
 pub(super) struct Worker<'s> {
-    pass: &'s Pass<'s>,
+    work: &'s dyn Work,
     shared: &'s Shared,
     /// Batches redone.
     finished: &'s AtomicU64,
@@ -177,8 +184,8 @@ pub(super) struct Worker<'s> {
 }
 
 impl<'s> Worker<'s> {
-    pub(super) fn new(pass: &'s Pass<'s>, shared: &'s Shared, finished: &'s AtomicU64) -> Worker<'s> {
-        Worker { pass, shared, finished, next: None, tallies: vec![Tally::default(); pass.targets.len()] }
+    pub(super) fn new(work: &'s dyn Work, shared: &'s Shared, finished: &'s AtomicU64) -> Worker<'s> {
+        Worker { work, shared, finished, next: None, tallies: vec![Tally::default(); work.targets()] }
     }
 
     /// Takes a batch, whose pages the system begins to read, and redoes the one before.
@@ -186,12 +193,11 @@ impl<'s> Worker<'s> {
         // No two are equal: this order is the one in which they were collected, too.
         batch.parts.sort_unstable();
         for parts in batch.parts.chunk_by(|one, next| page_of(one.0).0 == page_of(next.0).0) {
-            let target = parts.first().map(|(key, _)| &self.pass.targets[page_of(*key).0]);
-            if let Some((target, handle)) = target.and_then(|target| target.handle.get().map(|h| (target, h)))
-            {
+            let target = page_of(parts[0].0).0;
+            if let Some(partition) = self.work.partition(target) {
                 let pages = parts.chunk_by(|one, next| one.0 == next.0).map(|parts| page_of(parts[0].0).1);
-                let may_miss = |page: &PageNo| self.pass.analysis.rec_lsn(target.id, *page).is_some();
-                handle.partition.read_ahead(pages.filter(may_miss));
+                let may_miss = |page: &PageNo| self.work.rec_lsn(target, *page).is_some();
+                partition.read_ahead(pages.filter(may_miss));
             }
         }
         if let Some(before) = self.next.replace(batch) {
@@ -209,14 +215,14 @@ impl<'s> Worker<'s> {
 
     fn redo(&mut self, mut batch: Batch) {
         let mut at = Place::default();
-        let all = || redo_in_order(self.pass, self.shared, &batch, &mut self.tallies, &mut at);
+        let all = || redo_in_order(self.work, self.shared, &batch, &mut self.tallies, &mut at);
         if let Err(panic) = catch_unwind(AssertUnwindSafe(all)) {
             self.shared.fail(Failure { at, error: panicked(at.lsn, &*panic) });
         }
         for target in &batch.ends {
             // Acquire and release: the last one's time is behind what all have done.
             if self.shared.ends[*target].fetch_sub(1, Ordering::AcqRel) == 1 {
-                self.pass.note_done(*target);
+                self.work.note_done(*target);
             }
         }
         // Release: with what was done for it.
@@ -228,14 +234,13 @@ impl<'s> Worker<'s> {
 }
 
 /// `now`: what is being redone.
-fn redo_in_order(pass: &Pass<'_>, shared: &Shared, batch: &Batch, tallies: &mut [Tally], now: &mut Place) {
+fn redo_in_order(work: &dyn Work, shared: &Shared, batch: &Batch, tallies: &mut [Tally], now: &mut Place) {
     let (mut page, mut rec_lsn) = (None, Lsn::NEVER);
     for (key, start) in &batch.parts {
         let (target, page_no) = page_of(*key);
-        let partition = pass.targets[target].id;
         if page.replace(*key) != Some(*key) {
-            // Asked for once for each page. Not in the table: it misses nothing.
-            rec_lsn = pass.analysis.rec_lsn(partition, page_no).unwrap_or(Lsn(u64::MAX));
+            // Asked for once for each page.
+            rec_lsn = work.rec_lsn(target, page_no).unwrap_or(Lsn(u64::MAX));
         }
         let mut bytes = batch.part(*start);
         let Some(Head { at, page_prev_lsn }) = Head::decode(&mut bytes) else { continue };
@@ -245,10 +250,12 @@ fn redo_in_order(pass: &Pass<'_>, shared: &Shared, batch: &Batch, tallies: &mut 
         *now = at;
         let change = PageChange::decode(&mut bytes);
         let redone = change.map_err(|error| Failure { at, error }).and_then(|change| {
-            let part = PagePart { partition, page: page_no, page_prev_lsn, change };
-            Ok((pass.redo(at, target, &part)?, part_bytes(&part.change)))
+            let part =
+                PagePart { partition: work.partition_id(target), page: page_no, page_prev_lsn, change };
+            Ok((work.redo(at, target, &part)?, part_bytes(&part.change)))
         });
         match redone {
+            Ok((Outcome::Left, _)) => rec_lsn = Lsn(u64::MAX),
             Ok((outcome, bytes)) => tallies[target].count(outcome, bytes),
             Err(failure) => shared.fail(failure),
         }

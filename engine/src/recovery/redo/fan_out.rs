@@ -5,23 +5,24 @@
 //! I1. A page's parts go to one worker, in the order in which they are handed out: a bucket's batches go into one queue.
 //! I2. The reader never waits for a worker that has stopped: a worker empties its queue to the end whatever happens, a panic
 //!     included, and only leaves out what is behind a failure.
-//! I3. Memory is bounded: all batches have [`collected_bytes`] together, or [`LEAST_BATCH_BYTES`] each if that is more, which is so for the
+//! I3. Memory is bounded: all batches have [`Size::collected_bytes`] together, or [`LEAST_BATCH_BYTES`] each if that is more, which is so for the
 //!     smallest caches only, and one part more each.
-//! I4. A partition's end travels through all queues, behind its parts, and whoever passes it last notes the time.
+//! I4. Threads may be started at any time: what was handed out until then is redone first, and so each page's order is kept.
+//! I5. A partition's end travels through all queues, behind its parts, and whoever passes it last notes the time.
 //!
 //! The reader holds nothing while it waits for room in a queue; a worker holds one page's latch while it waits for a frame, as any
 //! thread that fixes a page may.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use crossbeam::channel::{Sender, bounded};
 use hamal_pager::PartitionId;
 use hamal_wal::Lsn;
 
 use super::batch::{Batch, Shared, Worker};
-use super::{Failure, Pass, Place, Tally, TargetIndex};
+use super::{Failure, Place, Tally, TargetIndex, Work};
 use crate::record::PagePart;
 
 /// Neighbouring pages, as many as this at most, go to one bucket: files are read in the order of their pages, and they fit a processor's cache.
@@ -40,9 +41,44 @@ const MOST_BATCH_BYTES: u64 = 1 << 20;
 const PART_OF_CACHE: u64 = 4;
 const MOST_BYTES: u64 = 64 << 20;
 
-/// Memory for parts that are not redone yet, bytes.
-fn collected_bytes(pass: &Pass<'_>) -> u64 {
-    (pass.engine.options.cache_bytes / PART_OF_CACHE).min(MOST_BYTES)
+/// How much there is to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    /// Threads to redo it with; 1: no others.
+    pub(super) workers: usize,
+    /// Pages that may be redone, at most.
+    pub(super) pages: u64,
+    pub(super) cache_bytes: u64,
+}
+
+impl Size {
+    /// Memory for parts that are not redone yet, bytes.
+    fn collected_bytes(self) -> u64 {
+        (self.cache_bytes / PART_OF_CACHE).min(MOST_BYTES)
+    }
+
+    /// Pages that go to one bucket together.
+    fn neighbours(self) -> u64 {
+        (self.pages / (self.workers as u64 * LEAST_BUCKETS)).clamp(1, MOST_NEIGHBOURS)
+    }
+
+    /// Buckets of each lane, if there are so many.
+    fn buckets(self, lanes: usize) -> usize {
+        // Half of the memory is for them, and they are of use only with a batch of some size each.
+        let affordable = (self.collected_bytes() / LEAST_BATCH_BYTES / 2).clamp(1, MOST_BUCKETS);
+        (self.pages / self.neighbours()).clamp(1, affordable).div_ceil(lanes as u64) as usize
+    }
+
+    /// Batches that there are at once: those in the buckets and those on their way.
+    fn batches(self, lanes: usize) -> usize {
+        lanes * (self.buckets(lanes) + if lanes > 1 { QUEUED_BATCHES + 2 } else { 2 })
+    }
+
+    /// When a batch is redone, bytes.
+    fn batch_bytes(self, lanes: usize) -> usize {
+        let share = self.collected_bytes() / self.batches(lanes) as u64;
+        share.clamp(LEAST_BATCH_BYTES, MOST_BATCH_BYTES) as usize
+    }
 }
 
 /// Who redoes what goes into a lane.
@@ -127,14 +163,22 @@ impl<'s> Lane<'s> {
     }
 }
 
-/// Hands parts out.
-pub(super) struct FanOut<'s> {
-    shared: &'s Shared,
-    lanes: Vec<Lane<'s>>,
+/// Hands parts out: to the reader itself, until it starts threads.
+pub(super) struct FanOut<'scope, 'env> {
+    work: &'env dyn Work,
+    shared: &'env Shared,
+    size: Size,
+    scope: &'scope Scope<'scope, 'env>,
+    threads: Vec<ScopedJoinHandle<'scope, Vec<Tally>>>,
+    lanes: Vec<Lane<'env>>,
     /// Of one lane.
     buckets: usize,
     /// Pages that go to one bucket together.
     neighbours: u32,
+    /// Batches finished: for each thread, and for the reader.
+    finished: &'env [AtomicU64],
+    /// What the reader itself has done to each partition.
+    tallies: Vec<Tally>,
 }
 
 /// Which of `count` buckets has the pages with this number, `page / neighbours`.
@@ -145,7 +189,7 @@ fn bucket_of(partition: PartitionId, pages: u32, count: usize) -> usize {
     ((hash * count as u64) >> 32) as usize
 }
 
-impl FanOut<'_> {
+impl<'env> FanOut<'_, 'env> {
     /// A part that may be missing from its page. The partition is open and its file large enough.
     pub(super) fn part(&mut self, at: Place, target: TargetIndex, part: &PagePart<'_>) {
         let bucket =
@@ -153,7 +197,8 @@ impl FanOut<'_> {
         self.lanes[bucket / self.buckets].part(bucket % self.buckets, at, target, part, self.shared);
     }
 
-    /// No more parts of this partition will come. What is collected is redone now: somebody may wait for that.
+    /// No more parts of this partition will come. What is collected is redone now: somebody may wait for that. For partitions whose end
+    /// comes when all threads have been started.
     pub(super) fn end_of(&mut self, target: TargetIndex) {
         for lane in &mut self.lanes {
             lane.send_all(self.shared);
@@ -172,76 +217,117 @@ impl FanOut<'_> {
     pub(super) fn has_failed(&self) -> bool {
         self.shared.has_failed()
     }
-}
 
-/// Lets `read` hand out parts to `workers` threads, or to itself if that is one, or if none can be started. Returns what was done to
-/// each partition, and by how many.
-pub(super) fn run(
-    pass: &Pass<'_>,
-    workers: usize,
-    read: impl FnOnce(&mut FanOut<'_>) -> Result<(), Failure>,
-) -> Result<(Vec<Tally>, usize), Failure> {
-    let workers = workers.max(1);
-    let pages = pass.analysis.dirty_pages();
-    let neighbours = (pages / (workers as u64 * LEAST_BUCKETS)).clamp(1, MOST_NEIGHBOURS);
-    // Half of the memory is for them, and they are of use only with a batch of some size each.
-    let affordable = (collected_bytes(pass) / LEAST_BATCH_BYTES / 2).clamp(1, MOST_BUCKETS);
-    let buckets = (pages / neighbours).clamp(1, affordable).div_ceil(workers as u64) as usize;
-    let batches = workers * (buckets + if workers > 1 { QUEUED_BATCHES + 2 } else { 2 });
-    let batch_bytes = collected_bytes(pass) / batches as u64;
-    let batch_bytes = batch_bytes.clamp(LEAST_BATCH_BYTES, MOST_BATCH_BYTES) as usize;
-    let finished: Vec<AtomicU64> = (0..workers).map(|_| AtomicU64::new(0)).collect();
-    let shared = Shared::new(pass.targets.len(), batches);
-    let tallies = thread::scope(|scope| {
-        let (mut threads, mut lanes) = (Vec::new(), Vec::new());
-        for (number, finished) in finished.iter().enumerate().filter(|_| workers > 1) {
+    /// What is behind this is left out.
+    pub(super) fn fail(&self, failure: Failure) {
+        self.shared.fail(failure);
+    }
+
+    /// All that is not redone yet is left out.
+    pub(super) fn stop(&self) {
+        self.shared.stop();
+    }
+
+    /// From here on threads redo, as many as there are to be; whoever calls this, if none can be started. Once.
+    pub(super) fn start_threads(&mut self) {
+        if self.size.workers < 2 {
+            return;
+        }
+        self.finish_lanes();
+        let mut senders = Vec::new();
+        for (number, finished) in self.finished.iter().enumerate().take(self.size.workers) {
             let (sender, receiver) = bounded(QUEUED_BATCHES);
-            let shared = &shared;
-            let work = move || {
-                let mut worker = Worker::new(pass, shared, finished);
+            let (work, shared) = (self.work, self.shared);
+            let redo = move || {
+                let mut worker = Worker::new(work, shared, finished);
                 receiver.into_iter().for_each(|batch| worker.take(batch));
                 worker.finish()
             };
-            match thread::Builder::new().name(format!("hamal-redo-{number}")).spawn_scoped(scope, work) {
-                Ok(thread) => threads.push(thread),
+            match thread::Builder::new().name(format!("hamal-redo-{number}")).spawn_scoped(self.scope, redo) {
+                Ok(thread) => self.threads.push(thread),
                 Err(error) => {
-                    tracing::warn!(%error, started = threads.len(), "a redo thread could not be started");
+                    tracing::warn!(%error, started = number, "a redo thread could not be started");
                     break;
                 }
             }
-            lanes.push(Lane::new(Hands::Thread(sender), buckets, batch_bytes, finished));
+            senders.push((Hands::Thread(sender), finished));
         }
-        if lanes.is_empty() {
-            let worker = Worker::new(pass, &shared, &finished[0]);
-            lanes.push(Lane::new(Hands::Reader(Box::new(worker)), buckets, batch_bytes, &finished[0]));
+        if senders.is_empty() {
+            senders.push(self.own_hands());
         }
-        let started = lanes.len();
-        shared.expect_ends(started);
-        let mut fan_out = FanOut { shared: &shared, lanes, buckets, neighbours: neighbours as u32 };
-        if let Err(failure) = read(&mut fan_out) {
-            shared.fail(failure);
-        }
-        let mut sum = vec![Tally::default(); pass.targets.len()];
-        let mut add = |tallies: Vec<Tally>| {
-            sum.iter_mut().zip(tallies).for_each(|(sum, tally)| sum.add(tally));
-        };
-        for mut lane in fan_out.lanes {
+        self.make_lanes(senders);
+    }
+
+    fn own_hands(&self) -> (Hands<'env>, &'env AtomicU64) {
+        let finished = &self.finished[self.size.workers];
+        (Hands::Reader(Box::new(Worker::new(self.work, self.shared, finished))), finished)
+    }
+
+    fn make_lanes(&mut self, hands: Vec<(Hands<'env>, &'env AtomicU64)>) {
+        let lanes = hands.len();
+        self.shared.expect_ends(lanes);
+        self.buckets = self.size.buckets(lanes);
+        let batch_bytes = self.size.batch_bytes(lanes);
+        let lane = |(hands, finished)| Lane::new(hands, self.buckets, batch_bytes, finished);
+        self.lanes = hands.into_iter().map(lane).collect();
+    }
+
+    /// Sends what is collected. What goes to the reader itself is redone when this returns.
+    fn finish_lanes(&mut self) {
+        for mut lane in self.lanes.drain(..) {
             // Also after a failure: what is before it may fail too (I6 of the pass).
-            lane.send_all(&shared);
+            lane.send_all(self.shared);
             if let Hands::Reader(worker) = lane.hands {
-                add(worker.finish());
+                add_up(&mut self.tallies, worker.finish());
             }
         }
+    }
+}
+
+fn add_up(sum: &mut [Tally], tallies: Vec<Tally>) {
+    sum.iter_mut().zip(tallies).for_each(|(sum, tally)| sum.add(tally));
+}
+
+/// What became of what was handed out.
+pub(super) struct Done {
+    /// What was done to each partition.
+    pub(super) tallies: Vec<Tally>,
+    /// By how many threads.
+    pub(super) workers: usize,
+    /// The first failure in the log's order.
+    pub(super) failure: Option<Failure>,
+}
+
+/// Lets `read` hand out parts; returns what that returns when everything is redone.
+pub(super) fn run<R>(work: &dyn Work, size: Size, read: impl FnOnce(&mut FanOut<'_, '_>) -> R) -> (R, Done) {
+    let size = Size { workers: size.workers.max(1), ..size };
+    let finished: Vec<AtomicU64> = (0..=size.workers).map(|_| AtomicU64::new(0)).collect();
+    let shared = Shared::new(work.targets(), size.batches(size.workers));
+    let (result, tallies, workers) = thread::scope(|scope| {
+        let mut fan_out = FanOut {
+            work,
+            shared: &shared,
+            size,
+            scope,
+            threads: Vec::new(),
+            lanes: Vec::new(),
+            buckets: 0,
+            neighbours: size.neighbours() as u32,
+            finished: &finished,
+            tallies: vec![Tally::default(); work.targets()],
+        };
+        fan_out.make_lanes(vec![fan_out.own_hands()]);
+        let result = read(&mut fan_out);
+        fan_out.finish_lanes();
+        let FanOut { threads, mut tallies, .. } = fan_out;
+        let workers = threads.len().max(1);
         for thread in threads {
             // A worker catches its panics.
-            add(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            add_up(&mut tallies, thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
-        (sum, started)
+        (result, tallies, workers)
     });
-    match shared.into_failure() {
-        Some(failure) => Err(failure),
-        None => Ok(tallies),
-    }
+    (result, Done { tallies, workers, failure: shared.into_failure() })
 }
 
 #[cfg(test)]

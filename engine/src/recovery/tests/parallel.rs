@@ -11,7 +11,7 @@ use super::*;
 use crate::PartitionReport;
 use crate::master::{self, Found};
 use crate::recovery::{Analysed, analyse, redo};
-use crate::report::RecoveryReport;
+use crate::report::{RecoveryProgress, RecoveryReport};
 
 const TABLES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -21,6 +21,7 @@ struct Crashed {
     image: SimStorage,
     rows: BTreeMap<&'static str, Rows>,
     cache_bytes: u64,
+    may_be_torn: bool,
 }
 
 fn history(seed: u64) -> Crashed {
@@ -84,13 +85,21 @@ fn history(seed: u64) -> Crashed {
     let mode = [CrashMode::Kill, CrashMode::LoseAll, CrashMode::Subset][rng.index(3)];
     let image = disk.crash(mode, seed);
     drop(losers);
-    Crashed { image, rows: model, cache_bytes }
+    Crashed { image, rows: model, cache_bytes, may_be_torn: matches!(mode, CrashMode::Subset) }
 }
 
 impl Crashed {
     /// The same disk once more.
     fn disk(&self) -> SimStorage {
         self.image.crash_image(CrashMode::KeepAll, 1)
+    }
+
+    /// The same without the doublewrite area, which no page needs: nothing is redone before the area has been made again, so that all is
+    /// left to the redo pass. `None` if a page may need it.
+    fn disk_for_the_redo_pass(&self) -> Option<SimStorage> {
+        let disk = self.disk();
+        Storage::remove(&disk, "doublewrite").unwrap();
+        (!self.may_be_torn).then_some(disk)
     }
 
     fn options(&self, workers: usize) -> Options {
@@ -119,13 +128,16 @@ fn timeless(report: &RecoveryReport) -> RecoveryReport {
 }
 
 /// Does analysis and redo with so many threads, and writes every page back. Returns the report and the partitions' files.
-fn redo_alone(crashed: &Crashed, workers: usize) -> (RecoveryReport, Vec<(String, Vec<u8>)>) {
-    let disk = crashed.disk();
+fn redo_alone(
+    crashed: &Crashed,
+    disk: &SimStorage,
+    workers: usize,
+) -> (RecoveryReport, Vec<(String, Vec<u8>)>) {
     let storage: Arc<dyn Storage> = Arc::new(disk.clone());
     let Found::Database(master) = master::find(&*storage).unwrap() else { panic!("a database") };
     let lock = storage.lock("LOCK").unwrap();
     let Analysed { engine, log_options, analysis, mut report } =
-        analyse(storage, crashed.options(workers), lock, &master).unwrap();
+        analyse(storage, crashed.options(workers), lock, &master, Duration::ZERO).unwrap();
     redo::run(&engine, &log_options, &analysis, &mut report, Duration::ZERO).unwrap();
     report.partitions.sort_by_key(|p| p.partition);
     while engine.write_back(Lsn(u64::MAX), 64).unwrap() > 0 {}
@@ -133,30 +145,100 @@ fn redo_alone(crashed: &Crashed, workers: usize) -> (RecoveryReport, Vec<(String
     (report, parts.map(|name| (name.clone(), disk.read_file(&name).unwrap())).collect())
 }
 
+fn assert_same_files(files: &[(String, Vec<u8>)], same: &[(String, Vec<u8>)], what: &str) {
+    for ((name, bytes), (same_name, same_bytes)) in files.iter().zip(same) {
+        assert_eq!(name, same_name, "{what}");
+        let differs = bytes.chunks(4096).zip(same_bytes.chunks(4096)).position(|(one, many)| one != many);
+        assert_eq!(differs, None, "{what}: a page of {name}");
+        assert_eq!(bytes.len(), same_bytes.len(), "{what}: {name}");
+    }
+    assert_eq!(files.len(), same.len(), "{what}");
+}
+
 #[test]
 fn redo_by_one_two_and_four_threads_leaves_the_same_bytes_and_the_same_report() {
     let (mut redone, mut skipped, mut partitions) = (0, 0, 0);
     for seed in 0..40 {
         let crashed = history(seed);
-        let (expected, files) = redo_alone(&crashed, 1);
+        let (expected, files) = redo_alone(&crashed, &crashed.disk(), 1);
         redone += expected.redo.applied;
         skipped += expected.partitions.iter().map(|p| p.skipped).sum::<u64>();
         partitions = partitions.max(expected.partitions.len());
         for workers in [2, 4] {
-            let (report, same) = redo_alone(&crashed, workers);
+            let (report, same) = redo_alone(&crashed, &crashed.disk(), workers);
             assert_eq!(report.redo_workers, workers as u64);
             assert_eq!(timeless(&report), timeless(&expected), "seed {seed}, {workers} threads");
-            for ((name, bytes), (same_name, same_bytes)) in files.iter().zip(&same) {
-                assert_eq!(name, same_name, "seed {seed}");
-                let differs =
-                    bytes.chunks(4096).zip(same_bytes.chunks(4096)).position(|(one, many)| one != many);
-                assert_eq!(differs, None, "seed {seed}, {workers} threads: a page of {name}");
-                assert_eq!(bytes.len(), same_bytes.len(), "seed {seed}, {workers} threads: {name}");
-            }
-            assert_eq!(files.len(), same.len(), "seed {seed}");
+            assert_same_files(&files, &same, &format!("seed {seed}, {workers} threads"));
         }
     }
     assert!(redone > 10_000 && skipped > 0 && partitions > 4, "{redone}, {skipped}, {partitions}");
+}
+
+#[test]
+fn redo_along_with_analysis_and_in_a_pass_of_its_own_leave_the_same_bytes() {
+    let (mut early, mut late, mut compared) = (0, 0, 0);
+    for seed in 40..100 {
+        let crashed = history(seed);
+        let (report, files) = redo_alone(&crashed, &crashed.disk(), 2);
+        early += report.first_pass_pages;
+        late += report.redo.pages - report.first_pass_pages;
+        for workers in [1, 3] {
+            let Some(disk) = crashed.disk_for_the_redo_pass() else { continue };
+            let (report, same) = redo_alone(&crashed, &disk, workers);
+            assert_eq!(report.first_pass_pages, 0, "seed {seed}");
+            assert_same_files(&files, &same, &format!("seed {seed}, {workers} threads"));
+            compared += 1;
+        }
+    }
+    println!("{early} pages early, {late} late, {compared} compared");
+    assert!(early > 2_000 && late > 200 && compared > 40, "{early}, {late}, {compared}");
+}
+
+/// All files, but for the lock.
+fn contents(disk: &SimStorage) -> BTreeMap<String, Vec<u8>> {
+    let files = disk.files().into_iter().filter(|name| name != "LOCK");
+    files.map(|name| (name.clone(), disk.read_file(&name).unwrap())).collect()
+}
+
+#[test]
+fn an_open_that_is_refused_or_stopped_while_the_log_is_read_has_redone_pages_and_changed_nothing() {
+    let crashed = history(225);
+    for workers in [1, 2] {
+        for stop_after in 1.. {
+            let disk = crashed.disk();
+            let before = contents(&disk);
+            let mut calls = 0;
+            let stopping = Mutex::new(move |progress: &RecoveryProgress| {
+                calls += u64::from(progress.pass == RecoveryPass::Analysis);
+                if calls < stop_after { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+            let opened = crashed
+                .options(workers)
+                .on_recovery(move |progress| (*stopping.lock().unwrap())(progress))
+                .open_on(Arc::new(disk.clone()));
+            match opened {
+                Ok(db) => {
+                    assert!(stop_after > 5, "{stop_after}");
+                    assert!(db.recovery_report().first_pass_pages > 20, "{:?}", db.recovery_report());
+                    break;
+                }
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}"),
+            }
+            assert!(contents(&disk) == before, "stopped by call {stop_after}");
+            crashed.assert_recovered(&crashed.options(2).open_on(Arc::new(disk)).unwrap());
+        }
+        // A record in the middle is damaged: a later one attests it.
+        let sound = crashed.options(1).open_on(Arc::new(crashed.disk())).unwrap();
+        let report = sound.recovery_report();
+        let (at, segment_bytes) = (report.checkpoint_lsn.midpoint(report.end_lsn), 256 << 10);
+        let disk = crashed.disk();
+        let segment = disk.open(&format!("wal/{:020}.log", at - at % segment_bytes)).unwrap();
+        segment.write_at(&[0xff; 64], at % segment_bytes).unwrap();
+        let before = contents(&disk);
+        let error = crashed.options(workers).open_on(Arc::new(disk.clone())).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert!(contents(&disk) == before, "{error}");
+    }
 }
 
 #[test]
@@ -292,7 +374,7 @@ fn a_redo_that_is_stopped_says_so_and_the_next_open_starts_again() {
     let crashed = history(220);
     for workers in [1, 2, 4] {
         for stop_after in 1.. {
-            let disk = crashed.disk();
+            let disk = crashed.disk_for_the_redo_pass().unwrap();
             let seen = Arc::new(Mutex::new(Vec::new()));
             let calls = seen.clone();
             let opened = crashed
@@ -379,15 +461,23 @@ fn a_partition_is_ready_when_the_last_of_its_records_is_dealt_with() {
     db.flush().unwrap();
     let image = disk.crash(CrashMode::LoseAll, 1);
     drop(loser);
-    for workers in [1, 2, 4] {
+    for (workers, is_early) in [1, 2, 4].into_iter().flat_map(|workers| [(workers, false), (workers, true)]) {
         let image = image.crash_image(CrashMode::KeepAll, 1);
+        if !is_early {
+            // As above: all is left to the redo pass.
+            Storage::remove(&image, "doublewrite").unwrap();
+        }
         let db = options().recovery_workers(workers).open_on(Arc::new(image)).unwrap();
         let report = db.recovery_report();
         let of = |id: u32| report.partitions.iter().find(|p| p.partition == id).copied();
         let [a, b, c] = [0, 1, 2].map(|n| of(ids[n]).unwrap());
         assert!(report.partitions.is_sorted_by_key(|p| p.partition), "{report:?}");
         assert_eq!(of(ids[3]), None, "nothing was to be done");
-        assert!(b.ready > Duration::ZERO && b.ready < c.ready, "{report:?}");
+        if is_early {
+            assert!(b.ready > Duration::ZERO && b.ready == c.ready, "one pass over the log: {report:?}");
+        } else {
+            assert!(b.ready > Duration::ZERO && b.ready < c.ready, "{report:?}");
+        }
         assert!(a.ready > c.ready && a.undone > 0, "its loser is undone last: {report:?}");
         assert!(report.partitions.iter().all(|p: &PartitionReport| p.ready < report.elapsed), "{report:?}");
         assert_eq!(report.partitions.iter().map(|p| p.redone).sum::<u64>(), report.redo.applied);

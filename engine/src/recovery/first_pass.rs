@@ -1,0 +1,184 @@
+//! The first pass over the log: analysis ([`super::analysis`]), and redo of as many pages as fit in memory ([`super::redo::eager`]).
+//!
+//! ```text
+//!           oldest rec_lsn           BEGIN       END                              end of the log
+//!  log  --------|----------------------|----------|------------------------------------|
+//!   1.                                 |--------->|                                      the checkpoint: what it lists is the table now
+//!   2.          |-------------------------------->|                                      redo of the pages in the table
+//!   3.                                            |----------------------------------->| analysis and redo
+//! ```
+//!
+//! I1. Nothing on the disk changes. Where the log ends, and whether it is sound, is known only when the pass has ended; until then what has been
+//!     redone is in memory, and goes with it if the open is refused.
+//! I2. Analysis comes to the same as if nothing were redone.
+//! I3. The records of one page are handed out in the order of the log: the second step ends where the third begins.
+//! I4. What keeps a page from being redone here keeps nobody from opening the database: the redo pass comes to the page, and tells.
+
+use std::sync::Arc;
+
+use hamal_storage::Storage;
+use hamal_wal::{Frame, Lsn};
+use hashbrown::HashMap;
+
+use super::analysis::{Analysis, Nobody, Takes, damaged};
+use super::redo::eager::{Dealer, Eager, Redone};
+use super::{PARALLEL_BYTES, ahead, log_options, progress, recovery_workers, scanner};
+use crate::ids::TxnId;
+use crate::master::Master;
+use crate::record::Record;
+use crate::report::RecoveryPass;
+use crate::{ErrorKind, Options, Result};
+
+/// Records between two calls of the progress callback.
+const PROGRESS_RECORDS: u64 = if cfg!(test) { 64 } else { 65_536 };
+
+/// Runs the pass, with nobody to redo pages. `Corrupt` for damage, for a checkpoint that is not there or not whole, and for the log of another
+/// database.
+pub(super) fn analyse(storage: &Arc<dyn Storage>, options: &Options, master: &Master) -> Result<Analysis> {
+    run(storage, options, master, None).map(|(analysis, _)| analysis)
+}
+
+/// The same; and redoes what it can.
+pub(super) fn run(
+    storage: &Arc<dyn Storage>,
+    options: &Options,
+    master: &Master,
+    eager: Option<&Eager>,
+) -> Result<(Analysis, Redone)> {
+    let begin = master.checkpoint_lsn;
+    let _span = tracing::info_span!("analysis", from = begin.0).entered();
+    let started = storage.monotonic();
+    let log_options = log_options(options, master.log_segment_bytes);
+    let mut scanner = scanner(storage, &log_options, begin, master.attested)?;
+    let mut pass = Pass::new(options, master);
+    let workers = recovery_workers(&**storage, options);
+    // How long the log is, nobody knows before its end.
+    let alone_bytes = (workers > 1).then(|| options.recovery_workers.map_or(PARALLEL_BYTES, |_| 0));
+    while !pass.analysis.complete
+        && let Some(frame) = scanner.next_frame()?
+    {
+        pass.see(&frame, &mut Nobody)?;
+    }
+    let mut redone = Redone::default();
+    match eager.filter(|_| pass.analysis.complete) {
+        None => ahead::each(&mut scanner, alone_bytes, |frame| pass.see(frame, &mut Nobody))?,
+        Some(eager) => {
+            let before = (pass.records, pass.bytes);
+            let read = |dealer: &mut Dealer<'_, '_, '_>| {
+                pass.redo_listed(storage, dealer, alone_bytes)?;
+                let from = pass.end;
+                ahead::each(&mut scanner, alone_bytes, |frame| {
+                    dealer.start_threads_if(alone_bytes.is_some_and(|bytes| frame.lsn.0 - from.0 >= bytes));
+                    pass.see(frame, dealer)
+                })
+            };
+            redone = eager.run(workers, options.cache_bytes, read)?;
+            (redone.records, redone.bytes) = (pass.records - before.0, pass.bytes - before.1);
+            eager.settle(&mut pass.analysis);
+        }
+    }
+    if let (Some(end), Some(resume)) = (scanner.end(), scanner.resume()) {
+        pass.analysis.torn = end.torn;
+        pass.analysis.resume = resume;
+    }
+    let mut analysis = pass.finish()?;
+    analysis.report.elapsed = storage.monotonic().saturating_sub(started);
+    Ok((analysis, redone))
+}
+
+/// What the pass has come to.
+struct Pass<'p> {
+    options: &'p Options,
+    master: &'p Master,
+    analysis: Analysis,
+    /// Updates by transaction.
+    updates: HashMap<TxnId, u64>,
+    /// Where the last record ends.
+    end: Lsn,
+    /// Read in all three steps.
+    records: u64,
+    bytes: u64,
+}
+
+impl<'p> Pass<'p> {
+    fn new(options: &'p Options, master: &'p Master) -> Pass<'p> {
+        let end = master.checkpoint_lsn;
+        let analysis = Analysis::new(master);
+        Pass { options, master, analysis, updates: HashMap::new(), end, records: 0, bytes: 0 }
+    }
+
+    /// A record of the first or the third step.
+    fn see(&mut self, frame: &Frame<'_>, taker: &mut impl Takes) -> Result<()> {
+        let (lsn, begin, master) = (frame.lsn, self.master.checkpoint_lsn, self.master);
+        if frame.incarnation > master.incarnation {
+            let expected = format!("incarnation at most {}", master.incarnation);
+            return Err(damaged(lsn, expected, frame.incarnation));
+        }
+        let record = decode(frame)?;
+        if lsn == begin
+            && !matches!(record, Record::BeginCheckpoint { database_id } if database_id == master.database_id)
+        {
+            return Err(damaged(lsn, "the checkpoint that the master record names", record.kind_name()));
+        }
+        if let Record::Update { txn, .. } = &record {
+            *self.updates.entry(*txn).or_default() += 1;
+        }
+        self.analysis.see(lsn, begin, master, &record, taker)?;
+        self.end = frame.end;
+        self.analysis.report.records += 1;
+        self.analysis.report.bytes = frame.end.0 - begin.0;
+        self.note_read(frame)
+    }
+
+    /// The second step: offers what the checkpoint has listed, and reads what these pages may miss of the log up to here.
+    fn redo_listed(
+        &mut self,
+        storage: &Arc<dyn Storage>,
+        dealer: &mut Dealer<'_, '_, '_>,
+        alone_bytes: Option<u64>,
+    ) -> Result<()> {
+        self.analysis.offer(dealer);
+        let Some(from) = self.analysis.redo_lsn().filter(|from| *from < self.end) else { return Ok(()) };
+        dealer.start_threads_if(alone_bytes.is_some_and(|bytes| self.end.0 - from.0 >= bytes));
+        let log_options = log_options(self.options, self.master.log_segment_bytes);
+        let mut read = || -> Result<()> {
+            let mut scanner = scanner(storage, &log_options, from, self.end)?;
+            while let Some(frame) = scanner.next_frame()?.filter(|frame| frame.lsn < self.end) {
+                self.analysis.see_again(frame.lsn, &decode(&frame)?, dealer);
+                self.note_read(&frame)?;
+            }
+            Ok(())
+        };
+        match read() {
+            Err(error) if error.kind() != ErrorKind::Cancelled => dealer.give_up(&error), // I4
+            other => return other,
+        }
+        Ok(())
+    }
+
+    fn note_read(&mut self, frame: &Frame<'_>) -> Result<()> {
+        self.records += 1;
+        self.bytes += frame.end.0 - frame.lsn.0;
+        if self.records.is_multiple_of(PROGRESS_RECORDS) {
+            progress(self.options, RecoveryPass::Analysis, self.bytes, 0)?;
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Analysis> {
+        let Pass { mut analysis, .. } = self;
+        if !analysis.complete {
+            return Err(damaged(self.master.checkpoint_lsn, "a whole checkpoint", "one that never ended"));
+        }
+        let losers = self.updates.iter().filter(|(txn, _)| analysis.is_loser(**txn));
+        analysis.loser_records = losers.map(|(_, updates)| updates).sum();
+        analysis.report.pages = analysis.dirty_pages();
+        analysis.report.applied = analysis.report.records;
+        progress(self.options, RecoveryPass::Analysis, self.bytes, self.bytes)?;
+        Ok(analysis)
+    }
+}
+
+fn decode<'f>(frame: &Frame<'f>) -> Result<Record<'f>> {
+    Record::decode(frame.payload).map_err(|e| e.context(format!("log record {}", frame.lsn)))
+}

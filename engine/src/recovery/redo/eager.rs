@@ -1,0 +1,231 @@
+//! Redo while the log is read for the first time: before anybody knows where the log ends, and which pages miss what.
+//!
+//! It saves reading and decoding the log a second time. What it can do is limited by two things: nothing may be written (a refused open changes
+//! nothing), so all that it touches has to stay in memory; and what it knows of a page is what the page itself says.
+//!
+//! I1. A part is applied if and only if the page has an LSN below the record's and is the one that the part was done to (or the part is
+//!     blind). So a page is at all times as it was at some moment: whatever analysis finds out later, nothing wrong has been done to it.
+//! I2. A page that is in the dirty page table at the end, was taken when it entered it, and was not left, has all of its records. The others are
+//!     forgotten: to the redo pass, and to whoever reads them, they are what their file has. That includes what has been written since (F14: whether
+//!     that write was lost is looked at when the page is read), was freed, or is of a partition that is gone.
+//! I3. A page is left for any error, once for all. The redo pass meets it too, and tells, or mends.
+//! I4. No page leaves the cache meanwhile: fewer are taken than fit.
+//! I5. No file is made, and none grows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hamal_pager::{PageNo, Pager, Partition, PartitionId};
+use hamal_storage::{Error as LowError, Storage};
+use hamal_wal::Lsn;
+use hashbrown::{HashMap, HashSet};
+use parking_lot::Mutex;
+
+use super::apply::{Outcome, redo_or_leave};
+use super::fan_out::{self, FanOut, Size};
+use super::{Failure, Tally, TargetIndex, Work, note_tally};
+use crate::catalog::partition_of;
+use crate::record::PagePart;
+use crate::recovery::analysis::{Analysis, Place, Takes};
+use crate::report::RecoveryReport;
+use crate::{Error, Result};
+
+/// Who redoes pages along with analysis.
+pub(crate) struct Eager {
+    partitions: Vec<Arc<Partition>>,
+    by_id: HashMap<PartitionId, TargetIndex>,
+    /// Pages that are taken at most (I4).
+    room: usize,
+    /// Pages that cannot be redone here.
+    left: Mutex<HashSet<(TargetIndex, PageNo)>>,
+    /// Nothing is worth anything.
+    gives_up: AtomicBool,
+    /// All pages that have been taken.
+    taken: Mutex<Vec<(TargetIndex, PageNo)>>,
+}
+
+/// What has been redone.
+#[derive(Debug, Default)]
+pub(crate) struct Redone {
+    tallies: Vec<(PartitionId, Tally)>,
+    /// Threads; 0: no page was taken.
+    workers: usize,
+    /// What was read of the log meanwhile.
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Redone {
+    /// Adds it to the report. `ready`: when it was all done, from the beginning of the open.
+    pub(crate) fn note(&self, analysis: &Analysis, ready: Duration, report: &mut RecoveryReport) {
+        for (partition, tally) in self.tallies.iter().filter(|(_, tally)| !tally.is_empty()) {
+            note_tally(report, *partition, *tally);
+        }
+        if self.workers > 0 {
+            report.redo_workers = self.workers as u64;
+            report.redo.records = self.records;
+            report.redo.bytes = self.bytes;
+        }
+        report.first_pass_pages = analysis.dirty_pages() - analysis.left_pages();
+        // Those of which pages are left are told again.
+        report.partitions.iter_mut().for_each(|partition| partition.ready = ready);
+    }
+}
+
+impl Eager {
+    /// Opens the partitions, of those that are `wanted`, that can be opened.
+    pub(crate) fn new(
+        storage: &dyn Storage,
+        pager: &Arc<Pager>,
+        wanted: &dyn Fn(PartitionId) -> bool,
+    ) -> Result<Eager> {
+        let names = storage.list("part").map_err(|e| LowError::io("list", "part", e))?;
+        let mut ids: Vec<PartitionId> = names.iter().filter_map(|name| partition_of(name)).collect();
+        ids.sort_unstable();
+        // Whoever needs one of the others tries again.
+        let partitions: Vec<Arc<Partition>> =
+            ids.into_iter().filter(|id| wanted(*id)).filter_map(|id| pager.open_partition(id).ok()).collect();
+        let by_id =
+            partitions.iter().enumerate().map(|(target, partition)| (partition.id(), target)).collect();
+        let capacity = pager.capacity_pages();
+        Ok(Eager {
+            partitions,
+            by_id,
+            room: capacity - capacity / 8,
+            left: Mutex::default(),
+            gives_up: AtomicBool::new(false),
+            taken: Mutex::default(),
+        })
+    }
+
+    /// Lets `read` take pages and hand out their parts; returns when all is redone.
+    pub(crate) fn run(
+        &self,
+        workers: usize,
+        cache_bytes: u64,
+        read: impl FnOnce(&mut Dealer<'_, '_, '_>) -> Result<()>,
+    ) -> Result<Redone> {
+        let pages = self.partitions.iter().map(|partition| u64::from(partition.file_pages())).sum();
+        let (result, done) = fan_out::run(self, Size { workers, pages, cache_bytes }, |fan_out| {
+            let mut dealer =
+                Dealer { eager: self, fan_out, known: None, taken: Vec::new(), has_threads: false };
+            let result = read(&mut dealer);
+            if result.is_err() {
+                dealer.fan_out.stop();
+            }
+            *self.taken.lock() = dealer.taken;
+            result
+        });
+        result?;
+        if let Some(failure) = done.failure {
+            return Err(failure.error);
+        }
+        let workers = if self.taken.lock().is_empty() { 0 } else { done.workers };
+        let ids = self.partitions.iter().map(|partition| partition.id());
+        Ok(Redone { tallies: ids.zip(done.tallies).collect(), workers, ..Redone::default() })
+    }
+
+    /// Tells analysis which pages are redone, and forgets the others (I2).
+    pub(crate) fn settle(&self, analysis: &mut Analysis) {
+        let left = std::mem::take(&mut *self.left.lock());
+        let gives_up = self.gives_up.load(Ordering::Relaxed);
+        analysis.settle_taken(|partition, page| {
+            !gives_up && self.by_id.get(&partition).is_some_and(|target| !left.contains(&(*target, page)))
+        });
+        let mut taken = std::mem::take(&mut *self.taken.lock());
+        taken.retain(|(target, page)| !analysis.is_redone(self.partitions[*target].id(), *page));
+        taken.sort_unstable();
+        for pages in taken.chunk_by(|one, next| one.0 == next.0) {
+            self.partitions[pages[0].0].forget(pages.iter().map(|(_, page)| *page));
+        }
+    }
+
+    /// The partitions that it has opened.
+    pub(crate) fn into_partitions(self) -> Vec<Arc<Partition>> {
+        self.partitions
+    }
+}
+
+impl Work for Eager {
+    fn targets(&self) -> usize {
+        self.partitions.len()
+    }
+
+    fn partition_id(&self, target: TargetIndex) -> PartitionId {
+        self.partitions[target].id()
+    }
+
+    fn partition(&self, target: TargetIndex) -> Option<&Partition> {
+        Some(&self.partitions[target])
+    }
+
+    fn rec_lsn(&self, target: TargetIndex, page: PageNo) -> Option<Lsn> {
+        (!self.left.lock().contains(&(target, page))).then_some(Lsn::NEVER)
+    }
+
+    fn redo(&self, at: Place, target: TargetIndex, part: &PagePart<'_>) -> Result<Outcome, Failure> {
+        let redone = redo_or_leave(&self.partitions[target], at.lsn, part).unwrap_or_else(|error| {
+            tracing::debug!(%error, partition = part.partition.0, page = part.page.0, "a page is left to the redo pass");
+            Outcome::Left
+        });
+        if redone == Outcome::Left {
+            self.left.lock().insert((target, part.page));
+        }
+        Ok(redone)
+    }
+
+    fn note_done(&self, _: TargetIndex) {}
+}
+
+/// The reader's end: takes pages, and hands their parts out.
+pub(crate) struct Dealer<'d, 'scope, 'env> {
+    eager: &'d Eager,
+    fan_out: &'d mut FanOut<'scope, 'env>,
+    /// The partition of the page before.
+    known: Option<(PartitionId, Option<TargetIndex>)>,
+    taken: Vec<(TargetIndex, PageNo)>,
+    /// Threads redo, or it has been tried.
+    has_threads: bool,
+}
+
+impl Dealer<'_, '_, '_> {
+    /// From here on threads redo, if it is worth their while and they do not yet.
+    pub(crate) fn start_threads_if(&mut self, is_worth_it: bool) {
+        if is_worth_it && !self.has_threads {
+            self.has_threads = true;
+            self.fan_out.start_threads();
+        }
+    }
+
+    /// Records are missing: nothing that is redone counts.
+    pub(crate) fn give_up(&self, error: &Error) {
+        tracing::debug!(%error, "all pages are left to the redo pass");
+        self.eager.gives_up.store(true, Ordering::Relaxed);
+    }
+
+    fn target(&mut self, partition: PartitionId) -> Option<TargetIndex> {
+        match self.known {
+            Some((id, target)) if id == partition => target,
+            _ => self.known.insert((partition, self.eager.by_id.get(&partition).copied())).1,
+        }
+    }
+}
+
+impl Takes for Dealer<'_, '_, '_> {
+    fn takes(&mut self, partition: PartitionId, page: PageNo) -> bool {
+        let Some(target) = self.target(partition) else { return false };
+        // A page behind the file's end would make it grow (I5).
+        let takes = self.taken.len() < self.eager.room && page.0 < self.eager.partitions[target].file_pages();
+        if takes {
+            self.taken.push((target, page));
+        }
+        takes
+    }
+
+    fn part(&mut self, at: Place, part: &PagePart<'_>) {
+        if let Some(target) = self.target(part.partition) {
+            self.fan_out.part(at, target, part);
+        }
+    }
+}
