@@ -1,13 +1,13 @@
-//! Opening a database: make a new one, or recover what is there (ARIES: analysis, redo, undo).
+//! Opening a database: make a new one, or recover what is there (ARIES: analysis, redo, undo; analysis and most of redo in one pass).
 //!
 //! | step | reads | writes |
 //! |---|---|---|
 //! | master | both copies | nothing |
-//! | analysis ([`analysis`]) | log from the last checkpoint's BEGIN | nothing |
+//! | first pass ([`first_pass`]): analysis, and redo of what fits in memory ([`redo::eager`]) | log from the oldest `rec_lsn` of the last checkpoint | pages, in memory |
 //! | incarnation | - | master, synced: from here on, older log bytes can never pass for new ones (hazard H1) |
 //! | resume | - | the log's unattested end again, its torn tail away, synced (F6) |
 //! | torn pages | doublewrite area | pages whose copy in place is torn (F5, hazard H13) |
-//! | redo ([`redo`]) | log from the oldest `rec_lsn` | pages, in memory |
+//! | redo ([`redo`]) of what is left | log from the oldest `rec_lsn` of these pages | pages |
 //! | undo ([`undo`], [`crate::rollback`]) | losers' chains, backwards | compensation and end records |
 //! | orphans | catalog, `part/` | partition-deleted records; files without a catalog row go (F8) |
 //! | checkpoint | - | so that the next open starts here |
@@ -373,7 +373,7 @@ fn first_report(master: &Master, analysis: &Analysis) -> RecoveryReport {
         incarnation: master.incarnation,
         ..RecoveryReport::default()
     };
-    report.undo.records = analysis.loser_records;
+    report.undo.records = analysis.loser_records();
     for partition in analysis.dirty_partitions() {
         partition_report(&mut report, partition).dirty_pages += 1;
     }

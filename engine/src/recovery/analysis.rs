@@ -71,6 +71,8 @@ struct DirtyEntry {
 #[derive(Debug, Default)]
 struct Txn {
     first_lsn: Lsn,
+    /// Seen.
+    updates: u64,
     /// Partition -> (`last_lsn`, `undo_next_lsn`).
     chains: BTreeMap<PartitionId, (Lsn, Lsn)>,
 }
@@ -97,8 +99,6 @@ pub(crate) struct Analysis {
     pub(crate) next_txn: TxnId,
     pub(crate) next_id: u32,
     pub(crate) winners: u64,
-    /// Updates of losers seen: an estimate of what undo has to do.
-    pub(crate) loser_records: u64,
     /// Nothing follows the checkpoint.
     pub(crate) quiet: bool,
     pub(crate) torn: bool,
@@ -128,7 +128,6 @@ impl Analysis {
             next_txn: TxnId(1),
             next_id: 1,
             winners: 0,
-            loser_records: 0,
             quiet: true,
             torn: false,
             resume: Resume {
@@ -168,9 +167,9 @@ impl Analysis {
             }
         }
         match record {
-            Record::Update { txn, parts, .. } => self.chain(*txn, parts, lsn, lsn, lsn)?,
+            Record::Update { txn, parts, .. } => self.chain(*txn, parts, lsn, lsn)?.updates += 1,
             Record::Compensation { txn, parts, undo_next_lsn, .. } => {
-                self.chain(*txn, parts, lsn, lsn, *undo_next_lsn)?;
+                self.chain(*txn, parts, lsn, *undo_next_lsn)?;
             }
             Record::Structure { .. } | Record::Abort { .. } => self.quiet = false,
             Record::Commit { txn, counts, .. } => {
@@ -250,9 +249,8 @@ impl Analysis {
         txn: TxnId,
         parts: &[PagePart<'_>],
         lsn: Lsn,
-        last_lsn: Lsn,
         undo_next_lsn: Lsn,
-    ) -> Result<()> {
+    ) -> Result<&mut Txn> {
         self.quiet = false;
         let Some(first) = parts.first() else {
             return Err(damaged(lsn, "at least one page in a transaction's record", "none"));
@@ -261,8 +259,8 @@ impl Analysis {
         if entry.first_lsn == Lsn::NEVER {
             entry.first_lsn = lsn;
         }
-        entry.chains.insert(first.partition, (last_lsn, undo_next_lsn));
-        Ok(())
+        entry.chains.insert(first.partition, (lsn, undo_next_lsn));
+        Ok(entry)
     }
 
     /// A checkpoint's copy of a transaction (I1).
@@ -439,9 +437,9 @@ impl Analysis {
         self.dirty.keys().map(|(partition, _)| *partition)
     }
 
-    /// Whether the transaction has to be rolled back.
-    pub(crate) fn is_loser(&self, txn: TxnId) -> bool {
-        self.transactions.contains_key(&txn)
+    /// Updates seen of transactions that have to be rolled back: an estimate of what undo has to do.
+    pub(crate) fn loser_records(&self) -> u64 {
+        self.transactions.values().map(|txn| txn.updates).sum()
     }
 
     /// Transactions to roll back, oldest first.

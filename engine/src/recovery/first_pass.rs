@@ -18,12 +18,10 @@ use std::sync::Arc;
 
 use hamal_storage::Storage;
 use hamal_wal::{Frame, Lsn};
-use hashbrown::HashMap;
 
 use super::analysis::{Analysis, Nobody, Takes, damaged};
 use super::redo::eager::{Dealer, Eager, Redone};
 use super::{PARALLEL_BYTES, ahead, log_options, progress, recovery_workers, scanner};
-use crate::ids::TxnId;
 use crate::master::Master;
 use crate::record::Record;
 use crate::report::RecoveryPass;
@@ -91,8 +89,6 @@ struct Pass<'p> {
     options: &'p Options,
     master: &'p Master,
     analysis: Analysis,
-    /// Updates by transaction.
-    updates: HashMap<TxnId, u64>,
     /// Where the last record ends.
     end: Lsn,
     /// Read in all three steps.
@@ -104,7 +100,7 @@ impl<'p> Pass<'p> {
     fn new(options: &'p Options, master: &'p Master) -> Pass<'p> {
         let end = master.checkpoint_lsn;
         let analysis = Analysis::new(master);
-        Pass { options, master, analysis, updates: HashMap::new(), end, records: 0, bytes: 0 }
+        Pass { options, master, analysis, end, records: 0, bytes: 0 }
     }
 
     /// A record of the first or the third step.
@@ -119,9 +115,6 @@ impl<'p> Pass<'p> {
             && !matches!(record, Record::BeginCheckpoint { database_id } if database_id == master.database_id)
         {
             return Err(damaged(lsn, "the checkpoint that the master record names", record.kind_name()));
-        }
-        if let Record::Update { txn, .. } = &record {
-            *self.updates.entry(*txn).or_default() += 1;
         }
         self.analysis.see(lsn, begin, master, &record, taker)?;
         self.end = frame.end;
@@ -170,8 +163,6 @@ impl<'p> Pass<'p> {
         if !analysis.complete {
             return Err(damaged(self.master.checkpoint_lsn, "a whole checkpoint", "one that never ended"));
         }
-        let losers = self.updates.iter().filter(|(txn, _)| analysis.is_loser(**txn));
-        analysis.loser_records = losers.map(|(_, updates)| updates).sum();
         analysis.report.pages = analysis.dirty_pages();
         analysis.report.applied = analysis.report.records;
         progress(self.options, RecoveryPass::Analysis, self.bytes, self.bytes)?;

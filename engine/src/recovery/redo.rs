@@ -1,4 +1,5 @@
-//! The redo pass: repeats history for every page that may miss changes, losers' changes included.
+//! Redo: repeats history for every page that may miss changes, losers' changes included. This is the pass of its own, for what was not redone
+//! along with analysis ([`eager`], which deals out and redoes by the same means).
 //!
 //! One thread reads the log and deals the parts of its records out by page, to itself or to workers ([`fan_out`]), who collect many of them and
 //! redo those of one page together ([`batch`]):

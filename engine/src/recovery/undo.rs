@@ -102,14 +102,14 @@ pub(super) fn run(
         }
     }
     let workers = match engine.options.recovery_workers {
-        None if analysis.loser_records < PARALLEL_RECORDS => 1,
+        None if analysis.loser_records() < PARALLEL_RECORDS => 1,
         _ => recovery_workers(&*engine.storage, &engine.options).min(jobs.len()),
     };
     report.undo_workers = if jobs.is_empty() { 0 } else { workers as u64 };
     let pass = Pass {
         engine,
         began,
-        total: analysis.loser_records,
+        total: analysis.loser_records(),
         chains,
         next_job: AtomicUsize::new(0),
         stop: AtomicBool::new(false),
