@@ -345,6 +345,8 @@ impl Database {
             healed_from_copies: engine.healer.counters.copies.load(Ordering::Relaxed),
             healed_from_log: engine.healer.counters.log.load(Ordering::Relaxed),
             healed_from_backups: engine.healer.counters.backups.load(Ordering::Relaxed),
+            quarantined_partitions: engine.quarantine.offline(),
+            quarantines: engine.counters.quarantines.load(Ordering::Relaxed),
             scrubs: engine.counters.scrubs.load(Ordering::Relaxed),
             scrubbed_pages: engine.counters.scrubbed_pages.load(Ordering::Relaxed),
         }

@@ -45,6 +45,8 @@ pub(crate) struct Counters {
     /// Transactions that could not be serialized: what they read, or were to write, had been changed.
     pub(crate) overtaken: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
+    /// Times that a partition was quarantined.
+    pub(crate) quarantines: AtomicU64,
     /// Scrubs that have seen every page.
     pub(crate) scrubs: AtomicU64,
     /// Pages that scrubs have looked at.

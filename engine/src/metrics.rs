@@ -71,6 +71,8 @@ fn metrics_of(stats: &Stats) -> Vec<Metric> {
         healed_from_copies,
         healed_from_log,
         healed_from_backups,
+        quarantined_partitions,
+        quarantines,
         scrubs,
         scrubbed_pages,
     } = stats;
@@ -188,6 +190,13 @@ fn metrics_of(stats: &Stats) -> Vec<Metric> {
             sum(healed_from_backups),
             "Pages rebuilt from a backup or the archive.",
         ),
+        (
+            "hamal_quarantined_partitions",
+            Unit::Count,
+            level(quarantined_partitions),
+            "Partitions that cannot be used until they are repaired.",
+        ),
+        ("hamal_quarantines_total", Unit::Count, sum(quarantines), "Times that a partition was quarantined."),
         ("hamal_scrubs_total", Unit::Count, sum(scrubs), "Scrubs that have seen every page."),
         ("hamal_scrubbed_pages_total", Unit::Count, sum(scrubbed_pages), "Pages that scrubs have looked at."),
     ];

@@ -219,6 +219,14 @@ impl Quarantine {
         self.cases.lock().keys().copied().collect()
     }
 
+    /// How many partitions cannot be used.
+    pub(crate) fn offline(&self) -> u64 {
+        if self.is_empty() {
+            return 0;
+        }
+        self.cases.lock().values().filter(|case| case.stage != Stage::Lifted).count() as u64
+    }
+
     /// Whether a checkpoint has something to settle.
     pub(crate) fn has_open(&self) -> bool {
         !self.of_stage(Stage::Open).is_empty()
@@ -378,6 +386,7 @@ impl Engine {
             return;
         }
         tracing::error!(partition = id.0, cause, "a partition is quarantined");
+        self.counters.quarantines.fetch_add(1, Ordering::Relaxed);
         let dirty = self.pager.seal_partition(id);
         // Here before they leave the pager (I4).
         self.quarantine.add_dirty(id, dirty.into_iter());

@@ -93,6 +93,10 @@ pub struct Stats {
     pub healed_from_log: u64,
     /// Pages rebuilt from a backup, or the archived log.
     pub healed_from_backups: u64,
+    /// Partitions that are quarantined now: their rows cannot be used until they are repaired. [`crate::Database::partitions`] says which.
+    pub quarantined_partitions: u64,
+    /// Times that a partition was quarantined.
+    pub quarantines: u64,
     /// Scrubs that have seen every page.
     pub scrubs: u64,
     /// Pages that scrubs have looked at.

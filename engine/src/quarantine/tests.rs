@@ -344,9 +344,12 @@ fn a_partition_damaged_while_it_is_in_use_is_confined_and_repaired_to_the_last_c
             }
         }
         world.check_outage(SLOT);
+        let stats = world.db().stats();
+        assert_eq!((stats.quarantined_partitions, stats.quarantines), (1, 1));
         world.live_on(SLOT);
         let report = world.repair(SLOT);
         assert!(matches!(report.base, RepairBase::Backup(_)), "{report:?}");
+        assert_eq!(world.db().stats().quarantined_partitions, 0);
         world.check_for_good();
     }
 }
