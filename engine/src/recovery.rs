@@ -53,6 +53,8 @@ use redo::eager::Eager;
 const DEFAULT_WORKERS: usize = 8;
 /// Log that is worth starting threads for, bytes, unless their number is given.
 const PARALLEL_BYTES: u64 = 1 << 20;
+/// Records between two calls of the progress callback.
+const PROGRESS_RECORDS: u64 = if cfg!(test) { 64 } else { 65_536 };
 
 /// Opens the database on `storage`, as `options` say.
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Engine> {
@@ -192,7 +194,7 @@ fn analyse(
     let is_prepared = Pager::is_prepared(&*storage, &pages)?;
     let cache = is_prepared.then(|| PageCache::open(&storage, pages.clone())).transpose()?;
     let is_in_use = |id| !options.leaves_out(id) && !quarantines.is_settled(id);
-    let eager = cache.as_ref().map(|cache| Eager::new(&*storage, &cache.pager, &is_in_use)).transpose()?;
+    let eager = cache.as_ref().map(|cache| Eager::new(&*storage, &cache.pager, &is_in_use));
     // A log that is longer than today's limit is still recovered; the limit holds for what comes after.
     let (mut analysis, redone) = first_pass::run(&storage, &options, master, eager.as_ref())?;
     if options.only.is_some() {
@@ -223,6 +225,8 @@ fn analyse(
         id if quarantines.is_settled(id) || options.leaves_out(id) => Mending::None,
         _ => Mending::IfReadable,
     };
+    // A page that is redone already is in memory, and stays damaged in place until it is written. Should there be a crash before, the first pass
+    // begins it anew again, with the blind record that it has begun it with now.
     let replays =
         |partition, page, lsn| analysis.rec_lsn(partition, page).is_some_and(|rec_lsn| rec_lsn <= lsn);
     let torn_pages =
@@ -232,9 +236,11 @@ fn analyse(
         layers.pager.close_partition(gone.id(), false)?;
     }
     for torn in torn_pages.restored {
-        if let Some(partition) = partitions.iter().find(|partition| partition.id() == torn.partition) {
-            // The page may be behind what was its file's end.
-            partition.measure()?;
+        if let Some(partition) = partitions.iter().find(|partition| partition.id() == torn.partition)
+            && let Err(error) = partition.measure()
+        {
+            // The page may be behind what was its file's end. Then whoever reads it is told, and that concerns one partition alone.
+            tracing::debug!(partition = torn.partition.0, %error, "a file's length cannot be read");
         }
         if analysis.restore(torn.partition, torn.page, torn.page_lsn) {
             partition_report(&mut report, torn.partition).restored_pages += 1;

@@ -153,7 +153,8 @@ pub struct RecoveryProgress {
 pub struct PassReport {
     /// Records read.
     pub records: u64,
-    /// Records (redo: page changes) applied.
+    /// Records (redo: page changes) applied. Also those of pages that the first pass has redone in memory, until the log said that they had been
+    /// written or freed since.
     pub applied: u64,
     /// Distinct pages touched.
     pub pages: u64,
@@ -171,9 +172,9 @@ pub struct PartitionReport {
     pub partition: u32,
     /// Pages in its dirty page table after analysis.
     pub dirty_pages: u64,
-    /// Page changes redone.
+    /// Page changes redone, as [`PassReport::applied`].
     pub redone: u64,
-    /// Page changes found on the page already.
+    /// Page changes found on the page already, likewise.
     pub skipped: u64,
     /// Log that these page changes take, bytes.
     pub redo_bytes: u64,

@@ -49,6 +49,9 @@ struct Arguments {
     /// Rows changed by a transaction that never ends.
     #[arg(long, default_value_t = 0)]
     loser_rows: u64,
+    /// Page cache of the database, when it is made and when it is opened, MiB.
+    #[arg(long, default_value_t = 4096)]
+    cache_mib: u64,
     /// Let the system forget the files before each run.
     #[arg(long)]
     cold: bool,
@@ -87,6 +90,9 @@ struct Run {
     analysis: f64,
     redo: f64,
     undo: f64,
+    /// Pages redone in the first pass over the log, whose time is `analysis`.
+    #[serde(default)]
+    first_pass_pages: u64,
     /// Until the first, and the last, table's partition had nothing left to redo or undo.
     first_ready: f64,
     last_ready: f64,
@@ -116,7 +122,7 @@ struct Results {
 fn main() -> Outcome<()> {
     let mut arguments = Arguments::parse();
     if let (Some(home), Some(threads)) = (&arguments.run, arguments.threads) {
-        let run = if threads == 0 { read_files(home)? } else { open(home, threads)? };
+        let run = if threads == 0 { read_files(home)? } else { open(home, threads, arguments.cache_mib)? };
         println!("{}", serde_json::to_string(&run)?);
         std::process::exit(0);
     }
@@ -180,9 +186,9 @@ fn put_together(files: &[PathBuf]) -> Outcome<Results> {
     all.ok_or_else(|| "no files".into())
 }
 
-fn options() -> Options {
+fn options(cache_mib: u64) -> Options {
     Options::new()
-        .cache_bytes(4 << 30)
+        .cache_bytes(cache_mib << 20)
         .max_log_bytes(1 << 40)
         .checkpoint_log_bytes(1 << 40)
         .checkpoint_interval(Duration::from_hours(24))
@@ -192,7 +198,7 @@ fn options() -> Options {
 
 /// The files of a database as a crash leaves them.
 fn build(home: &Path, arguments: &Arguments, partitions: u64) -> Outcome<()> {
-    let database = options().open(home)?;
+    let database = options(arguments.cache_mib).open(home)?;
     let names: Vec<String> = (0..partitions).map(|n| format!("rows {n}")).collect();
     let tables: Vec<TableDef<'_, &[u8], &[u8]>> = names.iter().map(|name| TableDef::new(name)).collect();
     let rows = (arguments.data_mib << 20) / ROW_BYTES as u64;
@@ -235,9 +241,9 @@ fn processor_seconds() -> f64 {
 }
 
 /// Opens the database with so many threads.
-fn open(home: &Path, workers: usize) -> Outcome<Run> {
+fn open(home: &Path, workers: usize, cache_mib: u64) -> Outcome<Run> {
     let began = Instant::now();
-    let database: Database = options().recovery_workers(workers).open(home)?;
+    let database: Database = options(cache_mib).recovery_workers(workers).open(home)?;
     let elapsed = began.elapsed();
     let processor = processor_seconds();
     let report = database.recovery_report().clone();
@@ -252,9 +258,10 @@ fn open(home: &Path, workers: usize) -> Outcome<Run> {
         analysis: seconds(report.analysis.elapsed),
         redo: seconds(report.redo.elapsed),
         undo: seconds(report.undo.elapsed),
+        first_pass_pages: report.first_pass_pages,
         first_ready: ready.clone().fold(f64::INFINITY, f64::min),
         last_ready: ready.fold(0.0, f64::max),
-        log_bytes: report.redo.bytes,
+        log_bytes: report.end_lsn - report.redo_lsn,
         changes: report.redo.applied,
         pages: report.redo.pages,
     })
@@ -378,9 +385,9 @@ fn measure(arguments: &Arguments, partitions: u64) -> Outcome<Vec<Cell>> {
         None => fresh_directory()?,
     };
     let home = place.path().join("recovered.hamal");
-    let sizes =
-        [arguments.log_mib, arguments.data_mib, arguments.loser_rows, partitions].map(|n| n.to_string());
-    let names = ["--log-mib", "--data-mib", "--loser-rows", "--partitions"];
+    let Arguments { log_mib, data_mib, loser_rows, cache_mib, .. } = *arguments;
+    let sizes = [log_mib, data_mib, loser_rows, cache_mib, partitions].map(|n| n.to_string());
+    let names = ["--log-mib", "--data-mib", "--loser-rows", "--cache-mib", "--partitions"];
     let sizes = names.iter().zip(&sizes).flat_map(|(name, size)| [*name, size.as_str()]);
     in_a_process_of_its_own(Command::new(std::env::current_exe()?).arg("--build").arg(&home).args(sizes))?;
     let image = Image::of(&home)?;
@@ -397,7 +404,9 @@ fn measure(arguments: &Arguments, partitions: u64) -> Outcome<Vec<Cell>> {
             image.settle(arguments.cold)?;
             let threads = cell.workers.to_string();
             let mut command = Command::new(std::env::current_exe()?);
-            let run = in_a_process_of_its_own(command.arg("--run").arg(&home).args(["--threads", &threads]))?;
+            let cache_mib = arguments.cache_mib.to_string();
+            let how = ["--threads", &threads, "--cache-mib", &cache_mib];
+            let run = in_a_process_of_its_own(command.arg("--run").arg(&home).args(how))?;
             cell.runs.push(serde_json::from_slice(&run)?);
         }
     }
@@ -434,7 +443,7 @@ fn tell(spread: Option<Spread>) -> String {
 fn print(results: &Results, workers: &[usize]) {
     println!(
         "| partitions | threads | open, s | processor, s | analysis, s | redo, s | undo, s | first ready, s | last ready, s | \
-         times the floor | one thread / this: open | one thread / this: redo |"
+         times the floor | one thread / this: open | one thread / this: analysis and redo |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     for partitions in results.partitions() {
@@ -453,7 +462,7 @@ fn print(results: &Results, workers: &[usize]) {
                 cell.spread(|run| run.last_ready),
                 cell.times(floor, |run| run.open),
                 one.and_then(|one| one.times(cell, |run| run.open)),
-                one.and_then(|one| one.times(cell, |run| run.redo)),
+                one.and_then(|one| one.times(cell, |run| run.analysis + run.redo)),
             ];
             println!("| {partitions} | {} | {} |", cell.workers, columns.map(tell).join(" | "));
         }
@@ -462,8 +471,8 @@ fn print(results: &Results, workers: &[usize]) {
         results.cells.iter().rev().find_map(|cell| cell.runs.iter().find(|run| run.changes > 0))
     {
         println!(
-            "\nOf the last: {} bytes of log, {} page changes redone, {} pages.",
-            run.log_bytes, run.changes, run.pages
+            "\nOf the last: {} bytes of log, {} page changes redone, {} pages, {} of them along with analysis.",
+            run.log_bytes, run.changes, run.pages, run.first_pass_pages
         );
     }
 }

@@ -29,6 +29,8 @@ pub(crate) trait Takes {
     fn takes(&mut self, partition: PartitionId, page: PageNo) -> bool;
     /// A part of a page that it has taken.
     fn part(&mut self, at: Place, part: &PagePart<'_>);
+    /// A page that it has taken has left the table: nobody wants what was done to it, unless it takes the page again.
+    fn gone(&mut self, partition: PartitionId, page: PageNo);
 }
 
 /// Nobody does.
@@ -40,6 +42,8 @@ impl Takes for Nobody {
     }
 
     fn part(&mut self, _: Place, _: &PagePart<'_>) {}
+
+    fn gone(&mut self, _: PartitionId, _: PageNo) {}
 }
 
 /// Where a part stands in the log: record, and which of its parts.
@@ -154,7 +158,7 @@ impl Analysis {
             self.next_id = self.next_id.max(part.partition.0.saturating_add(1));
             if !self.deleted.contains(&part.partition) {
                 if let PageChange::ClearBits { first, count } = part.change {
-                    self.free(part.partition, part.page, first, count, coverage);
+                    self.free(part.partition, part.page, first, count, coverage, taker);
                 }
                 let entry = self.dirty.entry((part.partition, part.page)).or_insert_with(|| {
                     let by = if taker.takes(part.partition, part.page) { By::Taker } else { By::Redo };
@@ -193,7 +197,7 @@ impl Analysis {
             Record::PagesClean { .. } if lsn < master.restored_to => {}
             Record::PagesClean { pages } => {
                 for (partition, page, clean_lsn) in pages {
-                    self.clean(*partition, *page, *clean_lsn);
+                    self.clean(*partition, *page, *clean_lsn, taker);
                 }
             }
             Record::BeginCheckpoint { database_id } => {
@@ -287,12 +291,12 @@ impl Analysis {
     }
 
     /// The page's file holds everything up to `clean_lsn`.
-    fn clean(&mut self, partition: PartitionId, page: PageNo, clean_lsn: Lsn) {
+    fn clean(&mut self, partition: PartitionId, page: PageNo, clean_lsn: Lsn, taker: &mut impl Takes) {
         let written = self.written.entry((partition, page)).or_insert(clean_lsn);
         *written = clean_lsn.max(*written);
         if let Some(entry) = self.dirty.get_mut(&(partition, page)) {
             if entry.last_lsn <= clean_lsn {
-                self.dirty.remove(&(partition, page));
+                self.remove(partition, page, taker);
             } else {
                 // Where redo starts must be a record, and the page has that one.
                 entry.rec_lsn = entry.rec_lsn.max(clean_lsn);
@@ -302,12 +306,27 @@ impl Analysis {
 
     /// Pages were freed: nobody wants what they miss, and whoever uses them next begins with a blind record (hazard H21). A checkpoint
     /// does not list them either, from the moment they are freed.
-    fn free(&mut self, partition: PartitionId, bitmap: PageNo, first: u32, count: u32, coverage: u32) {
+    fn free(
+        &mut self,
+        partition: PartitionId,
+        bitmap: PageNo,
+        first: u32,
+        count: u32,
+        coverage: u32,
+        taker: &mut impl Takes,
+    ) {
         let base = bitmap.0.saturating_sub(1);
         for bit in first..first.saturating_add(count).min(coverage) {
-            let key = (partition, PageNo(base.saturating_add(bit)));
-            self.dirty.remove(&key);
-            self.written.remove(&key);
+            let page = PageNo(base.saturating_add(bit));
+            self.remove(partition, page, taker);
+            self.written.remove(&(partition, page));
+        }
+    }
+
+    fn remove(&mut self, partition: PartitionId, page: PageNo, taker: &mut impl Takes) {
+        let removed = self.dirty.remove(&(partition, page));
+        if removed.is_some_and(|entry| entry.by == By::Taker) {
+            taker.gone(partition, page);
         }
     }
 
@@ -360,13 +379,21 @@ impl Analysis {
         })
     }
 
-    /// Offers all pages in the table, each with what is behind its `rec_lsn`.
-    pub(crate) fn offer(&mut self, taker: &mut impl Takes) {
-        for ((partition, page), entry) in &mut self.dirty {
-            if taker.takes(*partition, *page) {
+    /// Offers all pages in the table, each with what is behind its `rec_lsn`; those that have missed changes the longest first. Returns where
+    /// the first record is that whoever takes them has to be shown; `None`: none is taken.
+    pub(crate) fn offer(&mut self, taker: &mut impl Takes) -> Option<Lsn> {
+        let mut pages: Vec<_> =
+            self.dirty.iter_mut().map(|(page, entry)| (entry.rec_lsn, *page, entry)).collect();
+        // Not as they happen to lie in the table: a run is a function of its seed.
+        pages.sort_unstable_by_key(|(rec_lsn, page, _)| (*rec_lsn, *page));
+        let mut first = None;
+        for (rec_lsn, (partition, page), entry) in pages {
+            if taker.takes(partition, page) {
                 entry.by = By::Taker;
+                first.get_or_insert(rec_lsn);
             }
         }
+        first
     }
 
     /// A record that was written before the pages were offered.

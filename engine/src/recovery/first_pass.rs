@@ -21,14 +21,11 @@ use hamal_wal::{Frame, Lsn};
 
 use super::analysis::{Analysis, Nobody, Takes, damaged};
 use super::redo::eager::{Dealer, Eager, Redone};
-use super::{PARALLEL_BYTES, ahead, log_options, progress, recovery_workers, scanner};
+use super::{PARALLEL_BYTES, PROGRESS_RECORDS, ahead, log_options, progress, recovery_workers, scanner};
 use crate::master::Master;
 use crate::record::Record;
 use crate::report::RecoveryPass;
 use crate::{ErrorKind, Options, Result};
-
-/// Records between two calls of the progress callback.
-const PROGRESS_RECORDS: u64 = if cfg!(test) { 64 } else { 65_536 };
 
 /// Runs the pass, with nobody to redo pages. `Corrupt` for damage, for a checkpoint that is not there or not whole, and for the log of another
 /// database.
@@ -130,8 +127,7 @@ impl<'p> Pass<'p> {
         dealer: &mut Dealer<'_, '_, '_>,
         alone_bytes: Option<u64>,
     ) -> Result<()> {
-        self.analysis.offer(dealer);
-        let Some(from) = self.analysis.redo_lsn().filter(|from| *from < self.end) else { return Ok(()) };
+        let Some(from) = self.analysis.offer(dealer).filter(|from| *from < self.end) else { return Ok(()) };
         dealer.start_threads_if(alone_bytes.is_some_and(|bytes| self.end.0 - from.0 >= bytes));
         let log_options = log_options(self.options, self.master.log_segment_bytes);
         let mut read = || -> Result<()> {

@@ -45,7 +45,7 @@ use hamal_wal::{LogOptions, Lsn, Scanner};
 use hashbrown::HashMap;
 
 use super::analysis::{Analysis, Place};
-use super::{PARALLEL_BYTES, partition_report, progress, recovery_workers, scanner};
+use super::{PARALLEL_BYTES, PROGRESS_RECORDS, partition_report, progress, recovery_workers, scanner};
 use crate::engine::{Engine, PartitionHandle};
 use crate::quarantine::twice;
 use crate::record::{PagePart, Record};
@@ -53,9 +53,6 @@ use crate::report::{PassReport, RecoveryPass, RecoveryReport};
 use crate::{Error, Result};
 use apply::{Outcome, creates, in_redo, pages_with, redo_part};
 use fan_out::{FanOut, Size};
-
-/// Records between two calls of the progress callback.
-const PROGRESS_RECORDS: u64 = if cfg!(test) { 64 } else { 65_536 };
 
 /// Why the pass ends early, and where that is in the log.
 #[derive(Debug)]
@@ -97,10 +94,6 @@ impl Tally {
             Outcome::Left => return,
         }
         self.bytes += bytes;
-    }
-
-    fn is_empty(self) -> bool {
-        self.redone == 0 && self.skipped == 0
     }
 
     fn add(&mut self, other: Tally) {

@@ -8,16 +8,19 @@
 //! I2. A page that is in the dirty page table at the end, was taken when it entered it, and was not left, has all of its records. The others are
 //!     forgotten: to the redo pass, and to whoever reads them, they are what their file has. That includes what has been written since (F14: whether
 //!     that write was lost is looked at when the page is read), was freed, or is of a partition that is gone.
-//! I3. A page is left for any error, once for all. The redo pass meets it too, and tells, or mends.
-//! I4. No page leaves the cache meanwhile: fewer are taken than fit.
+//! I3. A page is left for any error, once for all. The redo pass meets it too, and tells, or mends. A panic ends the open.
+//! I4. No page leaves the cache meanwhile: fewer are taken than fit, and those that nobody wants any more stay until the end.
 //! I5. No file is made, and none grows.
+//!
+//! Where the cache was too small for what was changed, the log says again and again that a page has been written, and what was done to it here was
+//! done for nothing. So no more pages are taken once too many are gone again ([`MOST_GONE`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hamal_pager::{PageNo, Pager, Partition, PartitionId};
-use hamal_storage::{Error as LowError, Storage};
+use hamal_storage::Storage;
 use hamal_wal::Lsn;
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
@@ -31,6 +34,10 @@ use crate::recovery::analysis::{Analysis, Place, Takes};
 use crate::report::RecoveryReport;
 use crate::{Error, Result};
 
+/// Of the pages that are taken not more than one in so many may be gone, but for the first ones.
+const MOST_GONE: usize = 4;
+const FIRST_GONE: usize = 256;
+
 /// Who redoes pages along with analysis.
 pub(crate) struct Eager {
     partitions: Vec<Arc<Partition>>,
@@ -39,6 +46,8 @@ pub(crate) struct Eager {
     room: usize,
     /// Pages that cannot be redone here.
     left: Mutex<HashSet<(TargetIndex, PageNo)>>,
+    /// There are some.
+    has_left: AtomicBool,
     /// Nothing is worth anything.
     gives_up: AtomicBool,
     /// All pages that have been taken.
@@ -59,8 +68,11 @@ pub(crate) struct Redone {
 impl Redone {
     /// Adds it to the report. `ready`: when it was all done, from the beginning of the open.
     pub(crate) fn note(&self, analysis: &Analysis, ready: Duration, report: &mut RecoveryReport) {
-        for (partition, tally) in self.tallies.iter().filter(|(_, tally)| !tally.is_empty()) {
-            note_tally(report, *partition, *tally);
+        for (partition, tally) in &self.tallies {
+            // No others: those that are gone, or have no page that anybody wants.
+            if report.partitions.iter().any(|known| known.partition == partition.0) {
+                note_tally(report, *partition, *tally);
+            }
         }
         if self.workers > 0 {
             report.redo_workers = self.workers as u64;
@@ -79,8 +91,9 @@ impl Eager {
         storage: &dyn Storage,
         pager: &Arc<Pager>,
         wanted: &dyn Fn(PartitionId) -> bool,
-    ) -> Result<Eager> {
-        let names = storage.list("part").map_err(|e| LowError::io("list", "part", e))?;
+    ) -> Eager {
+        // If they cannot be listed none is open: whoever needs them tries again, and tells.
+        let names = storage.list("part").unwrap_or_default();
         let mut ids: Vec<PartitionId> = names.iter().filter_map(|name| partition_of(name)).collect();
         ids.sort_unstable();
         // Whoever needs one of the others tries again.
@@ -89,14 +102,15 @@ impl Eager {
         let by_id =
             partitions.iter().enumerate().map(|(target, partition)| (partition.id(), target)).collect();
         let capacity = pager.capacity_pages();
-        Ok(Eager {
+        Eager {
             partitions,
             by_id,
-            room: capacity - capacity / 8,
+            room: capacity - capacity.div_ceil(32),
             left: Mutex::default(),
+            has_left: AtomicBool::new(false),
             gives_up: AtomicBool::new(false),
             taken: Mutex::default(),
-        })
+        }
     }
 
     /// Lets `read` take pages and hand out their parts; returns when all is redone.
@@ -108,8 +122,14 @@ impl Eager {
     ) -> Result<Redone> {
         let pages = self.partitions.iter().map(|partition| u64::from(partition.file_pages())).sum();
         let (result, done) = fan_out::run(self, Size { workers, pages, cache_bytes }, |fan_out| {
-            let mut dealer =
-                Dealer { eager: self, fan_out, known: None, taken: Vec::new(), has_threads: false };
+            let mut dealer = Dealer {
+                eager: self,
+                fan_out,
+                known: None,
+                taken: Vec::new(),
+                gone: HashSet::new(),
+                has_threads: false,
+            };
             let result = read(&mut dealer);
             if result.is_err() {
                 dealer.fan_out.stop();
@@ -119,6 +139,7 @@ impl Eager {
         });
         result?;
         if let Some(failure) = done.failure {
+            // A panic, and who knows what it has left: the page that it was at may be for ever on its way into memory.
             return Err(failure.error);
         }
         let workers = if self.taken.lock().is_empty() { 0 } else { done.workers };
@@ -161,7 +182,9 @@ impl Work for Eager {
     }
 
     fn rec_lsn(&self, target: TargetIndex, page: PageNo) -> Option<Lsn> {
-        (!self.left.lock().contains(&(target, page))).then_some(Lsn::NEVER)
+        // Relaxed: whoever has left the page is the thread that asks.
+        let is_left = self.has_left.load(Ordering::Relaxed) && self.left.lock().contains(&(target, page));
+        (!is_left).then_some(Lsn::NEVER)
     }
 
     fn redo(&self, at: Place, target: TargetIndex, part: &PagePart<'_>) -> Result<Outcome, Failure> {
@@ -171,6 +194,7 @@ impl Work for Eager {
         });
         if redone == Outcome::Left {
             self.left.lock().insert((target, part.page));
+            self.has_left.store(true, Ordering::Relaxed);
         }
         Ok(redone)
     }
@@ -184,7 +208,10 @@ pub(crate) struct Dealer<'d, 'scope, 'env> {
     fan_out: &'d mut FanOut<'scope, 'env>,
     /// The partition of the page before.
     known: Option<(PartitionId, Option<TargetIndex>)>,
+    /// Every page that was taken, once.
     taken: Vec<(TargetIndex, PageNo)>,
+    /// Those of them that have left the table.
+    gone: HashSet<(TargetIndex, PageNo)>,
     /// Threads redo, or it has been tried.
     has_threads: bool,
 }
@@ -202,6 +229,11 @@ impl Dealer<'_, '_, '_> {
     pub(crate) fn give_up(&self, error: &Error) {
         tracing::debug!(%error, "all pages are left to the redo pass");
         self.eager.gives_up.store(true, Ordering::Relaxed);
+        self.fan_out.stop();
+    }
+
+    fn has_given_up(&self) -> bool {
+        self.eager.gives_up.load(Ordering::Relaxed)
     }
 
     fn target(&mut self, partition: PartitionId) -> Option<TargetIndex> {
@@ -215,16 +247,33 @@ impl Dealer<'_, '_, '_> {
 impl Takes for Dealer<'_, '_, '_> {
     fn takes(&mut self, partition: PartitionId, page: PageNo) -> bool {
         let Some(target) = self.target(partition) else { return false };
+        if self.has_given_up() {
+            return false;
+        }
+        // Neither a page that was taken before: it would be taken and be gone for ever.
+        if self.gone.len() > FIRST_GONE + self.taken.len() / MOST_GONE {
+            return false;
+        }
+        if self.gone.remove(&(target, page)) {
+            return true;
+        }
+        let has_room = self.taken.len() < self.eager.room;
         // A page behind the file's end would make it grow (I5).
-        let takes = self.taken.len() < self.eager.room && page.0 < self.eager.partitions[target].file_pages();
+        let takes = has_room && page.0 < self.eager.partitions[target].file_pages();
         if takes {
             self.taken.push((target, page));
         }
         takes
     }
 
+    fn gone(&mut self, partition: PartitionId, page: PageNo) {
+        if let Some(target) = self.target(partition) {
+            self.gone.insert((target, page));
+        }
+    }
+
     fn part(&mut self, at: Place, part: &PagePart<'_>) {
-        if let Some(target) = self.target(part.partition) {
+        if let Some(target) = self.target(part.partition).filter(|_| !self.has_given_up()) {
             self.fan_out.part(at, target, part);
         }
     }

@@ -115,7 +115,9 @@ impl<'s> Lane<'s> {
         // They fill alike. If all were full at once, there would be nothing to do before, and nobody to read the log then.
         let limits = (1..=buckets).map(|number| batch_bytes * number / buckets);
         let buckets = limits.map(|limit| Bucket { batch: Batch::default(), limit }).collect();
-        Lane { hands, buckets, batch_bytes, sent: VecDeque::new(), known_finished: 0, finished }
+        // Relaxed: whoever has finished batches of this lane before was this thread.
+        let known_finished = finished.load(Ordering::Relaxed);
+        Lane { hands, buckets, batch_bytes, sent: VecDeque::new(), known_finished, finished }
     }
 
     fn part(&mut self, bucket: usize, at: Place, target: TargetIndex, part: &PagePart<'_>, shared: &Shared) {

@@ -194,6 +194,86 @@ fn redo_along_with_analysis_and_in_a_pass_of_its_own_leave_the_same_bytes() {
     assert!(early > 2_000 && late > 200 && compared > 40, "{early}, {late}, {compared}");
 }
 
+#[test]
+fn pages_that_are_written_and_changed_again_and_again_are_taken_once() {
+    let disk = SimStorage::new(3);
+    let db = open(&disk);
+    let change = |value: u8, step: usize| {
+        (0..4000_u32).step_by(step).for_each(|i| {
+            db.transact(|tx| tx.open_bytes_table("a")?.put(&i.to_be_bytes(), &[value; 300])).unwrap();
+        });
+    };
+    change(1, 1);
+    db.checkpoint().unwrap();
+    for round in 2..12 {
+        change(round, 20);
+        while db.handle.engine.write_back(Lsn(u64::MAX), 64).unwrap() > 0 {}
+    }
+    change(99, 40);
+    db.flush().unwrap();
+    let image = disk.crash(CrashMode::Kill, 1);
+    let db = open(&image);
+    let report = db.recovery_report();
+    assert!(report.redo.pages > 90 && report.first_pass_pages == report.redo.pages, "{report:?}");
+    assert_eq!(rows(&db, "a").len(), 4000);
+}
+
+#[test]
+fn where_too_many_pages_have_been_written_since_no_more_are_taken() {
+    let disk = SimStorage::new(4);
+    let db = open(&disk);
+    let change = |value: u8, keys: std::ops::Range<u32>| {
+        keys.for_each(|i| {
+            db.transact(|tx| tx.open_bytes_table("a")?.put(&i.to_be_bytes(), &[value; 300])).unwrap();
+        });
+    };
+    change(1, 0..8000);
+    db.checkpoint().unwrap();
+    // Each page is changed once, and written.
+    for part in 0..16 {
+        change(2, part * 500..(part + 1) * 500);
+        while db.handle.engine.write_back(Lsn(u64::MAX), 64).unwrap() > 0 {}
+    }
+    change(3, 0..500);
+    db.flush().unwrap();
+    let image = disk.crash(CrashMode::Kill, 1);
+    let db = open(&image);
+    let report = db.recovery_report();
+    assert!(report.redo.pages > 30 && report.first_pass_pages < report.redo.pages, "{report:?}");
+    // It has given up in the middle of some six hundred pages.
+    let misses = db.stats().cache_misses;
+    assert!(misses < 500, "{misses}: {report:?}");
+    assert_eq!(rows(&db, "a").len(), 8000);
+}
+
+#[test]
+fn which_pages_are_redone_along_with_analysis_depends_on_nothing_but_the_files() {
+    let disk = SimStorage::new(3);
+    let db = open(&disk);
+    for value in 0..2 {
+        (0..6000_u32).for_each(|i| {
+            db.transact(|tx| tx.open_bytes_table("a")?.put(&i.to_be_bytes(), &[value; 300])).unwrap();
+        });
+    }
+    db.handle.engine.take_checkpoint(Effort::Fuzzy).unwrap();
+    db.flush().unwrap();
+    let image = disk.crash(CrashMode::Kill, 1);
+    let runs: BTreeSet<(u64, u64)> = (0..4)
+        .map(|_| {
+            let disk = image.crash_image(CrashMode::KeepAll, 1);
+            let db = options().cache_bytes(1 << 20).open_on(Arc::new(disk.clone())).unwrap();
+            let report = db.recovery_report();
+            // The checkpoint lists more than there is room for.
+            assert!(
+                report.first_pass_pages > 100 && report.first_pass_pages < report.redo.pages,
+                "{report:?}"
+            );
+            (disk.io_count(), disk.fingerprint())
+        })
+        .collect();
+    assert_eq!(runs.len(), 1, "{runs:?}");
+}
+
 /// All files, but for the lock.
 fn contents(disk: &SimStorage) -> BTreeMap<String, Vec<u8>> {
     let files = disk.files().into_iter().filter(|name| name != "LOCK");
