@@ -1,13 +1,14 @@
 //! A hot backup: copies pages and log while everybody goes on.
 //!
 //! 1. Keep: no partition's file goes, and no log is cut, from here to the end.
-//! 2. Take a checkpoint; recovery of the copy will start from it. Whatever page is copied from now on has all changes of before its BEGIN:
+//! 2. Take a checkpoint, which settles what is quarantined; recovery of the copy will start from it. Whatever page is copied from now on has all changes of before its BEGIN:
 //!    it comes from memory, or from its file when it is not in memory, which is when the file is up to date.
-//! 3. Per partition: header, bitmaps, the pages that the copied bitmaps say are in use, and those that the checkpoint lists as dirty: one that
+//! 3. Per quarantined partition: what was kept of it ([`super::quarantined`]).
+//! 4. Per other partition: header, bitmaps, the pages that the copied bitmaps say are in use, and those that the checkpoint lists as dirty: one that
 //!    was freed while it was on its way to the disk is listed still, and redo will ask for it. Meanwhile the log that has become durable is
 //!    copied too, and let go of.
-//! 4. Flush the log, and copy it to there: no copied page is ahead of it.
-//! 5. The manifest.
+//! 5. Flush the log, and copy it to there: no copied page is ahead of it.
+//! 6. The manifest.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -18,11 +19,13 @@ use hamal_wal::Lsn;
 
 use super::manifest::{self, BackupInfo, Manifest, PartitionEntry};
 use super::object::{Header, Kind, ObjectOut, Sum};
+use super::quarantined::{self, Captured};
 use super::target::Target;
 use super::{BackupOptions, OnProgress, Progress, Stage, tell};
 use crate::catalog::{self, CATALOG};
 use crate::checkpoint::Effort;
 use crate::engine::{Engine, PartitionHandle};
+use crate::quarantine::Stage as Quarantined;
 use crate::record::Record;
 use crate::retention::Hold;
 use crate::space::HEADER_PAGE;
@@ -42,9 +45,6 @@ pub(crate) fn run(
 ) -> Result<BackupInfo> {
     engine.check_poison()?;
     engine.check_resolved()?;
-    if let Some(id) = engine.quarantine.first() {
-        return Err(engine.unavailable(id).context("a backup would not have all of the database"));
-    }
     let _span = tracing::info_span!("backup").entered();
     let started_micros = engine.storage.now_micros();
     let (hold, _files) = {
@@ -52,11 +52,18 @@ pub(crate) fn run(
         (engine.retention.hold(engine.log.oldest()), engine.graves.keep(&locked))
     };
     engine.take_checkpoint(Effort::Fuzzy)?;
+    let mut held = engine.quarantine.held();
+    if held.iter().any(|held| held.stage == Quarantined::Open) {
+        // Found since, or only just sealed.
+        engine.take_checkpoint(Effort::Fuzzy)?;
+        held = engine.quarantine.held();
+    }
     let (master, needed_from) = {
         let state = engine.lock(&engine.checkpoint, "a checkpoint");
         (state.master.current().clone(), state.needed_from)
     };
     hold.advance(needed_from);
+    let quarantined = quarantined::capture(engine, master.database_id, held)?;
     let mut manifest = Manifest {
         database_id: master.database_id,
         history: master.history,
@@ -70,8 +77,9 @@ pub(crate) fn run(
         base: options.since.clone().unwrap_or_default(),
         log: Sum::default(),
         partitions: Vec::new(),
+        quarantined: Vec::new(),
     };
-    let since = base_start(target, &manifest)?;
+    let base = base(target, &manifest)?;
     let listed = listed_pages(engine, manifest.checkpoint_lsn)?;
     let id = manifest::new_id(manifest.checkpoint_lsn, engine.storage.random_u64());
     let mut written = Vec::new();
@@ -79,7 +87,9 @@ pub(crate) fn run(
         engine,
         target,
         id: &id,
-        since,
+        base: base.as_ref(),
+        since: Lsn::NEVER,
+        quarantined: &quarantined,
         listed: &listed,
         written: &mut written,
         hold: &hold,
@@ -102,20 +112,19 @@ pub(crate) fn run(
     Ok(info)
 }
 
-/// From which page LSN on an incremental backup copies pages; [`Lsn::NEVER`]: a full one.
-fn base_start(target: &dyn Target, manifest: &Manifest) -> Result<Lsn> {
+/// What an incremental backup is based on; `None`: a full one.
+fn base(target: &dyn Target, manifest: &Manifest) -> Result<Option<Manifest>> {
     if manifest.base.is_empty() {
-        return Ok(Lsn::NEVER);
+        return Ok(None);
     }
     // All of the chain must be there.
-    let chain = manifest::chain(target, &manifest.base)?;
-    let base = chain.last().map(|(_, base)| base);
+    let base = manifest::chain(target, &manifest.base)?.pop().map(|(_, base)| base);
     let base = base.filter(|base| {
         base.database_id == manifest.database_id
             && base.history == manifest.history
             && base.checkpoint_lsn <= manifest.checkpoint_lsn
     });
-    base.map(|base| base.checkpoint_lsn).ok_or_else(|| {
+    base.map(Some).ok_or_else(|| {
         Error::invalid(format!(
             "the backup {} is of another database, or of before this one was restored: take a full backup",
             manifest.base
@@ -150,7 +159,11 @@ struct Copy<'c> {
     engine: &'c Engine,
     target: &'c dyn Target,
     id: &'c str,
+    /// Of an incremental backup.
+    base: Option<&'c Manifest>,
+    /// From which page LSN on pages of the partition at hand are copied. [`Lsn::NEVER`]: all are, for there is no base that has them.
     since: Lsn,
+    quarantined: &'c [Captured],
     /// Pages that the checkpoint lists as dirty.
     listed: &'c BTreeSet<(PartitionId, PageNo)>,
     /// Objects that are there.
@@ -175,14 +188,31 @@ impl Copy<'_> {
         };
         let log_name = manifest::log_name(self.id);
         self.log = Some(ObjectOut::create(self.target, &log_name, &header(Kind::Log, self.log_at.0))?);
-        let handles = self.engine.open_partitions();
+        for captured in self.quarantined {
+            let header = header(Kind::Quarantine, u64::from(captured.id.0));
+            let entry = captured.write(self.target, self.id, &header, &mut || self.go_on())?;
+            if entry.kept.is_some() {
+                self.written.push(manifest::kept_name(self.id, captured.id));
+            }
+            manifest.quarantined.push(entry);
+        }
+        let mut handles = self.engine.open_partitions();
+        // One that has been repaired meanwhile stays out: the checkpoint does not know its losers.
+        handles.retain(|h| self.quarantined.iter().all(|captured| captured.id != h.partition.id()));
         self.total_pages = handles.iter().map(|h| u64::from(h.partition.file_pages())).sum();
         for handle in handles {
             let id = handle.partition.id();
             self.engine.pause("between partitions of a backup");
             let name = manifest::pages_name(self.id, id);
             let object = ObjectOut::create(self.target, &name, &header(Kind::Pages, u64::from(id.0)))?;
-            if let Some((entry, object)) = self.partition(&handle, object)? {
+            let base = self.base.filter(|base| base.entry(id).is_some());
+            self.since = base.map_or(Lsn::NEVER, |base| base.checkpoint_lsn);
+            let copied = self.partition(&handle, object);
+            // What is read past the cache is not up to date any more, or is damaged.
+            self.engine.check_online(&handle).map_err(|e| {
+                e.context("a partition was quarantined while it was backed up: take another backup, which goes on without it")
+            })?;
+            if let Some((entry, object)) = copied? {
                 let sum = object.finish()?;
                 self.written.push(name);
                 manifest.partitions.push(PartitionEntry { sum, ..entry });
