@@ -181,8 +181,7 @@ impl Database {
     ///
     /// A partition that is quarantined does not keep the others from being backed up: [`BackupInfo::quarantined`] names it, and it is
     /// quarantined in what is restored, to be repaired from an earlier backup. `Conflict`: a transaction is open that has changed such a
-    /// partition, or one is being repaired; end it, or wait for it. `PartitionUnavailable`: one went offline while it was copied; take another
-    /// backup. `Corrupt`: a page of a partition in use is damaged.
+    /// partition, or one is being repaired; end it, or wait for it. `Corrupt`: a page of a partition in use is damaged.
     pub fn backup(
         &self,
         target: &dyn Target,

@@ -4,6 +4,7 @@
 //! 2. Take a checkpoint, which settles what is quarantined; recovery of the copy will start from it. Whatever page is copied from now on has all changes of before its BEGIN:
 //!    it comes from memory, or from its file when it is not in memory, which is when the file is up to date.
 //! 3. Per quarantined partition: what was kept of it ([`super::quarantined`]).
+//!    One that is quarantined later, but before its pages are copied, likewise.
 //! 4. Per other partition: header, bitmaps, the pages that the copied bitmaps say are in use, and those that the checkpoint lists as dirty: one that
 //!    was freed while it was on its way to the disk is listed still, and redo will ask for it. Meanwhile the log that has become durable is
 //!    copied too, and let go of.
@@ -12,6 +13,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use hamal_pager::space::Geometry;
 use hamal_pager::{Copied, PageNo, Partition, PartitionId, header};
@@ -35,6 +37,9 @@ use crate::{Error, ErrorKind, Result};
 const PAGES_AT_ONCE: u32 = 64;
 /// Log copied at once, bytes.
 const LOG_BYTES_AT_ONCE: u64 = 256 << 10;
+
+/// Copies of a partition, at most, that goes offline and comes back meanwhile.
+const ATTEMPTS: u32 = 3;
 
 /// Takes a backup. What it has written is removed again if it fails.
 pub(crate) fn run(
@@ -154,6 +159,11 @@ fn listed_pages(engine: &Engine, begin: Lsn) -> Result<BTreeSet<(PartitionId, Pa
     Err(Error::corrupt("the log", begin.0, "a whole checkpoint", "one that does not end"))
 }
 
+fn header(manifest: &Manifest, kind: Kind, argument: u64) -> Header {
+    let Manifest { database_id, history, started_micros: micros, .. } = *manifest;
+    Header { kind, database_id, history, argument, micros }
+}
+
 /// A backup under way.
 struct Copy<'c> {
     engine: &'c Engine,
@@ -163,6 +173,7 @@ struct Copy<'c> {
     base: Option<&'c Manifest>,
     /// From which page LSN on pages of the partition at hand are copied. [`Lsn::NEVER`]: all are, for there is no base that has them.
     since: Lsn,
+    /// Partitions that were quarantined when it began.
     quarantined: &'c [Captured],
     /// Pages that the checkpoint lists as dirty.
     listed: &'c BTreeSet<(PartitionId, PageNo)>,
@@ -179,45 +190,21 @@ struct Copy<'c> {
 
 impl Copy<'_> {
     fn all(mut self, manifest: &mut Manifest) -> Result<()> {
-        let header = |kind, argument| Header {
-            kind,
-            database_id: manifest.database_id,
-            history: manifest.history,
-            argument,
-            micros: manifest.started_micros,
-        };
         let log_name = manifest::log_name(self.id);
-        self.log = Some(ObjectOut::create(self.target, &log_name, &header(Kind::Log, self.log_at.0))?);
+        self.log =
+            Some(ObjectOut::create(self.target, &log_name, &header(manifest, Kind::Log, self.log_at.0))?);
         for captured in self.quarantined {
-            let header = header(Kind::Quarantine, u64::from(captured.id.0));
-            let entry = captured.write(self.target, self.id, &header, &mut || self.go_on())?;
-            if entry.kept.is_some() {
-                self.written.push(manifest::kept_name(self.id, captured.id));
-            }
-            manifest.quarantined.push(entry);
+            self.without_pages(captured, manifest)?;
         }
         let mut handles = self.engine.open_partitions();
         // One that has been repaired meanwhile stays out: the checkpoint does not know its losers.
         handles.retain(|h| self.quarantined.iter().all(|captured| captured.id != h.partition.id()));
         self.total_pages = handles.iter().map(|h| u64::from(h.partition.file_pages())).sum();
         for handle in handles {
-            let id = handle.partition.id();
             self.engine.pause("between partitions of a backup");
-            let name = manifest::pages_name(self.id, id);
-            let object = ObjectOut::create(self.target, &name, &header(Kind::Pages, u64::from(id.0)))?;
-            let base = self.base.filter(|base| base.entry(id).is_some());
-            self.since = base.map_or(Lsn::NEVER, |base| base.checkpoint_lsn);
-            let copied = self.partition(&handle, object);
-            // What is read past the cache is not up to date any more, or is damaged.
-            self.engine.check_online(&handle).map_err(|e| {
-                e.context("a partition was quarantined while it was backed up: take another backup, which goes on without it")
-            })?;
-            if let Some((entry, object)) = copied? {
-                let sum = object.finish()?;
-                self.written.push(name);
-                manifest.partitions.push(PartitionEntry { sum, ..entry });
-            }
+            self.with_pages(handle, manifest)?;
         }
+        manifest.quarantined.sort_by_key(|entry| entry.id);
 
         let flushed = self.engine.log.flush();
         self.engine.durable_moved();
@@ -233,6 +220,50 @@ impl Copy<'_> {
         // A write of pages that failed meanwhile leaves unknown what was read from files.
         self.engine.check_poison()?;
         manifest.write(self.target, self.id)
+    }
+
+    /// A partition in use; or one that was when the backup began.
+    fn with_pages(&mut self, mut handle: Arc<PartitionHandle>, manifest: &mut Manifest) -> Result<()> {
+        let id = handle.partition.id();
+        let name = manifest::pages_name(self.id, id);
+        let base = self.base.filter(|base| base.entry(id).is_some());
+        self.since = base.map_or(Lsn::NEVER, |base| base.checkpoint_lsn);
+        for _ in 0..ATTEMPTS {
+            let header = header(manifest, Kind::Pages, u64::from(id.0));
+            let object = ObjectOut::create(self.target, &name, &header)?;
+            let copied = self.partition(&handle, object);
+            if !handle.partition.is_sealed() {
+                if let Some((entry, object)) = copied? {
+                    let sum = object.finish()?;
+                    self.written.push(name);
+                    manifest.partitions.push(PartitionEntry { sum, ..entry });
+                }
+                return Ok(());
+            }
+            // Quarantined meanwhile: what is read past the cache is not up to date any more, or damaged. Settled late is settled well, for
+            // whatever the checkpoint lists of it the kept log has.
+            self.engine.take_checkpoint(Effort::Fuzzy)?;
+            let mut held = self.engine.quarantine.held();
+            held.retain(|held| held.id == id);
+            if let Some(captured) = quarantined::capture(self.engine, manifest.database_id, held)?.pop() {
+                return self.without_pages(&captured, manifest);
+            }
+            // Repaired meanwhile, with losers that were undone behind the checkpoint: any other partition.
+            handle = self.engine.partition(id)?;
+        }
+        Err(self.engine.unavailable(id).context("it went offline again and again while it was backed up"))
+    }
+
+    /// A quarantined partition.
+    fn without_pages(&mut self, captured: &Captured, manifest: &mut Manifest) -> Result<()> {
+        let header = header(manifest, Kind::Quarantine, u64::from(captured.id.0));
+        let (target, id) = (self.target, self.id);
+        let entry = captured.write(target, id, &header, &mut || self.go_on())?;
+        if entry.kept.is_some() {
+            self.written.push(manifest::kept_name(id, captured.id));
+        }
+        manifest.quarantined.push(entry);
+        Ok(())
     }
 
     /// `None` if the partition is being made: its log is all there is of it.

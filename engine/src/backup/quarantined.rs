@@ -5,7 +5,8 @@
 //!
 //! I1. Only a settled partition is in a backup so. What is taken of it is taken behind the backup's checkpoint: whatever that lists of the
 //!     partition, and whatever the backup's log has of it up to the kept log's end, the kept log has too, and the state's chains.
-//! I2. The partition's pages are not in the backup, even if it is repaired before the backup ends: the checkpoint does not list its losers.
+//! I2. The partition's pages are not in the backup, even if it is repaired before the backup ends: if it was settled before the checkpoint, that
+//!     does not list its losers.
 
 use std::sync::Arc;
 

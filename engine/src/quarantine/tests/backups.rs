@@ -384,20 +384,7 @@ fn a_partition_that_goes_or_comes_back_while_a_backup_is_taken_is_told_of() {
     assert_eq!(repair(&mut taken, &mut conflicts).unwrap().losers, 1);
     assert!(taken > 0 && conflicts > 0, "{taken} taken, {conflicts} refused");
     world.check();
-    // Lost while its backup is under way.
-    let file = world.file(SLOT);
-    let before = backups(vault).unwrap().len();
-    let mut is_lost = false;
-    let refused = db.backup(vault, &BackupOptions::new(), &mut |_| {
-        if !std::mem::replace(&mut is_lost, true) {
-            world.damage(&file, Damage::Deleted);
-            db.checkpoint().unwrap();
-        }
-        ControlFlow::Continue(())
-    });
-    let refused = refused.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::PartitionUnavailable, "{refused}");
-    assert_eq!(backups(vault).unwrap().len(), before);
+    world.damage(&world.file(SLOT), Damage::Deleted);
     let info = world.back_up_without(SLOT, &BackupOptions::new());
     // Repaired while its backup is under way: it was quarantined when that began, and is in what is restored from it.
     let mut is_repaired = false;
@@ -423,6 +410,148 @@ fn a_partition_that_goes_or_comes_back_while_a_backup_is_taken_is_told_of() {
     assert_eq!(next.quarantined, []);
     let (mut restored, _) = world.restored(&RestoreOptions::new().backup(&next.id));
     restored.check_for_good();
+}
+
+#[test]
+fn a_partition_lost_at_any_moment_of_a_backup_is_in_it_whole_or_quarantined() {
+    let (mut without, mut whole, mut at) = (0, 0, 0);
+    loop {
+        let mut world = World::new(20 + at, true);
+        world.write(40, |_| true);
+        world.settle_down();
+        let full = world.back_up();
+        world.write(30, |_| true);
+        let (db, file) = (world.db().clone(), world.file(SLOT));
+        let mut calls = 0;
+        let mut tx = None;
+        let info = db.backup(&world.vault, &BackupOptions::new().since(&full), &mut |_| {
+            if calls == at {
+                // With changes that are in memory alone, and some that are to be undone.
+                let begun = db.begin().unwrap();
+                (0..4).for_each(|row| change(&begun, &key(SLOT, 300 + row), Some(&[3; 300])));
+                change(&begun, &key(SLOT + 1, 300), Some(b"no"));
+                world.damage(&file, Damage::Deleted);
+                db.checkpoint().unwrap();
+                if at % 2 == 0 {
+                    begun.rollback().unwrap();
+                } else {
+                    tx = Some(begun);
+                }
+            }
+            calls += 1;
+            ControlFlow::Continue(())
+        });
+        let is_done = calls <= at;
+        let info = match info {
+            Ok(info) => info,
+            Err(e) => {
+                assert!(tx.is_some() && e.kind() == ErrorKind::Conflict, "call {at}: {e}");
+                tx.take().unwrap().rollback().unwrap();
+                world.back_up_without(SLOT, &BackupOptions::new().since(&full))
+            }
+        };
+        if let Some(tx) = tx {
+            tx.rollback().unwrap();
+        }
+        drop(db);
+        assert_eq!(verify(&world.vault, &info.id, &mut no_progress).unwrap().quarantined, info.quarantined);
+        let (mut again, _) = world.restored(&RestoreOptions::new().backup(&info.id));
+        if info.quarantined.is_empty() {
+            whole += 1;
+        } else {
+            without += 1;
+            again.check_outage(SLOT);
+            assert_eq!(again.repair(SLOT).base, RepairBase::Backup(full), "call {at}");
+        }
+        again.check();
+        if is_done {
+            break;
+        }
+        at += 1;
+        assert!(at < 500, "it never comes to its end");
+    }
+    println!("lost at {at} moments: {without} times quarantined, {whole} times whole");
+    assert!(without > 4 && whole > 4, "{without}, {whole}");
+}
+
+#[test]
+fn a_page_is_never_healed_from_across_a_backup_without_its_partition() {
+    let (mut world, full) = damaged(13, Damage::Deleted);
+    let alone = world.back_up_without(SLOT, &BackupOptions::new());
+    let without = world.back_up_without(SLOT, &BackupOptions::new().since(&full));
+    world.repair(SLOT);
+    world.write(30, |_| true);
+    world.settle_down();
+    let whole = world.back_up_since(&without.id);
+    world.write(5, |_| true);
+    for _ in 0..2 {
+        world.settle_down();
+    }
+    let file = world.file(SLOT);
+    world.close();
+    // With the archive, or from backups alone: then none but the newest reaches to the log that is left.
+    for (removed, heals) in [(vec![], true), (vec![&whole.id], true), (vec![&full, &without.id], false)] {
+        removed.iter().for_each(|id| remove(&world.vault, id).unwrap());
+        let disk = world.disk.crash_image(CrashMode::Kill, 1);
+        let pages = (&disk as &dyn Storage).open(&file).unwrap().len().unwrap() / 4096;
+        // All of its leaves but the bitmap and the header.
+        (2..pages).for_each(|page| disk.flip_bit(&file, (page * 4096 + 77) * 8).unwrap());
+        let mut hurt = world.on(disk, 3);
+        let options = options().self_repair(true).archive(Arc::new(hurt.vault.clone()));
+        hurt.db = Some(options.open_on(Arc::new(hurt.disk.clone())).unwrap());
+        if heals {
+            hurt.check();
+            assert!(hurt.db().stats().pages_healed > 2, "{removed:?}");
+        } else {
+            // Only one without it is left.
+            assert_eq!(backups(&world.vault).unwrap()[0], alone);
+            let snapshot = hurt.db().snapshot().unwrap();
+            let rows = snapshot.open_bytes_table("t").unwrap().iter().unwrap().collect::<Result<Model, _>>();
+            let error = rows.map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PartitionUnavailable);
+            assert!(error.to_string().contains("was quarantined when it was taken"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn rows_of_a_range_come_back_from_the_newest_backup_that_has_their_partition() {
+    let (mut world, full) = damaged(14, Damage::Noise);
+    world.write(10, |slot| slot != SLOT);
+    let without = world.back_up_without(SLOT, &BackupOptions::new());
+    world.repair(SLOT);
+    world.write(10, |_| true);
+    let (moment, then) = (world.db().restore_point(), world.model.clone());
+    world.write(30, |_| true);
+    let options = crate::RangeRestoreOptions::to(RestorePoint::Lsn(moment.lsn));
+    for (slot, from) in [(SLOT, &full), (SLOT + 1, &without.id)] {
+        let range = crate::KeyRange::PartitionOf(key(slot, 0));
+        let restore = |options: &crate::RangeRestoreOptions| {
+            world.db().restore_range("t", &range, &world.vault, options, &mut no_progress)
+        };
+        if slot == SLOT {
+            let refused = restore(&options.clone().backup(&without.id)).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidArgument, "{refused}");
+        }
+        let report = restore(&options).unwrap();
+        assert_eq!(&report.source.backup, from, "partition {slot}");
+        let bounds = key(slot, 0)..key(slot + 1, 0);
+        world.model.retain(|key, _| !bounds.contains(key));
+        world.model.extend(then.range(bounds).map(|(key, value)| (key.clone(), value.clone())));
+        world.check();
+    }
+    let left: Vec<_> = world.disk.files().into_iter().filter(|name| name.starts_with("scratch/")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    remove(&world.vault, &full).unwrap();
+    let range = crate::KeyRange::PartitionOf(key(SLOT, 0));
+    let refused = world.db().restore_range("t", &range, &world.vault, &options, &mut no_progress);
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NotFound, "{refused}");
+    assert!(refused.to_string().contains("was quarantined when it was taken"), "{refused}");
+    let disk = SimStorage::new(3);
+    let whole = RestoreOptions::new().whole();
+    let refused = restore_on(&world.vault, Arc::new(disk), &whole, &mut no_progress).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NotFound, "{refused}");
 }
 
 #[test]
