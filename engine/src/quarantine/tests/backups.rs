@@ -491,7 +491,9 @@ fn a_page_is_never_healed_from_across_a_backup_without_its_partition() {
     world.close();
     // With the archive, or from backups alone: then none but the newest reaches to the log that is left.
     for (removed, heals) in [(vec![], true), (vec![&whole.id], true), (vec![&full, &without.id], false)] {
-        removed.iter().for_each(|id| remove(&world.vault, id).unwrap());
+        for id in &removed {
+            remove(&world.vault, id).unwrap();
+        }
         let disk = world.disk.crash_image(CrashMode::Kill, 1);
         let pages = (&disk as &dyn Storage).open(&file).unwrap().len().unwrap() / 4096;
         // All of its leaves but the bitmap and the header.
