@@ -12,8 +12,12 @@
 //! I4. What the log says about pages on disk ("pages clean") is not true of copies: recovery does not believe it below the end of a restored
 //!     log (`restored_to` in the master record).
 //!
-//! In the order of reading: `target` (where objects go), `directory` (a target in files), `object` (how they are framed), `manifest`, `copy`
-//! (a backup), `logs` (the log of a backup and of the archive as one), `restore`, `aside` (a part of a database), `verify`; `crate::archive`.
+//! I5. A backup has every partition of its moment: its pages, or, of one that is quarantined, what its repair needs; and says which. It is no
+//!     base for the pages of the latter, neither of a later backup nor of a repair.
+//!
+//! In the order of reading: `target` (where objects go), `directory` (a target in files), `object` (how they are framed), `manifest`,
+//! `quarantined` (what a backup has of quarantined partitions), `copy` (a backup), `logs` (the log of a backup and of the archive as one),
+//! `restore`, `requarantine` (quarantined partitions, restored), `aside` (a part of a database), `verify`; `crate::archive`.
 
 pub(crate) mod aside;
 mod copy;
@@ -22,6 +26,8 @@ pub(crate) mod logs;
 pub(crate) mod manifest;
 pub(crate) mod object;
 pub(crate) mod pages;
+mod quarantined;
+mod requarantine;
 mod restore;
 mod target;
 #[cfg(test)]
@@ -33,6 +39,7 @@ use std::ops::ControlFlow;
 pub(crate) use copy::run;
 pub use directory::DirectoryTarget;
 pub use manifest::BackupInfo;
+pub use quarantined::QuarantinedPartition;
 pub use restore::{RestoreOptions, RestorePoint, RestoreReport, restore, restore_on};
 pub use target::{ObjectReader, ObjectWriter, Target};
 pub use verify::{BackupVerification, verify};

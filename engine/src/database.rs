@@ -178,6 +178,10 @@ impl Database {
     /// Takes a backup while transactions go on: nobody waits for it. It is in the target when this returns, and as of
     /// [`BackupInfo::end_lsn`]; what it had written before it failed, or was stopped, is removed. O(database). Until it is done no log is
     /// given back that it has not copied yet, and files of dropped tables stay.
+    ///
+    /// A partition that is quarantined does not keep the others from being backed up: [`BackupInfo::quarantined`] names it, and it is
+    /// quarantined in what is restored, to be repaired from an earlier backup. `Conflict`: a transaction is open that has changed such a
+    /// partition, or one is being repaired; end it, or wait for it. `Corrupt`: a page of a partition in use is damaged.
     pub fn backup(
         &self,
         target: &dyn Target,

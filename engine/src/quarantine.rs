@@ -94,6 +94,17 @@ pub(crate) struct Settled {
     pub(crate) kept: Arc<KeptLog>,
 }
 
+/// What a backup has to know of a partition that is not in use.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) id: PartitionId,
+    pub(crate) stage: Stage,
+    pub(crate) cause: String,
+    pub(crate) since_micros: u64,
+    /// What it can be repaired with: of a settled one, unless that is lost.
+    pub(crate) settled: Option<Settled>,
+}
+
 /// All quarantined partitions.
 #[derive(Debug, Default)]
 pub(crate) struct Quarantine {
@@ -174,6 +185,11 @@ impl Quarantine {
         let mut offline = Vec::new();
         for (id, state) in loaded.states {
             let kept = match &state {
+                Ok(state) if state.is_lost => {
+                    let what =
+                        "it was lost already when the backup was taken that this database was restored from";
+                    Err(Error::new(ErrorKind::Corrupt, what))
+                }
                 Ok(state) => KeptLog::open(storage, state),
                 Err(e) => Err(Error::new(ErrorKind::Corrupt, e.to_string())),
             };
@@ -238,6 +254,22 @@ impl Quarantine {
             return None;
         }
         self.cases.lock().get(&id).map(|case| (case.cause.clone(), case.since_micros))
+    }
+
+    /// All of them, as they are at one moment.
+    pub(crate) fn held(&self) -> Vec<Held> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let cases = self.cases.lock();
+        let held = |(id, case): (&PartitionId, &Case)| Held {
+            id: *id,
+            stage: case.stage,
+            cause: case.cause.clone(),
+            since_micros: case.since_micros,
+            settled: case.settled(),
+        };
+        cases.iter().map(held).collect()
     }
 
     /// The first partition that is not in use.
@@ -307,16 +339,10 @@ impl Quarantine {
     pub(crate) fn settled(&self, id: PartitionId) -> Option<Result<Settled>> {
         let cases = self.cases.lock();
         let case = cases.get(&id).filter(|case| case.stage == Stage::Settled)?;
-        let Some(kept) = &case.kept else {
+        Some(case.settled().ok_or_else(|| {
             let why = case.hopeless.clone().unwrap_or_default();
             let what = format!("partition {id} cannot be repaired, for what was kept of it is lost: {why}");
-            return Some(Err(Error::new(ErrorKind::Corrupt, what)));
-        };
-        Some(Ok(Settled {
-            cause: case.cause.clone(),
-            since_micros: case.since_micros,
-            chains: case.chains.iter().map(|(_, chain)| *chain).collect(),
-            kept: kept.clone(),
+            Error::new(ErrorKind::Corrupt, what)
         }))
     }
 
@@ -355,6 +381,17 @@ impl Case {
             kept: None,
             hopeless: None,
         }
+    }
+
+    /// What a settled one can be repaired with.
+    fn settled(&self) -> Option<Settled> {
+        let kept = self.kept.clone().filter(|_| self.stage == Stage::Settled)?;
+        Some(Settled {
+            cause: self.cause.clone(),
+            since_micros: self.since_micros,
+            chains: self.chains.iter().map(|(_, chain)| *chain).collect(),
+            kept,
+        })
     }
 
     /// What was lifted is not whole after all.
@@ -538,6 +575,8 @@ impl Engine {
                 kept_bytes: kept.bytes(),
                 cause,
                 chains: chains.clone(),
+                origin: kept.origin,
+                is_lost: false,
             };
             state.write(&self.storage)?;
             if let Some(older) = older.filter(|older| older.end != end) {

@@ -136,7 +136,8 @@ pub(crate) fn run(
         undone: 0,
         rows: 0,
     };
-    let job = rebuild::Job { engine, id, target, settled: &settled, bounds: &bounds };
+    let limits = sources::Limits::new(engine.origin(), &settled.kept);
+    let job = rebuild::Job { engine, id, target, settled: &settled, bounds: &bounds, limits };
     let handle = job.rebuild(options.backup.as_deref(), &mut report, on_progress)?;
     let losers = match lift(engine, id, &settled) {
         Ok(losers) => losers,
@@ -226,6 +227,8 @@ fn lift(engine: &Engine, id: PartitionId, settled: &Settled) -> Result<Vec<Arc<T
             kept_bytes: kept.bytes(),
             cause: settled.cause.clone(),
             chains: settled.chains.clone(),
+            origin: kept.origin,
+            is_lost: false,
         };
         state.write(&engine.storage)?;
         engine.quarantine.lift(id, losers.clone());

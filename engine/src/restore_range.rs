@@ -195,13 +195,19 @@ pub(crate) fn run(
     if let Some(backup) = &options.backup {
         restore = restore.backup(backup);
     }
-    let options_beside = options_beside(engine, options);
-    let mut aside =
-        Aside::begin(target, &engine.storage, engine.origin(), &restore, options_beside, on_progress)?;
-    let (table_then, then) = table_of_then(aside.tables(on_progress)?, table, id)?;
-    let (from, below) = range.bounds(&then);
+    let beside = loop {
+        let beside = Beside::begin(engine, target, (table, id), range, options, &restore, on_progress)?;
+        check_available(db, table, beside.bounds())?;
+        let missing = beside.aside.missing(&partitions_in(&beside.then, beside.bounds()));
+        if missing.is_empty() {
+            break beside;
+        }
+        // An older backup has them. What is beside goes before another is.
+        drop(beside);
+        restore = restore.needs(missing);
+    };
+    let Beside { mut aside, table_then, then, from, below } = beside;
     let bounds = (&*from, below.as_deref());
-    check_available(db, table, bounds)?;
     let handle = aside.open(partitions_in(&then, bounds), on_progress)?;
     let mut report = RangeRestoreReport {
         table: table.to_owned(),
@@ -222,6 +228,38 @@ pub(crate) fn run(
     }
     tracing::info!(?report, "restored a range");
     Ok(report)
+}
+
+/// The catalog of then, beside the database, and what it says of the range.
+struct Beside<'t> {
+    aside: Aside<'t>,
+    table_then: String,
+    then: Definition,
+    from: Vec<u8>,
+    below: Option<Vec<u8>>,
+}
+
+impl<'t> Beside<'t> {
+    /// `table`: its name now, and its id.
+    fn begin(
+        engine: &Engine,
+        target: &'t dyn Target,
+        (table, id): (&str, u32),
+        range: &KeyRange,
+        options: &RangeRestoreOptions,
+        restore: &RestoreOptions,
+        on_progress: &mut OnProgress<'_>,
+    ) -> Result<Beside<'t>> {
+        let options = options_beside(engine, options);
+        let aside = Aside::begin(target, &engine.storage, engine.origin(), restore, options, on_progress)?;
+        let (table_then, then) = table_of_then(aside.tables(on_progress)?, table, id)?;
+        let (from, below) = range.bounds(&then);
+        Ok(Beside { aside, table_then, then, from, below })
+    }
+
+    fn bounds(&self) -> (&[u8], Option<&[u8]>) {
+        (&self.from, self.below.as_deref())
+    }
 }
 
 /// What is beside is opened with.

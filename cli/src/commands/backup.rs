@@ -4,7 +4,10 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
-use hamal::backup::{self, BackupInfo, BackupOptions, BackupVerification, DirectoryTarget, Progress, Stage};
+use hamal::backup::{
+    self, BackupInfo, BackupOptions, BackupVerification, DirectoryTarget, Progress, QuarantinedPartition,
+    Stage,
+};
 use indicatif::ProgressBar;
 use serde_json::{Value as Json, json};
 
@@ -44,6 +47,9 @@ impl TargetArg {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Prints the new backup's name. Restoring an incremental backup takes the one it is based on, too, and all before it.
+
+Partitions that are quarantined (`hamal partitions`) do not keep the others from being backed up: they are named, and quarantined in what is \
+restored, where `hamal repair` brings them back from an earlier backup.
 
 Examples:
   hamal backup bank.hamal /mnt/vault/bank
@@ -154,7 +160,42 @@ pub(crate) fn run(args: &BackupArgs, session: &mut Session) -> Result<()> {
         text::bytes(info.bytes),
         info.end_lsn,
         moment::show(info.end_micros)
-    ))
+    ))?;
+    tell_quarantined(&info.quarantined, "is in the backup as quarantined", session)
+}
+
+/// A line for each partition that is quarantined in a backup.
+pub(crate) fn tell_quarantined(
+    quarantined: &[QuarantinedPartition],
+    how: &str,
+    session: &mut Session,
+) -> Result<()> {
+    quarantined.iter().try_for_each(|partition| {
+        let table = partition.table.as_ref().map_or_else(String::new, |table| format!(" of table {table:?}"));
+        let cause = text::printable(&partition.cause);
+        let lost = if partition.is_repairable { "" } else { "; it cannot be repaired" };
+        session.out.line(format!("partition {}{table} {how}: {cause}{lost}", partition.partition))
+    })
+}
+
+/// The same, with stable names.
+pub(crate) fn quarantined_json(quarantined: &[QuarantinedPartition]) -> Json {
+    let json = |partition: &QuarantinedPartition| {
+        json!({
+            "partition": partition.partition,
+            "table": partition.table,
+            "cause": partition.cause,
+            "quarantined_micros": partition.since_micros,
+            "repairable": partition.is_repairable,
+        })
+    };
+    quarantined.iter().map(json).collect()
+}
+
+/// Their numbers; a dash if there is none.
+fn numbers(quarantined: &[QuarantinedPartition]) -> String {
+    let numbers: Vec<String> = quarantined.iter().map(|partition| partition.partition.to_string()).collect();
+    if numbers.is_empty() { "-".to_owned() } else { numbers.join(", ") }
 }
 
 pub(crate) fn run_list(args: &BackupsArgs, session: &mut Session) -> Result<()> {
@@ -179,6 +220,7 @@ pub(crate) fn run_list(args: &BackupsArgs, session: &mut Session) -> Result<()> 
         ("SIZE", Align::Right),
         ("RESTORES FROM LSN", Align::Right),
         ("AND TIME", Align::Left),
+        ("QUARANTINED", Align::Left),
     ]);
     for info in &backups {
         table.row([
@@ -188,6 +230,7 @@ pub(crate) fn run_list(args: &BackupsArgs, session: &mut Session) -> Result<()> 
             text::bytes(info.bytes),
             info.end_lsn.to_string(),
             moment::show(info.end_micros),
+            numbers(&info.quarantined),
         ]);
     }
     session.out.table(&table)
@@ -225,6 +268,7 @@ fn tell_verified(report: &BackupVerification, session: &mut Session) -> Result<(
             "to_lsn": report.to_lsn,
             "to_micros": report.to_micros,
             "gap_lsn": report.gap_lsn,
+            "quarantined": quarantined_json(&report.quarantined),
         }));
     }
     let mut about = Table::pairs();
@@ -238,6 +282,7 @@ fn tell_verified(report: &BackupVerification, session: &mut Session) -> Result<(
         about.pair("archive misses log from", gap.to_string());
     }
     session.out.table(&about)?;
+    tell_quarantined(&report.quarantined, "is in it as quarantined", session)?;
     session.out.line("sound")
 }
 
@@ -253,5 +298,6 @@ fn info_json(info: &BackupInfo) -> Json {
         "end_lsn": info.end_lsn,
         "started_micros": info.started_micros,
         "end_micros": info.end_micros,
+        "quarantined": quarantined_json(&info.quarantined),
     })
 }

@@ -5,7 +5,7 @@ use hamal::backup::{self, RestoreOptions, RestorePoint, RestoreReport};
 use hamal::{KeyRange, RangeRestoreOptions, RangeRestoreReport};
 use serde_json::{Map, Value as Json, json};
 
-use super::backup::{BytesBar, TargetArg, named};
+use super::backup::{BytesBar, TargetArg, named, quarantined_json, tell_quarantined};
 use crate::codec::Codec;
 use crate::failure::{Failure, Result};
 use crate::moment;
@@ -19,6 +19,9 @@ use crate::text::{self, count, grouped};
 #[command(after_long_help = "\
 The directory must be missing or empty, or hold a restore that was interrupted. Transactions whose commit is at or before the moment are \
 restored, all others are not.
+
+Partitions that were quarantined when the backup was taken are so in what is restored: `hamal repair` brings them back from an earlier backup and \
+the archived log. With --whole, an earlier backup is restored from at once, which may take much longer.
 
 With --table, rows of the database that is there are brought back to what they were at the moment: all of the table, the keys from --from to \
 below --below, or those of the partition that had a key then. All else stays as it is. One transaction does it: all of it comes back, or \
@@ -43,6 +46,9 @@ pub(crate) struct RestoreArgs {
     /// Start from this backup [default: the newest before the moment]
     #[arg(long, value_name = "BACKUP")]
     backup: Option<String>,
+    /// Start from the newest backup before the moment that has all partitions
+    #[arg(long, conflicts_with_all = ["backup", "table"])]
+    whole: bool,
     /// Restore rows of this table only, in the database that is there
     #[arg(long, short = 't', value_name = "NAME")]
     table: Option<String>,
@@ -83,6 +89,9 @@ fn restore_all(args: &RestoreArgs, point: RestorePoint, session: &mut Session) -
     if let Some(name) = &args.backup {
         options = options.backup(named(&target, name)?);
     }
+    if args.whole {
+        options = options.whole();
+    }
     let bar = BytesBar::new();
     let report = backup::restore(&target, &args.database.directory, &options, &mut bar.callback())?;
     drop(bar);
@@ -97,7 +106,8 @@ fn restore_all(args: &RestoreArgs, point: RestorePoint, session: &mut Session) -
         let mut about = Table::pairs();
         tell_source(&report, &mut about);
         session.out.table(&about)?;
-        picture::lines(recovery).into_iter().try_for_each(|line| session.out.line(line))
+        picture::lines(recovery).into_iter().try_for_each(|line| session.out.line(line))?;
+        tell_quarantined(&report.quarantined, "is quarantined (see `hamal repair --help`)", session)
     })
 }
 
@@ -115,6 +125,7 @@ fn source_json(report: &RestoreReport) -> Map<String, Json> {
     ] {
         object.insert(name.to_owned(), json!(number));
     }
+    object.insert("quarantined".to_owned(), quarantined_json(&report.quarantined));
     object
 }
 

@@ -94,15 +94,52 @@ fn a_partition_that_has_lost_its_file_is_shown_and_repaired() {
     let partitions = place.hamal(&["partitions", "db", "--table", "t", "--json"]).json_lines();
     assert_eq!((&partitions[0]["state"], &partitions[1]["state"]), (&"online".into(), &"quarantined".into()));
     assert!(partitions[0].get("cause").is_none() && partitions[1]["cause"].is_string());
-    place.hamal(&["backup", "db", "vault"]).failure(4);
+
+    // A backup goes on without it, and says so; so does what is restored, until it is repaired there.
+    let full = place.hamal(&["backups", "vault", "--json"]).json()["backup"].as_str().unwrap().to_owned();
+    put("b", "3");
+    let told = place.hamal(&["backup", "db", "vault", "--archive", "vault"]).text();
+    assert!(
+        told.contains(&format!("partition {id} of table \"t\" is in the backup as quarantined: ")),
+        "{told}"
+    );
+    let since = ["backup", "db", "vault", "--since", "last", "--archive", "vault", "--json"];
+    let partial = place.hamal(&since).json();
+    let [quarantined] = &partial["quarantined"].as_array().unwrap()[..] else { panic!("{partial}") };
+    assert_eq!(quarantined["partition"].to_string(), id);
+    assert_eq!((&quarantined["table"], &quarantined["repairable"]), (&"t".into(), &true.into()));
+    assert!(quarantined["cause"].as_str().unwrap().contains("no file"), "{quarantined}");
+    assert!(quarantined["quarantined_micros"].as_u64() > Some(0), "{quarantined}");
+    let listed = place.hamal(&["backups", "vault"]).text();
+    let marked: Vec<bool> = listed.lines().skip(1).map(|line| line.ends_with(&format!(" {id}"))).collect();
+    assert_eq!(marked, [false, true, true], "{listed}");
+    let verified = place.hamal(&["backups", "vault", "--verify", "last"]).text();
+    assert!(
+        verified.contains(&format!("partition {id} of table \"t\" is in it as quarantined: ")),
+        "{verified}"
+    );
+    let verified = place.hamal(&["backups", "vault", "--verify", "last", "--json"]).json();
+    assert_eq!(verified["quarantined"], partial["quarantined"]);
+    let restored = place.hamal(&["restore", "vault", "again"]).text();
+    assert!(restored.contains(&format!("partition {id} of table \"t\" is quarantined (see")), "{restored}");
+    assert_eq!(place.hamal(&["get", "again", "-t", "t", "b"]).text(), "3\n");
+    place.hamal(&["get", "again", "-t", "t", "z"]).failure(4);
+    let repaired = place.hamal(&["repair", "again", "--backups", "vault", "--json"]).json();
+    assert_eq!((&repaired["base"], &repaired["backup"]), (&"backup".into(), &full.clone().into()));
+    assert_eq!(rows(&place, "again"), "a  1\nb  3\nz  2\n");
+    let whole = place.hamal(&["restore", "vault", "whole", "--whole", "--json"]).json();
+    assert_eq!((&whole["backup"], &whole["quarantined"]), (&full.clone().into(), &serde_json::json!([])));
+    assert_eq!(rows(&place, "whole"), "a  1\nb  3\nz  2\n");
 
     let hopeless = place.hamal(&["repair", "db", &id]).failure(4);
     assert!(hopeless.contains("cannot be repaired"), "{hopeless}");
     place.hamal(&["repair", "db", "99", "--backups", "vault"]).failure(2);
     place.hamal(&["repair", "db", "--backups", "nowhere"]).failure(3);
-    let repaired = place.hamal(&["repair", "db", "--backups", "vault", "--backup", "last", "--json"]).json();
+    let without = place.hamal(&["repair", "db", "--backups", "vault", "--backup", "last"]).failure(2);
+    assert!(without.contains("was quarantined when it was taken"), "{without}");
+    let repaired = place.hamal(&["repair", "db", "--backups", "vault", "--backup", &full, "--json"]).json();
     assert_eq!((&repaired["base"], &repaired["rows"]), (&"backup".into(), &1.into()));
-    assert_eq!(rows(&place, "db"), "a  1\nz  2\n");
+    assert_eq!(rows(&place, "db"), "a  1\nb  3\nz  2\n");
     place.hamal(&["check", "db"]).text();
     assert_eq!(place.hamal(&["repair", "db"]).text(), "no partition is quarantined\n");
 }

@@ -30,6 +30,7 @@ use hamal_pager::PartitionId;
 use hamal_storage::{Error as LowError, Storage, Subdirectory};
 
 use super::manifest::{self, Manifest};
+use super::requarantine::Requarantine;
 use super::restore::{choose, write_log, write_master, write_partitions};
 use super::target::Target;
 use super::{OnProgress, RestoreOptions, RestoreReport, Stage, tell};
@@ -90,8 +91,10 @@ impl<'t> Aside<'t> {
             return Err(Error::new(ErrorKind::NotFound, "there is no backup"));
         };
         let written = (id.as_str(), newest);
-        let log =
-            write_log(self.target, &self.storage, written, restore.point(), &mut self.report, on_progress)?;
+        // What is quarantined in the backup is left out, whatever is wanted of it.
+        let none = &mut Requarantine::none();
+        let (target, report) = (self.target, &mut self.report);
+        let log = write_log(target, &self.storage, written, restore.point(), none, report, on_progress)?;
         write_master(&self.storage, newest, &log)
     }
 
@@ -101,6 +104,12 @@ impl<'t> Aside<'t> {
         on_progress: &mut OnProgress<'_>,
     ) -> Result<()> {
         write_partitions(self.target, &self.storage, &self.chain, is_wanted, &mut self.report, on_progress)
+    }
+
+    /// Which of these partitions are quarantined in the backup that it is restored from: they cannot be had.
+    pub(crate) fn missing(&self, partitions: &BTreeSet<PartitionId>) -> Vec<PartitionId> {
+        let Some((_, newest)) = self.chain.last() else { return Vec::new() };
+        partitions.iter().copied().filter(|id| newest.quarantined(*id).is_some()).collect()
     }
 
     /// All tables of then, by name. O(catalog + log).

@@ -1,16 +1,19 @@
 //! A hot backup: copies pages and log while everybody goes on.
 //!
 //! 1. Keep: no partition's file goes, and no log is cut, from here to the end.
-//! 2. Take a checkpoint; recovery of the copy will start from it. Whatever page is copied from now on has all changes of before its BEGIN:
+//! 2. Take a checkpoint, which settles what is quarantined; recovery of the copy will start from it. Whatever page is copied from now on has all changes of before its BEGIN:
 //!    it comes from memory, or from its file when it is not in memory, which is when the file is up to date.
-//! 3. Per partition: header, bitmaps, the pages that the copied bitmaps say are in use, and those that the checkpoint lists as dirty: one that
+//! 3. Per quarantined partition: what was kept of it ([`super::quarantined`]).
+//!    One that is quarantined later, but before its pages are copied, likewise.
+//! 4. Per other partition: header, bitmaps, the pages that the copied bitmaps say are in use, and those that the checkpoint lists as dirty: one that
 //!    was freed while it was on its way to the disk is listed still, and redo will ask for it. Meanwhile the log that has become durable is
 //!    copied too, and let go of.
-//! 4. Flush the log, and copy it to there: no copied page is ahead of it.
-//! 5. The manifest.
+//! 5. Flush the log, and copy it to there: no copied page is ahead of it.
+//! 6. The manifest.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use hamal_pager::space::Geometry;
 use hamal_pager::{Copied, PageNo, Partition, PartitionId, header};
@@ -18,11 +21,13 @@ use hamal_wal::Lsn;
 
 use super::manifest::{self, BackupInfo, Manifest, PartitionEntry};
 use super::object::{Header, Kind, ObjectOut, Sum};
+use super::quarantined::{self, Captured};
 use super::target::Target;
 use super::{BackupOptions, OnProgress, Progress, Stage, tell};
 use crate::catalog::{self, CATALOG};
 use crate::checkpoint::Effort;
 use crate::engine::{Engine, PartitionHandle};
+use crate::quarantine::Stage as Quarantined;
 use crate::record::Record;
 use crate::retention::Hold;
 use crate::space::HEADER_PAGE;
@@ -33,6 +38,9 @@ const PAGES_AT_ONCE: u32 = 64;
 /// Log copied at once, bytes.
 const LOG_BYTES_AT_ONCE: u64 = 256 << 10;
 
+/// Copies of a partition, at most, that goes offline and comes back meanwhile.
+const ATTEMPTS: u32 = 3;
+
 /// Takes a backup. What it has written is removed again if it fails.
 pub(crate) fn run(
     engine: &Engine,
@@ -42,9 +50,6 @@ pub(crate) fn run(
 ) -> Result<BackupInfo> {
     engine.check_poison()?;
     engine.check_resolved()?;
-    if let Some(id) = engine.quarantine.first() {
-        return Err(engine.unavailable(id).context("a backup would not have all of the database"));
-    }
     let _span = tracing::info_span!("backup").entered();
     let started_micros = engine.storage.now_micros();
     let (hold, _files) = {
@@ -52,11 +57,18 @@ pub(crate) fn run(
         (engine.retention.hold(engine.log.oldest()), engine.graves.keep(&locked))
     };
     engine.take_checkpoint(Effort::Fuzzy)?;
+    let mut held = engine.quarantine.held();
+    if held.iter().any(|held| held.stage == Quarantined::Open) {
+        // Found since, or only just sealed.
+        engine.take_checkpoint(Effort::Fuzzy)?;
+        held = engine.quarantine.held();
+    }
     let (master, needed_from) = {
         let state = engine.lock(&engine.checkpoint, "a checkpoint");
         (state.master.current().clone(), state.needed_from)
     };
     hold.advance(needed_from);
+    let quarantined = quarantined::capture(engine, master.database_id, held)?;
     let mut manifest = Manifest {
         database_id: master.database_id,
         history: master.history,
@@ -70,8 +82,9 @@ pub(crate) fn run(
         base: options.since.clone().unwrap_or_default(),
         log: Sum::default(),
         partitions: Vec::new(),
+        quarantined: Vec::new(),
     };
-    let since = base_start(target, &manifest)?;
+    let base = base(target, &manifest)?;
     let listed = listed_pages(engine, manifest.checkpoint_lsn)?;
     let id = manifest::new_id(manifest.checkpoint_lsn, engine.storage.random_u64());
     let mut written = Vec::new();
@@ -79,7 +92,9 @@ pub(crate) fn run(
         engine,
         target,
         id: &id,
-        since,
+        base: base.as_ref(),
+        since: Lsn::NEVER,
+        quarantined: &quarantined,
         listed: &listed,
         written: &mut written,
         hold: &hold,
@@ -102,20 +117,19 @@ pub(crate) fn run(
     Ok(info)
 }
 
-/// From which page LSN on an incremental backup copies pages; [`Lsn::NEVER`]: a full one.
-fn base_start(target: &dyn Target, manifest: &Manifest) -> Result<Lsn> {
+/// What an incremental backup is based on; `None`: a full one.
+fn base(target: &dyn Target, manifest: &Manifest) -> Result<Option<Manifest>> {
     if manifest.base.is_empty() {
-        return Ok(Lsn::NEVER);
+        return Ok(None);
     }
     // All of the chain must be there.
-    let chain = manifest::chain(target, &manifest.base)?;
-    let base = chain.last().map(|(_, base)| base);
+    let base = manifest::chain(target, &manifest.base)?.pop().map(|(_, base)| base);
     let base = base.filter(|base| {
         base.database_id == manifest.database_id
             && base.history == manifest.history
             && base.checkpoint_lsn <= manifest.checkpoint_lsn
     });
-    base.map(|base| base.checkpoint_lsn).ok_or_else(|| {
+    base.map(Some).ok_or_else(|| {
         Error::invalid(format!(
             "the backup {} is of another database, or of before this one was restored: take a full backup",
             manifest.base
@@ -145,12 +159,22 @@ fn listed_pages(engine: &Engine, begin: Lsn) -> Result<BTreeSet<(PartitionId, Pa
     Err(Error::corrupt("the log", begin.0, "a whole checkpoint", "one that does not end"))
 }
 
+fn header(manifest: &Manifest, kind: Kind, argument: u64) -> Header {
+    let Manifest { database_id, history, started_micros: micros, .. } = *manifest;
+    Header { kind, database_id, history, argument, micros }
+}
+
 /// A backup under way.
 struct Copy<'c> {
     engine: &'c Engine,
     target: &'c dyn Target,
     id: &'c str,
+    /// Of an incremental backup.
+    base: Option<&'c Manifest>,
+    /// From which page LSN on pages of the partition at hand are copied. [`Lsn::NEVER`]: all are, for there is no base that has them.
     since: Lsn,
+    /// Partitions that were quarantined when it began.
+    quarantined: &'c [Captured],
     /// Pages that the checkpoint lists as dirty.
     listed: &'c BTreeSet<(PartitionId, PageNo)>,
     /// Objects that are there.
@@ -166,28 +190,21 @@ struct Copy<'c> {
 
 impl Copy<'_> {
     fn all(mut self, manifest: &mut Manifest) -> Result<()> {
-        let header = |kind, argument| Header {
-            kind,
-            database_id: manifest.database_id,
-            history: manifest.history,
-            argument,
-            micros: manifest.started_micros,
-        };
         let log_name = manifest::log_name(self.id);
-        self.log = Some(ObjectOut::create(self.target, &log_name, &header(Kind::Log, self.log_at.0))?);
-        let handles = self.engine.open_partitions();
+        self.log =
+            Some(ObjectOut::create(self.target, &log_name, &header(manifest, Kind::Log, self.log_at.0))?);
+        for captured in self.quarantined {
+            self.without_pages(captured, manifest)?;
+        }
+        let mut handles = self.engine.open_partitions();
+        // One that has been repaired meanwhile stays out: the checkpoint does not know its losers.
+        handles.retain(|h| self.quarantined.iter().all(|captured| captured.id != h.partition.id()));
         self.total_pages = handles.iter().map(|h| u64::from(h.partition.file_pages())).sum();
         for handle in handles {
-            let id = handle.partition.id();
             self.engine.pause("between partitions of a backup");
-            let name = manifest::pages_name(self.id, id);
-            let object = ObjectOut::create(self.target, &name, &header(Kind::Pages, u64::from(id.0)))?;
-            if let Some((entry, object)) = self.partition(&handle, object)? {
-                let sum = object.finish()?;
-                self.written.push(name);
-                manifest.partitions.push(PartitionEntry { sum, ..entry });
-            }
+            self.with_pages(handle, manifest)?;
         }
+        manifest.quarantined.sort_by_key(|entry| entry.id);
 
         let flushed = self.engine.log.flush();
         self.engine.durable_moved();
@@ -203,6 +220,50 @@ impl Copy<'_> {
         // A write of pages that failed meanwhile leaves unknown what was read from files.
         self.engine.check_poison()?;
         manifest.write(self.target, self.id)
+    }
+
+    /// A partition in use; or one that was when the backup began.
+    fn with_pages(&mut self, mut handle: Arc<PartitionHandle>, manifest: &mut Manifest) -> Result<()> {
+        let id = handle.partition.id();
+        let name = manifest::pages_name(self.id, id);
+        let base = self.base.filter(|base| base.entry(id).is_some());
+        self.since = base.map_or(Lsn::NEVER, |base| base.checkpoint_lsn);
+        for _ in 0..ATTEMPTS {
+            let header = header(manifest, Kind::Pages, u64::from(id.0));
+            let object = ObjectOut::create(self.target, &name, &header)?;
+            let copied = self.partition(&handle, object);
+            if !handle.partition.is_sealed() {
+                if let Some((entry, object)) = copied? {
+                    let sum = object.finish()?;
+                    self.written.push(name);
+                    manifest.partitions.push(PartitionEntry { sum, ..entry });
+                }
+                return Ok(());
+            }
+            // Quarantined meanwhile: what is read past the cache is not up to date any more, or damaged. Settled late is settled well, for
+            // whatever the checkpoint lists of it the kept log has.
+            self.engine.take_checkpoint(Effort::Fuzzy)?;
+            let mut held = self.engine.quarantine.held();
+            held.retain(|held| held.id == id);
+            if let Some(captured) = quarantined::capture(self.engine, manifest.database_id, held)?.pop() {
+                return self.without_pages(&captured, manifest);
+            }
+            // Repaired meanwhile, with losers that were undone behind the checkpoint: any other partition.
+            handle = self.engine.partition(id)?;
+        }
+        Err(self.engine.unavailable(id).context("it went offline again and again while it was backed up"))
+    }
+
+    /// A quarantined partition.
+    fn without_pages(&mut self, captured: &Captured, manifest: &mut Manifest) -> Result<()> {
+        let header = header(manifest, Kind::Quarantine, u64::from(captured.id.0));
+        let (target, id) = (self.target, self.id);
+        let entry = captured.write(target, id, &header, &mut || self.go_on())?;
+        if entry.kept.is_some() {
+            self.written.push(manifest::kept_name(id, captured.id));
+        }
+        manifest.quarantined.push(entry);
+        Ok(())
     }
 
     /// `None` if the partition is being made: its log is all there is of it.

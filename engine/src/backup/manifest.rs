@@ -7,14 +7,18 @@ use hamal_storage::Error as LowError;
 use hamal_wal::Lsn;
 
 use super::object::{Header, Kind, ObjectIn, ObjectOut, Sum};
+use super::quarantined::QuarantinedPartition;
 use super::target::Target;
-use crate::codec::{put_list, put_string, put_u32, put_u64, take_list, take_string, take_u32, take_u64};
+use crate::catalog::CATALOG;
+use crate::codec::{
+    put_list, put_string, put_u32, put_u64, take_list, take_string, take_u8, take_u32, take_u64,
+};
 use crate::options::LOG_SEGMENT_BYTES;
 use crate::{Error, ErrorKind, Result};
 
 /// The directory of all backups.
 const DIRECTORY: &str = "backup";
-/// A manifest takes 28 bytes for a partition: far more than any database has fit.
+/// A manifest takes 28 bytes for a partition, and some hundreds for one that is quarantined: far more than any database has fit.
 const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
 /// One partition's object.
@@ -26,6 +30,18 @@ pub(crate) struct PartitionEntry {
     /// Pages in the object.
     pub(crate) pages: u32,
     pub(crate) sum: Sum,
+}
+
+/// A partition that was quarantined: the backup has none of its pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct QuarantinedEntry {
+    pub(crate) id: PartitionId,
+    pub(crate) since_micros: u64,
+    /// The name of its table; empty: no table had it.
+    pub(crate) table: String,
+    pub(crate) cause: String,
+    /// The object with what was kept of it; `None`: that is lost.
+    pub(crate) kept: Option<Sum>,
 }
 
 /// See the module.
@@ -48,6 +64,7 @@ pub(crate) struct Manifest {
     pub(crate) base: String,
     pub(crate) log: Sum,
     pub(crate) partitions: Vec<PartitionEntry>,
+    pub(crate) quarantined: Vec<QuarantinedEntry>,
 }
 
 /// What there is to know about a backup.
@@ -74,6 +91,8 @@ pub struct BackupInfo {
     pub pages: u64,
     /// All its objects but the manifest, bytes.
     pub bytes: u64,
+    /// Partitions that were quarantined, and so are in what is restored from it: it has none of their pages.
+    pub quarantined: Vec<QuarantinedPartition>,
 }
 
 /// The name of one of a backup's objects.
@@ -84,6 +103,11 @@ fn object_name(backup: &str, object: &str) -> String {
 /// The object with a partition's pages.
 pub(crate) fn pages_name(backup: &str, partition: PartitionId) -> String {
     object_name(backup, &format!("part-{partition}"))
+}
+
+/// The object with what was kept of a quarantined partition.
+pub(crate) fn kept_name(backup: &str, partition: PartitionId) -> String {
+    object_name(backup, &format!("quarantine-{partition}"))
 }
 
 /// The object with the log.
@@ -117,7 +141,7 @@ pub(crate) fn read(target: &dyn Target, backup: &str) -> Result<Option<Manifest>
             return Err(Error::corrupt(&name, 0, format!("at most {MAX_MANIFEST_BYTES} bytes"), "more"));
         }
     }
-    let manifest = Manifest::decode(&bytes, &name).map_err(|e| e.context(&name))?;
+    let manifest = Manifest::decode(&bytes, object.header.argument, &name).map_err(|e| e.context(&name))?;
     object.check_origin(manifest.database_id, manifest.history)?;
     Ok(Some(manifest))
 }
@@ -156,6 +180,19 @@ pub(crate) fn chain(target: &dyn Target, backup: &str) -> Result<Vec<(String, Ma
     Ok(chain)
 }
 
+/// The backups in a chain that a partition's pages are in, with their entries, the oldest first: from the one that has all of them to the
+/// newest. None if the newest has none. One that comes before a backup without the partition is no base of what comes behind.
+pub(crate) fn pages_of(
+    chain: &[(String, Manifest)],
+    partition: PartitionId,
+) -> Vec<(&str, &Manifest, &PartitionEntry)> {
+    let newest_first = chain.iter().rev().map(|(id, manifest)| (id, manifest, manifest.entry(partition)));
+    let mut pages: Vec<_> =
+        newest_first.map_while(|(id, manifest, entry)| Some((id.as_str(), manifest, entry?))).collect();
+    pages.reverse();
+    pages
+}
+
 /// Removes a backup: its manifest first.
 pub(crate) fn remove(target: &dyn Target, backup: &str) -> Result<()> {
     check_id(backup)?;
@@ -189,7 +226,7 @@ impl Manifest {
             kind: Kind::Manifest,
             database_id: self.database_id,
             history: self.history,
-            argument: 0,
+            argument: self.quarantined.len() as u64,
             micros: self.end_micros,
         };
         let mut object = ObjectOut::create(target, &manifest_name(backup), &header)?;
@@ -220,13 +257,26 @@ impl Manifest {
             put_u64(out, p.sum.bytes);
             put_u32(out, p.sum.crc);
         });
+        if !self.quarantined.is_empty() {
+            put_list(&mut out, &self.quarantined, |out, q| {
+                put_u32(out, q.id.0);
+                put_u64(out, q.since_micros);
+                put_string(out, &q.table);
+                put_string(out, &q.cause);
+                out.push(u8::from(q.kept.is_some()));
+                let sum = q.kept.unwrap_or_default();
+                put_u64(out, sum.bytes);
+                put_u32(out, sum.crc);
+            });
+        }
         out
     }
 
-    fn decode(bytes: &[u8], name: &str) -> Result<Manifest> {
+    /// `quarantined`: how many such partitions its object's header speaks of.
+    fn decode(bytes: &[u8], quarantined: u64, name: &str) -> Result<Manifest> {
         let mut input = bytes;
         let i = &mut input;
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             database_id: take_u64(i, "the database id")?,
             history: take_u64(i, "the history")?,
             page_bytes: take_u32(i, "the page size")? as usize,
@@ -249,8 +299,13 @@ impl Manifest {
                     },
                 })
             })?,
+            quarantined: Vec::new(),
         };
-        if !i.is_empty() || !manifest.is_sound() {
+        if quarantined > 0 {
+            manifest.quarantined = take_list(i, 29, "the quarantined partitions", take_quarantined)?;
+        }
+        let is_counted = manifest.quarantined.len() as u64 == quarantined;
+        if !i.is_empty() || !is_counted || !manifest.is_sound() {
             return Err(Error::corrupt(name, 0, "fields within their ranges", format!("{manifest:?}")));
         }
         Ok(manifest)
@@ -268,7 +323,40 @@ impl Manifest {
                 .partitions
                 .iter()
                 .all(|p| p.id.0 != u32::MAX && p.file_pages > 0 && p.pages <= p.file_pages)
+            && self.quarantined.is_sorted_by(|a, b| a.id < b.id)
+            && self
+                .quarantined
+                .iter()
+                .all(|q| q.id != CATALOG && q.id.0 != u32::MAX && self.entry(q.id).is_none())
             && (self.base.is_empty() || check_id(&self.base).is_ok())
+    }
+
+    /// The partition's pages, if it has any.
+    pub(crate) fn entry(&self, partition: PartitionId) -> Option<&PartitionEntry> {
+        let at = self.partitions.binary_search_by_key(&partition, |entry| entry.id);
+        at.ok().map(|at| &self.partitions[at])
+    }
+
+    /// What it says of all objects with pages, and with what was kept.
+    pub(crate) fn sums(&self) -> impl Iterator<Item = Sum> + '_ {
+        self.partitions.iter().map(|p| p.sum).chain(self.quarantined.iter().filter_map(|q| q.kept))
+    }
+
+    /// What it has of the partition, if that was quarantined.
+    pub(crate) fn quarantined(&self, partition: PartitionId) -> Option<&QuarantinedEntry> {
+        let at = self.quarantined.binary_search_by_key(&partition, |entry| entry.id);
+        at.ok().map(|at| &self.quarantined[at])
+    }
+
+    /// `InvalidArgument`, saying why, if nothing can be built from this backup of the partition's pages.
+    pub(crate) fn check_has(&self, backup: &str, partition: PartitionId) -> Result<()> {
+        match self.quarantined(partition) {
+            None => Ok(()),
+            Some(entry) => Err(Error::invalid(format!(
+                "the backup {backup} has no pages of partition {partition}, which was quarantined when it was taken: {}",
+                entry.cause
+            ))),
+        }
     }
 
     pub(crate) fn info(&self, backup: &str) -> BackupInfo {
@@ -282,9 +370,30 @@ impl Manifest {
             end_micros: self.end_micros,
             partitions: self.partitions.len() as u64,
             pages: self.partitions.iter().map(|p| u64::from(p.pages)).sum(),
-            bytes: self.partitions.iter().fold(self.log.bytes, |sum, p| sum.saturating_add(p.sum.bytes)),
+            bytes: self.sums().fold(self.log.bytes, |bytes, sum| bytes.saturating_add(sum.bytes)),
+            quarantined: self.quarantined.iter().map(QuarantinedEntry::tell).collect(),
         }
     }
+}
+
+fn take_quarantined(i: &mut &[u8]) -> Result<QuarantinedEntry> {
+    let (id, since_micros) = (take_u32(i, "a quarantined partition's id")?, take_u64(i, "since when")?);
+    let (table, cause) = (take_string(i, "its table")?, take_string(i, "the cause")?);
+    let has_kept = take_u8(i, "whether anything was kept")?;
+    let sum = Sum { bytes: take_u64(i, "the length of that")?, crc: take_u32(i, "its checksum")? };
+    if has_kept > 1 || (has_kept == 0 && sum != Sum::default()) {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            "a quarantined partition has something, or nothing, kept",
+        ));
+    }
+    Ok(QuarantinedEntry {
+        id: PartitionId(id),
+        since_micros,
+        table,
+        cause,
+        kept: (has_kept == 1).then_some(sum),
+    })
 }
 
 #[cfg(test)]
@@ -310,17 +419,81 @@ mod tests {
                 pages: 6,
                 sum: Sum { bytes: 5, crc: 6 },
             }],
+            quarantined: Vec::new(),
         }
+    }
+
+    fn with_quarantined() -> Manifest {
+        let entry = |id, kept| QuarantinedEntry {
+            id: PartitionId(id),
+            since_micros: 7,
+            table: "accounts".to_owned(),
+            cause: "the file is gone".to_owned(),
+            kept,
+        };
+        let quarantined = vec![entry(2, Some(Sum { bytes: 7, crc: 8 })), entry(4, None)];
+        Manifest { quarantined, ..sample() }
+    }
+
+    fn decode(manifest: &Manifest) -> Result<Manifest> {
+        Manifest::decode(&manifest.encode(), manifest.quarantined.len() as u64, "m")
+    }
+
+    /// Of a database without quarantined partitions: what the first version of the format says.
+    const GOLDEN: &str = "\
+        070000000000000009000000000000000010000000001000000000000020000000000000001000000000000000400000\
+        000000000100000000000000020000000000000006003030\
+        61622d31030000000000000004000000010000000100000040000000060000000500000000000000\
+        06000000";
+
+    #[test]
+    fn a_manifest_of_whole_partitions_is_what_it_always_was() {
+        let hex = sample().encode().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+        assert_eq!(hex, GOLDEN);
+    }
+
+    #[test]
+    fn only_the_backups_behind_the_last_one_without_a_partition_have_its_pages() {
+        let link = |id: &str, has: bool| {
+            let mut manifest = sample();
+            if !has {
+                manifest.partitions.clear();
+            }
+            (id.to_owned(), manifest)
+        };
+        let ids = |has: &[bool]| {
+            let chain: Vec<_> = has.iter().enumerate().map(|(n, has)| link(&n.to_string(), *has)).collect();
+            pages_of(&chain, PartitionId(1)).into_iter().map(|(id, ..)| id.to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&[true, true]), ["0", "1"]);
+        assert_eq!(ids(&[true, false, true, true]), ["2", "3"]);
+        assert_eq!(ids(&[true, true, false]), Vec::<String>::new());
+        assert_eq!(ids(&[]), Vec::<String>::new());
     }
 
     #[test]
     fn a_manifest_survives_encoding_and_is_refused_when_cut_or_absurd() {
-        let bytes = sample().encode();
-        assert_eq!(Manifest::decode(&bytes, "m").unwrap(), sample());
-        for len in 0..bytes.len() {
-            assert!(Manifest::decode(&bytes[..len], "m").is_err(), "{len}");
+        for sample in [sample(), with_quarantined()] {
+            let bytes = sample.encode();
+            let count = sample.quarantined.len() as u64;
+            assert_eq!(Manifest::decode(&bytes, count, "m").unwrap(), sample);
+            for len in 0..bytes.len() {
+                assert!(Manifest::decode(&bytes[..len], count, "m").is_err(), "{len}");
+            }
+            for other in [0, 1, 2, 3].into_iter().filter(|other| *other != count) {
+                assert!(Manifest::decode(&bytes, other, "m").is_err(), "{other} instead of {count}");
+            }
         }
-        let changes: [&dyn Fn(&mut Manifest); 6] = [
+        let changes: [&dyn Fn(&mut Manifest); 9] = [
+            &|m| m.quarantined = with_quarantined().quarantined.into_iter().rev().collect(),
+            &|m| {
+                m.quarantined = with_quarantined().quarantined;
+                m.quarantined[0].id = PartitionId(1);
+            },
+            &|m| {
+                m.quarantined = with_quarantined().quarantined;
+                m.quarantined[0].id = CATALOG;
+            },
             &|m| m.page_bytes = 5000,
             &|m| m.end_lsn.0 = 4096,
             &|m| m.checkpoint_lsn.0 += 4,
@@ -331,7 +504,7 @@ mod tests {
         for (index, change) in changes.iter().enumerate() {
             let mut manifest = sample();
             change(&mut manifest);
-            let error = Manifest::decode(&manifest.encode(), "m").unwrap_err();
+            let error = decode(&manifest).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "change {index}");
         }
     }

@@ -14,6 +14,8 @@ use crate::{Error, ErrorKind, Result};
 
 const MAGIC: &[u8; 8] = b"HAMALOBJ";
 const VERSION: u32 = 1;
+/// Of objects that speak of quarantined partitions: programs from before these must not take a backup for one that has all of them.
+const VERSION_QUARANTINE: u32 = 2;
 const HEADER_BYTES: usize = 56;
 /// Payload of a block, at most.
 pub(crate) const BLOCK_BYTES: usize = 1 << 20;
@@ -25,6 +27,8 @@ pub(crate) enum Kind {
     Manifest = 1,
     Pages = 2,
     Log = 3,
+    /// What was kept of a quarantined partition.
+    Quarantine = 4,
 }
 
 /// What an object says about itself.
@@ -33,7 +37,7 @@ pub(crate) struct Header {
     pub(crate) kind: Kind,
     pub(crate) database_id: u64,
     pub(crate) history: u64,
-    /// Pages: the partition. Log: the LSN of the first byte.
+    /// Pages, what was kept: the partition. Log: the LSN of the first byte. Manifest: how many quarantined partitions it names.
     pub(crate) argument: u64,
     /// When it was begun, microseconds since 1970.
     pub(crate) micros: u64,
@@ -47,9 +51,16 @@ pub(crate) struct Sum {
 }
 
 impl Header {
+    fn version(&self) -> u32 {
+        match (self.kind, self.argument) {
+            (Kind::Quarantine, _) | (Kind::Manifest, 1..) => VERSION_QUARANTINE,
+            _ => VERSION,
+        }
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(HEADER_BYTES);
-        put_u32(&mut body, VERSION);
+        put_u32(&mut body, self.version());
         put_u32(&mut body, self.kind as u32);
         put_u32(&mut body, 0);
         put_u64(&mut body, self.database_id);
@@ -78,23 +89,30 @@ impl Header {
             ));
         }
         let version = take_u32(i, "the version")?;
-        if version != VERSION {
-            return Err(Error::corrupt(name, 12, format!("object version {VERSION}"), version));
+        if !(VERSION..=VERSION_QUARANTINE).contains(&version) {
+            let expected = format!("object version {VERSION} or {VERSION_QUARANTINE}");
+            return Err(Error::corrupt(name, 12, expected, version));
         }
         let kind = match take_u32(i, "the kind")? {
             1 => Kind::Manifest,
             2 => Kind::Pages,
             3 => Kind::Log,
-            other => return Err(Error::corrupt(name, 16, "an object kind from 1 to 3", other)),
+            4 => Kind::Quarantine,
+            other => return Err(Error::corrupt(name, 16, "an object kind from 1 to 4", other)),
         };
         take_u32(i, "a zero")?;
-        Ok(Header {
+        let header = Header {
             kind,
             database_id: take_u64(i, "the database")?,
             history: take_u64(i, "the history")?,
             argument: take_u64(i, "the argument")?,
             micros: take_u64(i, "the time")?,
-        })
+        };
+        if header.version() != version {
+            let expected = format!("object version {}", header.version());
+            return Err(Error::corrupt(name, 12, expected, version));
+        }
+        Ok(header)
     }
 }
 

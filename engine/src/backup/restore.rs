@@ -6,7 +6,8 @@
 //! | mark | `RESTORING`, durable | no database: opening refuses it; restoring again begins anew |
 //! | clear | what an interrupted restore left goes | same |
 //! | pages | `part/`, from the full backup to the newest incremental one, synced | same |
-//! | log | `wal/`, up to the wanted moment, synced | same |
+//! | log | `wal/`, up to the wanted moment, synced; what that has of partitions that the backup has as quarantined, with what was kept of them, to `quarantine/` | same |
+//! | quarantines | the state files in `quarantine/`, synced | same |
 //! | master | both copies, synced | same |
 //! | unmark | `RESTORING` goes | a database, as after a crash |
 //!
@@ -14,6 +15,7 @@
 //! I2. The restored database has a history of its own: from its first record on its log is another one than that of the database it is
 //!     a copy of.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,10 +25,13 @@ use hamal_storage::{Error as LowError, Lock, OsStorage, Storage, write_all_at};
 use hamal_wal::{FrameStream, LogBuilder, Lsn};
 
 use super::logs::{LogBytes, gap_error};
-use super::manifest::{self, Manifest, PartitionEntry};
+use super::manifest::{self, Manifest, QuarantinedEntry};
+use super::quarantined::QuarantinedPartition;
+use super::requarantine::Requarantine;
 use super::target::Target;
 use super::{OnProgress, Progress, Stage, pages, tell};
 use crate::master::{Master, MasterFiles, NAMES, RESTORING};
+use crate::quarantine::file;
 use crate::record::Record;
 use crate::{Error, ErrorKind, Result};
 
@@ -49,6 +54,9 @@ pub enum RestorePoint {
 pub struct RestoreOptions {
     to: RestorePoint,
     backup: Option<String>,
+    is_whole: bool,
+    /// Partitions that must not be quarantined in it.
+    needs: BTreeSet<PartitionId>,
 }
 
 impl RestoreOptions {
@@ -62,6 +70,27 @@ impl RestoreOptions {
     pub fn to(mut self, point: RestorePoint) -> RestoreOptions {
         self.to = point;
         self
+    }
+
+    /// From a backup in which no partition is quarantined: the newest such one. Restoring may take much more log, and time, than restoring
+    /// from a newer one and repairing those partitions then.
+    #[must_use]
+    pub fn whole(mut self) -> RestoreOptions {
+        self.is_whole = true;
+        self
+    }
+
+    /// From a backup in which these partitions are not quarantined.
+    pub(crate) fn needs(mut self, partitions: impl IntoIterator<Item = PartitionId>) -> RestoreOptions {
+        self.needs.extend(partitions);
+        self
+    }
+
+    /// `InvalidArgument` if a partition is quarantined in the backup that must not be.
+    fn check_has(&self, backup: &str, manifest: &Manifest) -> Result<()> {
+        let mut quarantined = manifest.quarantined.iter().map(|entry| entry.id);
+        let missing = quarantined.find(|id| self.is_whole || self.needs.contains(id));
+        missing.map_or(Ok(()), |id| manifest.check_has(backup, id))
     }
 
     /// The moment.
@@ -95,10 +124,13 @@ pub struct RestoreReport {
     pub end_lsn: u64,
     /// Time of the last commit that is in, among those whose records are in the log; 0: there is none.
     pub last_commit_micros: u64,
+    /// Partitions that are quarantined in what was restored, for the backup has none of their pages: to be repaired from an earlier one.
+    pub quarantined: Vec<QuarantinedPartition>,
 }
 
 /// Restores a database into a directory that is missing or empty, or holds an interrupted restore. `AlreadyExists` for any other; `NotFound`
-/// if no backup reaches the moment; `Corrupt` naming the object that is damaged or missing.
+/// if no backup reaches the moment. Partitions that are quarantined in the backup are so in what is restored, with what their repair needs
+/// ([`RestoreReport::quarantined`], [`crate::Database::repair`]); all else is whole. `Corrupt` naming the object that is damaged or missing.
 pub fn restore(
     target: &dyn Target,
     path: impl AsRef<Path>,
@@ -130,7 +162,11 @@ pub fn restore_on(
     let mut report =
         RestoreReport { backup: id.clone(), backups: chain.len() as u64, ..RestoreReport::default() };
     write_partitions(target, &storage, &chain, &|_| true, &mut report, on_progress)?;
-    let log = write_log(target, &storage, (id, newest), options.to, &mut report, on_progress)?;
+    let mut quarantine = Requarantine::begin(target, &storage, (id, newest), on_progress)?;
+    report.quarantined = newest.quarantined.iter().map(QuarantinedEntry::tell).collect();
+    let source = (id.as_str(), newest);
+    let log = write_log(target, &storage, source, options.to, &mut quarantine, &mut report, on_progress)?;
+    quarantine.finish(&storage, log.end)?;
     write_master(&storage, newest, &log)?;
     storage.remove(RESTORING).map_err(|e| LowError::io("remove", RESTORING, e))?;
     sync_directory(&*storage, "")?;
@@ -175,6 +211,7 @@ pub(super) fn choose(
         if !is_ours(&manifest) {
             return Err(of_another(&format!("the backup {id} is")));
         }
+        options.check_has(id, &manifest)?;
         if reaches(&manifest) {
             return Ok(id.clone());
         }
@@ -186,6 +223,7 @@ pub(super) fn choose(
     let mut newest: Option<(Lsn, u64, String)> = None;
     let mut earliest: Option<(Lsn, u64)> = None;
     let mut has_others = false;
+    let mut passed_over = None;
     for id in manifest::ids(target)? {
         let Some(manifest) = manifest::read(target, &id)? else { continue };
         if !is_ours(&manifest) {
@@ -199,8 +237,15 @@ pub(super) fn choose(
         // Of two histories the one that was written to last counts.
         let is_newer = newest.as_ref().is_none_or(|(lsn, micros, _)| (*micros, *lsn) < (place.1, place.0));
         if is_newer && reaches(&manifest) {
-            newest = Some((place.0, place.1, id));
+            match options.check_has(&id, &manifest) {
+                Ok(()) => newest = Some((place.0, place.1, id)),
+                Err(error) => passed_over = Some(error),
+            }
         }
+    }
+    if let (None, Some(error)) = (&newest, passed_over) {
+        let what = format!("no backup of before the moment has all partitions that are wanted: {error}");
+        return Err(Error::new(ErrorKind::NotFound, what));
     }
     match (newest, earliest) {
         (Some((_, _, id)), _) => Ok(id),
@@ -273,6 +318,9 @@ fn clear(storage: &dyn Storage) -> Result<()> {
         }
         sync_directory(storage, directory)?;
     }
+    for name in file::names(storage)? {
+        remove(&format!("{}/{name}", file::DIRECTORY))?;
+    }
     sync_directory(storage, "")
 }
 
@@ -291,18 +339,16 @@ pub(super) fn write_partitions(
     on_progress: &mut OnProgress<'_>,
 ) -> Result<()> {
     let Some((_, newest)) = chain.last() else { return Ok(()) };
-    let wanted =
-        |entry: &&PartitionEntry| is_wanted(entry.id) && newest.partitions.iter().any(|p| p.id == entry.id);
-    let all = chain.iter().flat_map(|(_, manifest)| manifest.partitions.iter().filter(wanted));
-    let total_bytes = all.fold(0, |sum: u64, entry| sum.saturating_add(entry.sum.bytes));
+    let wanted = || newest.partitions.iter().filter(|entry| is_wanted(entry.id));
+    let all = wanted().flat_map(|entry| manifest::pages_of(chain, entry.id));
+    let total_bytes = all.fold(0, |sum: u64, (.., entry)| sum.saturating_add(entry.sum.bytes));
     let mut done_bytes = 0;
-    for last in newest.partitions.iter().filter(wanted) {
+    for last in wanted() {
         let name = format!("part/{}.dat", last.id);
         let file = storage.create(&name).map_err(|e| LowError::io("create", &name, e))?;
         let file_bytes = u64::from(last.file_pages) * newest.page_bytes as u64;
         file.allocate(0, file_bytes).map_err(|e| LowError::io("reserve space for", &name, e))?;
-        for (id, manifest) in chain {
-            let Some(entry) = manifest.partitions.iter().find(|entry| entry.id == last.id) else { continue };
+        for (id, manifest, entry) in manifest::pages_of(chain, last.id) {
             let write = &mut |first: PageNo, images: &[u8]| {
                 let offset = u64::from(first.0) * newest.page_bytes as u64;
                 Ok(write_all_at(&*file, images, offset).map_err(|e| LowError::io("write", &name, e))?)
@@ -332,6 +378,7 @@ pub(super) fn write_log(
     storage: &Arc<dyn Storage>,
     (id, newest): (&str, &Manifest),
     to: RestorePoint,
+    quarantine: &mut Requarantine,
     report: &mut RestoreReport,
     on_progress: &mut OnProgress<'_>,
 ) -> Result<WrittenLog> {
@@ -363,6 +410,7 @@ pub(super) fn write_log(
                 report.last_commit_micros = report.last_commit_micros.max(micros);
             }
             incarnation = frame.incarnation;
+            quarantine.see(lsn, frame.payload, &record)?;
             builder.append(raw)?;
         }
         done_bytes += bytes.len() as u64;

@@ -7,7 +7,8 @@ use hamal_pager::PartitionId;
 use hamal_wal::{FrameStream, Lsn};
 
 use super::logs::LogBytes;
-use super::manifest::{self, Manifest};
+use super::manifest::{self, Manifest, QuarantinedEntry};
+use super::quarantined::{KeptObject, QuarantinedPartition};
 use super::target::Target;
 use super::{OnProgress, Progress, Stage, pages, tell};
 use crate::record::Record;
@@ -33,10 +34,13 @@ pub struct BackupVerification {
     pub to_micros: u64,
     /// The archive misses log from this LSN on, and has more behind it, which this backup is too old for.
     pub gap_lsn: Option<u64>,
+    /// Partitions that will be quarantined in what is restored from it: it has what their repair needs beside an earlier backup, as far as
+    /// that is not lost, and none of their pages.
+    pub quarantined: Vec<QuarantinedPartition>,
 }
 
 /// Proves that a backup can be restored: every object of it, and of those it is based on, is there and is what the manifest says; every page
-/// has its checksum and its place, and is of before the log's end; every record of the log, to the end of what is archived behind it, follows
+/// has its checksum and its place, and is of before the log's end; what was kept of quarantined partitions is whole; every record of the log, to the end of what is archived behind it, follows
 /// the one before, and can be decoded; the checkpoint is whole. `Corrupt` naming the object; `NotFound` if there is no such backup.
 /// O(backups and log), without writing anything.
 pub fn verify(
@@ -50,9 +54,10 @@ pub fn verify(
         backups: chain.len() as u64,
         ..BackupVerification::default()
     };
-    let entries = || chain.iter().flat_map(|(_, manifest)| &manifest.partitions);
-    let total_bytes = entries().fold(0, |sum: u64, entry| sum.saturating_add(entry.sum.bytes));
+    let total_bytes = chain.iter().flat_map(|(_, manifest)| manifest.sums());
+    let total_bytes = total_bytes.fold(0, |total: u64, sum| total.saturating_add(sum.bytes));
     let mut done_bytes = 0;
+    // The partitions that the backup before has.
     let mut known: BTreeSet<PartitionId> = BTreeSet::new();
     for (id, manifest) in &chain {
         for entry in &manifest.partitions {
@@ -61,8 +66,8 @@ pub fn verify(
             pages::read(target, id, manifest, entry, &mut |_, _| Ok(()), &mut progress)?;
             report.pages += u64::from(entry.pages);
             done_bytes += entry.sum.bytes;
-            // Where a partition appears first it must have all of its pages, the first one above all.
-            if known.insert(entry.id) && entry.pages == 0 {
+            // Where a partition appears, or appears again, it must have all of its pages, the first one above all.
+            if !known.contains(&entry.id) && entry.pages == 0 {
                 return Err(Error::corrupt(
                     manifest::pages_name(id, entry.id),
                     0,
@@ -71,11 +76,39 @@ pub fn verify(
                 ));
             }
         }
+        known = manifest.partitions.iter().map(|entry| entry.id).collect();
+        for entry in &manifest.quarantined {
+            let start = done_bytes;
+            let mut progress = |bytes| tell(on_progress, Stage::Pages, start + bytes, total_bytes);
+            check_kept(target, (id, manifest), entry, &mut progress)?;
+            done_bytes += entry.kept.map_or(0, |sum| sum.bytes);
+        }
     }
     if let Some((id, newest)) = chain.last() {
+        report.quarantined = newest.quarantined.iter().map(QuarantinedEntry::tell).collect();
         check_log(target, (id, newest), &mut report, on_progress)?;
     }
     Ok(report)
+}
+
+/// What was kept of a quarantined partition: every record.
+fn check_kept(
+    target: &dyn Target,
+    (id, manifest): (&str, &Manifest),
+    entry: &QuarantinedEntry,
+    progress: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<()> {
+    let Some(mut object) = KeptObject::open(target, id, manifest, entry)? else { return Ok(()) };
+    let name = manifest::kept_name(id, entry.id);
+    let mut visit = |lsn: Lsn, payload: &[u8]| {
+        let record = Record::decode(payload).map_err(|e| e.context(format!("{name}: log record {lsn}")))?;
+        if record.parts().iter().any(|part| part.partition == entry.id) {
+            return Ok(());
+        }
+        let expected = format!("records of partition {}", entry.id);
+        Err(Error::corrupt(&name, 0, expected, format!("record {lsn}, of others alone")))
+    };
+    object.read(&mut visit, progress)
 }
 
 fn check_log(

@@ -9,7 +9,7 @@ use hamal_wal::{Frame, FrameStream, Lsn};
 use super::rebuild::{Base, Done, Rebuild};
 use super::{PageHealer, Refusal};
 use crate::backup::logs::LogBytes;
-use crate::backup::manifest::{self, Manifest};
+use crate::backup::manifest::{self, Manifest, PartitionEntry};
 use crate::backup::{Target, pages};
 use crate::record::Record;
 use crate::{Error, Result};
@@ -69,9 +69,11 @@ impl PageHealer {
         let Some((_, newest)) = chain.last() else {
             return Err(Refusal::Useless("it is not there any more".to_owned()));
         };
-        // The newest copy: what a backup leaves out, its base has.
-        for (id, manifest) in chain.iter().rev() {
-            if let Some(image) = find_page(target, id, manifest, &rebuild)? {
+        let (partition, _) = rebuild.key();
+        newest.check_has(id, partition)?;
+        // The newest copy: what a backup leaves out, its base has, if that has the partition.
+        for (id, manifest, entry) in manifest::pages_of(&chain, partition).into_iter().rev() {
+            if let Some(image) = find_page(target, (id, manifest, entry), &rebuild)? {
                 rebuild.offer(&image, Base::Backup);
                 break;
             }
@@ -117,12 +119,10 @@ fn see_frame(frame: &Frame<'_>, source: &str, rebuild: &mut Rebuild) -> LowResul
 /// The page, if this backup has it. Reads the partition's object to its end, for the checksum at its end is what its pages are believed for.
 fn find_page(
     target: &dyn Target,
-    id: &str,
-    manifest: &Manifest,
+    (id, manifest, entry): (&str, &Manifest, &PartitionEntry),
     rebuild: &Rebuild,
 ) -> Result<Option<Vec<u8>>> {
-    let (partition, wanted) = rebuild.key();
-    let Some(entry) = manifest.partitions.iter().find(|entry| entry.id == partition) else { return Ok(None) };
+    let (_, wanted) = rebuild.key();
     let mut found = None;
     let visit = &mut |first: hamal_pager::PageNo, images: &[u8]| {
         let index = wanted.0.checked_sub(first.0).map(|index| index as usize * manifest.page_bytes);

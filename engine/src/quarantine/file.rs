@@ -20,14 +20,25 @@ use crate::{Error, Result};
 pub(crate) const DIRECTORY: &str = "quarantine";
 const MAGIC: &[u8; 8] = b"HAMALQRN";
 const VERSION: u32 = 1;
-const HEAD_BYTES: usize = 20;
+/// With [`Origin`], and the stage [`LOST`].
+const VERSION_RESTORED: u32 = 2;
+pub(crate) const HEAD_BYTES: usize = 20;
 /// Room for a million chains, and more.
-const MAX_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_BYTES: u64 = 64 << 20;
 /// Longest cause that is kept, bytes.
 const MAX_CAUSE_BYTES: usize = 4096;
 
 const OFFLINE: u8 = 1;
 const LIFTED: u8 = 2;
+const LOST: u8 = 3;
+
+/// Whose log the kept records are from, where that is not this database's alone: it was restored since, and has a history of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) history: u64,
+    /// Below this LSN the two histories have the same log.
+    pub(crate) to: Lsn,
+}
 
 /// What the file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +56,14 @@ pub(crate) struct State {
     pub(crate) kept_bytes: u64,
     pub(crate) cause: String,
     pub(crate) chains: Vec<DeferredChain>,
+    pub(crate) origin: Option<Origin>,
+    /// There are no records, and never will be: it cannot be repaired.
+    pub(crate) is_lost: bool,
+}
+
+/// A cause no longer than one that is kept.
+pub(crate) fn short_cause(cause: &str) -> &str {
+    &cause[..cause.floor_char_boundary(MAX_CAUSE_BYTES)]
 }
 
 /// The name of a partition's file.
@@ -143,39 +162,62 @@ impl State {
         Ok(state)
     }
 
-    fn encode(&self) -> Vec<u8> {
-        let mut cause = self.cause.as_str();
-        cause = &cause[..cause.floor_char_boundary(MAX_CAUSE_BYTES)];
+    /// All bytes of the file.
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         put_u64(&mut body, self.database_id);
         put_u32(&mut body, self.partition.0);
-        body.push(if self.lifted == Lsn::NEVER { OFFLINE } else { LIFTED });
+        body.push(match self.lifted {
+            _ if self.is_lost => LOST,
+            Lsn::NEVER => OFFLINE,
+            _ => LIFTED,
+        });
         put_u64(&mut body, self.since_micros);
         put_u64(&mut body, self.from.0);
         put_u64(&mut body, self.end.0);
         put_u64(&mut body, self.lifted.0);
         put_u64(&mut body, self.kept_bytes);
-        put_string(&mut body, cause);
+        put_string(&mut body, short_cause(&self.cause));
         put_list(&mut body, &self.chains, |out, chain| {
             put_u64(out, chain.txn.0);
             put_u64(out, chain.last_lsn.0);
             put_u64(out, chain.undo_next_lsn.0);
         });
+        let mut version = VERSION;
+        if self.origin.is_some() || self.is_lost {
+            version = VERSION_RESTORED;
+            body.push(u8::from(self.origin.is_some()));
+            let origin = self.origin.unwrap_or(Origin { history: 0, to: Lsn::NEVER });
+            put_u64(&mut body, origin.history);
+            put_u64(&mut body, origin.to.0);
+        }
         let mut out = MAGIC.to_vec();
-        put_u32(&mut out, VERSION);
+        put_u32(&mut out, version);
         put_u32(&mut out, body.len() as u32);
         put_u32(&mut out, crc32c::crc32c(&body));
         out.extend_from_slice(&body);
         out
     }
 
-    fn decode(bytes: &[u8], name: &str) -> Result<State> {
+    /// The length of what begins with this head, bytes: of what is at most [`MAX_BYTES`] long. `Corrupt` if it is none.
+    pub(crate) fn encoded_bytes(head: [u8; HEAD_BYTES], name: &str) -> Result<usize> {
+        let mut input = &head[MAGIC.len() + 4..];
+        let len = u64::from(take_u32(&mut input, "the length")?);
+        if head[..MAGIC.len()] != *MAGIC || len > MAX_BYTES - HEAD_BYTES as u64 {
+            return Err(Error::corrupt(name, 0, "HAMALQRN, and a length of its range", "something else"));
+        }
+        Ok(HEAD_BYTES + len as usize)
+    }
+
+    /// What these bytes say. `Corrupt`.
+    pub(crate) fn decode(bytes: &[u8], name: &str) -> Result<State> {
         let mut input = bytes;
         let i = &mut input;
         let magic = take(i, MAGIC.len(), "the magic number")?;
         let (version, len) = (take_u32(i, "the version")?, take_u32(i, "the length")?);
-        if magic != MAGIC || version != VERSION {
-            return Err(Error::corrupt(name, 0, format!("HAMALQRN, version {VERSION}"), "something else"));
+        if magic != MAGIC || !(VERSION..=VERSION_RESTORED).contains(&version) {
+            let expected = format!("HAMALQRN, version {VERSION} or {VERSION_RESTORED}");
+            return Err(Error::corrupt(name, 0, expected, "something else"));
         }
         let (crc, found) = (take_u32(i, "the checksum")?, crc32c::crc32c(i));
         if len as usize != i.len() || crc != found {
@@ -185,7 +227,7 @@ impl State {
         let database_id = take_u64(i, "the database id")?;
         let partition = PartitionId(take_u32(i, "the partition")?);
         let stage = take_u8(i, "the stage")?;
-        let state = State {
+        let mut state = State {
             database_id,
             partition,
             since_micros: take_u64(i, "the time")?,
@@ -201,10 +243,24 @@ impl State {
                     undo_next_lsn: Lsn(take_u64(i, "undo_next_lsn")?),
                 })
             })?,
+            origin: None,
+            is_lost: stage == LOST,
         };
-        let stages = [(OFFLINE, true), (LIFTED, false)];
+        let mut has_sound_origin = true;
+        if version == VERSION_RESTORED {
+            let has_origin = take_u8(i, "whether there is an origin")?;
+            let history = take_u64(i, "the origin's history")?;
+            let to = Lsn(take_u64(i, "the end of the common history")?);
+            state.origin = (has_origin == 1).then_some(Origin { history, to });
+            has_sound_origin = has_origin <= 1
+                && state.origin.map_or((history, to) == (0, Lsn::NEVER), |origin| origin.to < Lsn(1 << 62));
+        }
+        let is_empty = state.kept_bytes == 0 && state.end == Lsn::NEVER && state.chains.is_empty();
+        let stages = [(OFFLINE, true), (LIFTED, false), (LOST, true)];
         let is_sound = i.is_empty()
+            && has_sound_origin
             && stages.contains(&(stage, state.lifted == Lsn::NEVER))
+            && (!state.is_lost || (is_empty && version == VERSION_RESTORED))
             && state.from <= state.end
             && state.end < Lsn(1 << 62)
             && state.lifted < Lsn(1 << 62)
@@ -237,22 +293,55 @@ mod tests {
             kept_bytes: 100,
             cause: "the file is gone".to_owned(),
             chains: vec![DeferredChain { txn: TxnId(9), last_lsn: Lsn(5000), undo_next_lsn: Lsn(4800) }],
+            origin: None,
+            is_lost: false,
+        }
+    }
+
+    /// What a restored database may have: of another history, or with nothing kept.
+    fn restored() -> [State; 2] {
+        let lost = State {
+            from: Lsn::NEVER,
+            end: Lsn::NEVER,
+            kept_bytes: 0,
+            chains: Vec::new(),
+            is_lost: true,
+            ..sample()
+        };
+        [State { origin: Some(Origin { history: 77, to: Lsn(8192) }), ..sample() }, lost]
+    }
+
+    #[test]
+    fn a_state_without_an_origin_is_what_the_first_version_says() {
+        let bytes = sample().encode();
+        assert_eq!(bytes[8..12], [1, 0, 0, 0]);
+        for state in restored() {
+            let bytes = state.encode();
+            assert_eq!(bytes[8..12], [2, 0, 0, 0]);
+            assert_eq!(
+                State::encoded_bytes(bytes[..HEAD_BYTES].try_into().unwrap(), "q").unwrap(),
+                bytes.len()
+            );
         }
     }
 
     #[test]
     fn a_state_survives_encoding_and_is_refused_when_cut_flipped_or_absurd() {
-        let bytes = sample().encode();
-        assert_eq!(State::decode(&bytes, "q").unwrap(), sample());
-        for len in 0..bytes.len() {
-            assert!(State::decode(&bytes[..len], "q").is_err(), "{len}");
+        for state in restored().into_iter().chain([sample()]) {
+            let bytes = state.encode();
+            assert_eq!(State::decode(&bytes, "q").unwrap(), state);
+            for len in 0..bytes.len() {
+                assert!(State::decode(&bytes[..len], "q").is_err(), "{len}");
+            }
+            for bit in 0..bytes.len() * 8 {
+                let mut bad = bytes.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert!(State::decode(&bad, "q").is_err(), "bit {bit}");
+            }
         }
-        for bit in 0..bytes.len() * 8 {
-            let mut bad = bytes.clone();
-            bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(State::decode(&bad, "q").is_err(), "bit {bit}");
-        }
-        let changes: [&dyn Fn(&mut State); 4] = [
+        let changes: [&dyn Fn(&mut State); 6] = [
+            &|s| s.is_lost = true,
+            &|s| s.origin = Some(Origin { history: 1, to: Lsn(1 << 62) }),
             &|s| s.from = Lsn(9000),
             &|s| s.chains[0].undo_next_lsn = Lsn(6000),
             &|s| s.chains[0].last_lsn = Lsn(8192),

@@ -12,7 +12,7 @@ use hamal_pager::PartitionId;
 use hamal_storage::{Error as LowError, File, Storage, read_exact_at, write_all_at};
 use hamal_wal::{Log, Lsn};
 
-use super::file::{self, State};
+use super::file::{self, Origin, State};
 use crate::codec::{put_u32, put_u64, take_u32, take_u64};
 use crate::record::Record;
 use crate::{Error, Result};
@@ -32,6 +32,7 @@ pub(crate) struct KeptLog {
     bytes: u64,
     pub(crate) from: Lsn,
     pub(crate) end: Lsn,
+    pub(crate) origin: Option<Origin>,
     /// Places of some records, made when it is first asked.
     index: OnceLock<Vec<(Lsn, u64)>>,
 }
@@ -49,7 +50,8 @@ impl KeptLog {
         if len != state.kept_bytes {
             return Err(missing(format!("{len} bytes")));
         }
-        Ok(KeptLog { file, name, bytes: len, from: state.from, end: state.end, index: OnceLock::new() })
+        let State { from, end, origin, .. } = *state;
+        Ok(KeptLog { file, name, bytes: len, from, end, origin, index: OnceLock::new() })
     }
 
     /// Copies a partition's records out of the log, from `from` up to `end`, which are durable; behind those of `older`, if there is
@@ -62,9 +64,7 @@ impl KeptLog {
         older: Option<&KeptLog>,
     ) -> Result<KeptLog> {
         let name = file::log_name(id, end);
-        file::remove(storage, &name)?;
-        let file = storage.create(&name).map_err(|e| LowError::io("create", &name, e))?;
-        let mut writer = Writer { file: &*file, name: &name, buffer: Vec::new(), written: 0 };
+        let mut writer = Writer::create(storage, &name)?;
         let (mut first, mut start) = (from, from);
         if let Some(older) = older {
             let mut records = older.records(Lsn::NEVER);
@@ -82,8 +82,11 @@ impl KeptLog {
             }
             Ok(ControlFlow::Continue(()))
         })?;
+        let file = writer.file.clone();
         let bytes = writer.finish()?;
-        Ok(KeptLog { file, name, bytes, from: first, end, index: OnceLock::new() })
+        // Those of another history are the older ones.
+        let origin = older.and_then(|older| older.origin);
+        Ok(KeptLog { file, name, bytes, from: first, end, origin, index: OnceLock::new() })
     }
 
     /// Its length, bytes.
@@ -150,33 +153,17 @@ impl Records<'_> {
                 return Ok(None);
             }
             let at = self.at;
-            let damaged = |expected: &str, found: String| Error::corrupt(&self.log.name, at, expected, found);
-            if self.log.bytes - at < HEAD_BYTES as u64 {
-                return Err(damaged("a record's head", format!("{} bytes", self.log.bytes - at)));
+            let left = self.log.bytes - at;
+            if left < HEAD_BYTES as u64 {
+                return Err(Error::corrupt(&self.log.name, at, "a record's head", format!("{left} bytes")));
             }
             self.fill(HEAD_BYTES)?;
-            let mut head = self.bytes(HEAD_BYTES);
-            let len = take_u32(&mut head, "a length")?;
-            let crc = take_u32(&mut head, "a checksum")?;
-            let lsn = Lsn(take_u64(&mut head, "an LSN")?);
-            let total = HEAD_BYTES as u64 + u64::from(len);
-            let damaged = |expected: &str, found: String| Error::corrupt(&self.log.name, at, expected, found);
-            if total > self.log.bytes - at || lsn <= self.previous || lsn >= self.log.end {
-                return Err(damaged(
-                    "a record within the file, in order",
-                    format!("record {lsn} of {len} bytes"),
-                ));
-            }
-            self.fill(total as usize)?;
-            let found = crc32c::crc32c(&self.bytes(total as usize)[8..]);
-            if found != crc {
-                return Err(Error::corrupt(
-                    &self.log.name,
-                    at,
-                    format!("a record with the checksum {crc:#010x}"),
-                    format!("{found:#010x}"),
-                ));
-            }
+            let head = Head::decode(self.bytes(HEAD_BYTES))?;
+            let place = Place { name: &self.log.name, at, left, previous: self.previous, end: self.log.end };
+            let total = head.total(&place)?;
+            self.fill(total)?;
+            head.check(&self.bytes(total)[HEAD_BYTES..], &place)?;
+            let (total, lsn) = (total as u64, head.lsn);
             self.at += total;
             self.previous = lsn;
             if lsn >= self.from {
@@ -205,34 +192,152 @@ impl Records<'_> {
     }
 }
 
-struct Writer<'w> {
-    file: &'w dyn File,
-    name: &'w str,
+/// What a record begins with.
+struct Head {
+    len: u32,
+    crc: u32,
+    lsn: Lsn,
+}
+
+/// Where a record stands, and must fit.
+struct Place<'p> {
+    name: &'p str,
+    at: u64,
+    /// Bytes from there to the end of the file.
+    left: u64,
+    previous: Lsn,
+    /// Records are of before this LSN.
+    end: Lsn,
+}
+
+impl Head {
+    fn decode(mut bytes: &[u8]) -> Result<Head> {
+        let i = &mut bytes;
+        let (len, crc) = (take_u32(i, "a length")?, take_u32(i, "a checksum")?);
+        Ok(Head { len, crc, lsn: Lsn(take_u64(i, "an LSN")?) })
+    }
+
+    /// The record's length, bytes, all of which are in the file.
+    fn total(&self, place: &Place<'_>) -> Result<usize> {
+        let total = HEAD_BYTES as u64 + u64::from(self.len);
+        if total > place.left || self.lsn <= place.previous || self.lsn >= place.end {
+            let found = format!("record {} of {} bytes", self.lsn, self.len);
+            return Err(Error::corrupt(place.name, place.at, "a record within the file, in order", found));
+        }
+        Ok(total as usize)
+    }
+
+    fn check(&self, payload: &[u8], place: &Place<'_>) -> Result<()> {
+        let found = crc_of(self.lsn, payload);
+        if found == self.crc {
+            return Ok(());
+        }
+        let expected = format!("a record with the checksum {:#010x}", self.crc);
+        Err(Error::corrupt(place.name, place.at, expected, format!("{found:#010x}")))
+    }
+}
+
+fn crc_of(lsn: Lsn, payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&lsn.0.to_le_bytes()), payload)
+}
+
+/// Appends a record as it is kept.
+pub(crate) fn put_record(out: &mut Vec<u8>, lsn: Lsn, payload: &[u8]) {
+    put_u32(out, payload.len() as u32);
+    put_u32(out, crc_of(lsn, payload));
+    put_u64(out, lsn.0);
+    out.extend_from_slice(payload);
+}
+
+/// Takes records out of bytes that come in pieces, cut anywhere.
+pub(crate) struct RecordStream {
+    name: String,
+    /// What has come and is not taken, from `start` on.
+    buffer: Vec<u8>,
+    start: usize,
+    at: u64,
+    bytes: u64,
+    previous: Lsn,
+    end: Lsn,
+}
+
+impl RecordStream {
+    /// Of the records that a state file speaks of; `name` is what errors name.
+    pub(crate) fn new(name: &str, state: &State) -> RecordStream {
+        let (bytes, end) = (state.kept_bytes, state.end);
+        let name = name.to_owned();
+        RecordStream { name, buffer: Vec::new(), start: 0, at: 0, bytes, previous: Lsn::NEVER, end }
+    }
+
+    /// Takes in more bytes.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next record, if all of it has come. `Corrupt` for anything that is none.
+    pub(crate) fn next(&mut self) -> Result<Option<(Lsn, &[u8])>> {
+        let bytes = &self.buffer[self.start..];
+        let Some(head) = bytes.get(..HEAD_BYTES) else { return Ok(None) };
+        let head = Head::decode(head)?;
+        let left = self.bytes.saturating_sub(self.at);
+        let place = Place { name: &self.name, at: self.at, left, previous: self.previous, end: self.end };
+        let total = head.total(&place)?;
+        let Some(record) = bytes.get(..total) else { return Ok(None) };
+        head.check(&record[HEAD_BYTES..], &place)?;
+        let start = self.start + HEAD_BYTES;
+        self.start += total;
+        self.at += total as u64;
+        self.previous = head.lsn;
+        Ok(Some((head.lsn, &self.buffer[start..self.start])))
+    }
+
+    /// At the end: `Corrupt` unless all has been taken that there should be.
+    pub(crate) fn finish(&self) -> Result<()> {
+        let found = self.at + (self.buffer.len() - self.start) as u64;
+        if self.at == self.bytes && found == self.at {
+            return Ok(());
+        }
+        let expected = format!("{} bytes of records", self.bytes);
+        Err(Error::corrupt(&self.name, self.at, expected, format!("{found} bytes")))
+    }
+}
+
+/// Writes records into a new file.
+pub(crate) struct Writer {
+    file: Arc<dyn File>,
+    name: String,
     buffer: Vec<u8>,
     written: u64,
 }
 
-impl Writer<'_> {
-    fn put(&mut self, lsn: Lsn, payload: &[u8]) -> Result<()> {
-        put_u32(&mut self.buffer, payload.len() as u32);
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&lsn.0.to_le_bytes()), payload);
-        put_u32(&mut self.buffer, crc);
-        put_u64(&mut self.buffer, lsn.0);
-        self.buffer.extend_from_slice(payload);
+impl Writer {
+    /// Makes the file, in place of one of that name.
+    pub(crate) fn create(storage: &dyn Storage, name: &str) -> Result<Writer> {
+        file::remove(storage, name)?;
+        let file = storage.create(name).map_err(|e| LowError::io("create", name, e))?;
+        Ok(Writer { file, name: name.to_owned(), buffer: Vec::new(), written: 0 })
+    }
+
+    /// Appends a record.
+    pub(crate) fn put(&mut self, lsn: Lsn, payload: &[u8]) -> Result<()> {
+        put_record(&mut self.buffer, lsn, payload);
         if self.buffer.len() >= PIECE_BYTES { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<()> {
-        write_all_at(self.file, &self.buffer, self.written)
-            .map_err(|e| LowError::io("write", self.name, e))?;
+        write_all_at(&*self.file, &self.buffer, self.written)
+            .map_err(|e| LowError::io("write", &self.name, e))?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
     }
 
-    fn finish(mut self) -> Result<u64> {
+    /// Makes the file durable; its name is not yet. Returns its length, bytes.
+    pub(crate) fn finish(mut self) -> Result<u64> {
         self.flush()?;
-        self.file.sync_data().map_err(|e| LowError::io("sync", self.name, e))?;
+        self.file.sync_data().map_err(|e| LowError::io("sync", &self.name, e))?;
         Ok(self.written)
     }
 }
@@ -251,8 +356,7 @@ mod tests {
         file::make_directory(storage).unwrap();
         let (id, end) = (PartitionId(4), Lsn(1 << 20));
         let name = file::log_name(id, end);
-        let file = storage.create(&name).unwrap();
-        let mut writer = Writer { file: &*file, name: &name, buffer: Vec::new(), written: 0 };
+        let mut writer = Writer::create(storage, &name).unwrap();
         let payload = |n: u64| vec![n as u8; (n % 3000) as usize];
         for n in 1..400 {
             writer.put(Lsn(n * 8), &payload(n)).unwrap();
@@ -268,6 +372,8 @@ mod tests {
             kept_bytes,
             cause: String::new(),
             chains: Vec::new(),
+            origin: None,
+            is_lost: false,
         };
         let kept = KeptLog::open(storage, &state).unwrap();
         let mut records = kept.records(Lsn(800));
@@ -282,6 +388,25 @@ mod tests {
         for lsn in [0, 12, 3200] {
             assert_eq!(kept.read(Lsn(lsn)).unwrap_err().kind(), ErrorKind::Corrupt);
         }
+        let whole = disk.read_file(&name).unwrap();
+        for piece in [1, 7, 4096, whole.len()] {
+            let (mut stream, mut n) = (RecordStream::new("x", &state), 0);
+            for bytes in whole.chunks(piece) {
+                stream.push(bytes);
+                while let Some((lsn, bytes)) = stream.next().unwrap() {
+                    n += 1;
+                    assert_eq!((lsn, bytes), (Lsn(n * 8), &payload(n)[..]));
+                }
+            }
+            stream.finish().unwrap();
+            assert_eq!(n, 399);
+            stream.push(&[0]);
+            assert_eq!(stream.finish().unwrap_err().kind(), ErrorKind::Corrupt, "a byte more");
+        }
+        let mut cut = RecordStream::new("x", &state);
+        cut.push(&whole[..whole.len() - 1]);
+        while cut.next().unwrap().is_some() {}
+        assert_eq!(cut.finish().unwrap_err().kind(), ErrorKind::Corrupt, "a byte less");
         // Any byte: the length, the checksum, the LSN, the payload.
         for byte in 0..40 {
             disk.flip_bit(&name, byte * 8 + 3).unwrap();

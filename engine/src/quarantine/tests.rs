@@ -1,5 +1,6 @@
 //! Partitions that go offline, everything else that goes on, and their repair.
 
+mod backups;
 mod crashes;
 mod losers;
 
@@ -58,6 +59,7 @@ fn value(rng: &mut Rng) -> Vec<u8> {
 /// A database of eight partitions, what it should hold, and where its backups and its archive go.
 struct World {
     disk: SimStorage,
+    vault_disk: SimStorage,
     vault: DirectoryTarget,
     db: Option<Database>,
     model: Model,
@@ -77,14 +79,28 @@ const DAMAGES: [Damage; 4] = [Damage::Deleted, Damage::CutToNothing, Damage::Cut
 
 impl World {
     fn new(seed: u64, archives: bool) -> World {
-        let vault = DirectoryTarget::within(Arc::new(SimStorage::new(seed + 1000)), "");
-        let disk = SimStorage::new(seed);
-        let mut world = World { disk, vault, db: None, model: Model::new(), rng: Rng::new(seed), archives };
+        let vault_disk = SimStorage::new(seed + 1000);
+        let vault = DirectoryTarget::within(Arc::new(vault_disk.clone()), "");
+        let (disk, rng) = (SimStorage::new(seed), Rng::new(seed));
+        let mut world = World { disk, vault_disk, vault, db: None, model: Model::new(), rng, archives };
         world.open();
         let splits = splits();
         let splits: Vec<&[u8]> = splits.iter().map(Vec::as_slice).collect();
         world.db().transact(|tx| tx.create_bytes_table("t", &splits).map(drop)).unwrap();
         world
+    }
+
+    /// The same world on another disk, not open.
+    fn on(&self, disk: SimStorage, seed: u64) -> World {
+        World {
+            disk,
+            vault_disk: self.vault_disk.clone(),
+            vault: self.vault.clone(),
+            db: None,
+            model: self.model.clone(),
+            rng: Rng::new(seed),
+            archives: self.archives,
+        }
     }
 
     /// Gives back the log, so that the making of the partitions is in it no more.
@@ -218,8 +234,12 @@ impl World {
         let report = self.db().verify(&mut |_| ControlFlow::Continue(())).unwrap();
         let files: Vec<String> = report.findings.into_iter().map(|finding| finding.file).collect();
         assert_eq!(files, [format!("part/{id}.dat")], "nothing else is damaged");
-        let refused = self.db().backup(&self.vault, &BackupOptions::new(), &mut no_progress).unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::PartitionUnavailable);
+        // A backup goes on without it, and says so.
+        let info = self.db().backup(&self.vault, &BackupOptions::new(), &mut no_progress).unwrap();
+        let quarantined: Vec<u32> =
+            info.quarantined.iter().map(|quarantined| quarantined.partition).collect();
+        assert_eq!(quarantined, [id]);
+        crate::backup::remove(&self.vault, &info.id).unwrap();
     }
 
     /// Restarts, checkpoints and more log than is kept.

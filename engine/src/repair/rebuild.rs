@@ -14,7 +14,7 @@ use hamal_pager::{PageNo, PartitionId};
 use hamal_storage::{Error as LowError, File, is_refused, read_exact_at, write_all_at};
 use hamal_wal::Lsn;
 
-use super::sources::{Records, Seen, Source};
+use super::sources::{Limits, Records, Seen, Source};
 use super::{Bounds, RepairBase, RepairReport, leave, prove};
 use crate::backup::{OnProgress, Stage, Target, manifest, pages, tell};
 use crate::engine::{Engine, PartitionHandle};
@@ -36,6 +36,7 @@ pub(super) struct Job<'j> {
     pub(super) target: Option<&'j dyn Target>,
     pub(super) settled: &'j Settled,
     pub(super) bounds: &'j Bounds,
+    pub(super) limits: Limits,
 }
 
 impl Job<'_> {
@@ -85,13 +86,14 @@ impl Job<'_> {
         }
         let mut bases = Vec::new();
         if let Some(target) = self.target {
-            let master = self.engine.origin();
             let mut backups = Vec::new();
             for id in manifest::ids(target)? {
                 // One that cannot be read is none.
                 let Ok(Some(manifest)) = manifest::read(target, &id) else { continue };
-                let is_ours = (manifest.database_id, manifest.history) == master;
-                if is_ours && manifest.end_lsn <= self.settled.kept.end {
+                let limit = self.limits.of(&manifest);
+                if limit.is_some_and(|limit| manifest.end_lsn <= limit)
+                    && manifest.quarantined(self.id).is_none()
+                {
                     backups.push((manifest.end_lsn, id));
                 }
             }
@@ -109,7 +111,7 @@ impl Job<'_> {
         on_progress: &mut OnProgress<'_>,
     ) -> Result<Arc<PartitionHandle>> {
         let source = match (base, self.target) {
-            (RepairBase::Backup(id), Some(target)) => Some(Source::open(target, id, self.engine.origin())?),
+            (RepairBase::Backup(id), Some(target)) => Some(Source::open(target, id, self.id, &self.limits)?),
             (RepairBase::Backup(_), None) => {
                 return Err(Error::invalid("there is no target to read a backup from"));
             }
@@ -179,19 +181,16 @@ impl Job<'_> {
         on_progress: &mut OnProgress<'_>,
     ) -> Result<u64> {
         let page_bytes = self.engine.page_bytes as u64;
-        let find =
-            |manifest: &manifest::Manifest| manifest.partitions.iter().find(|p| p.id == self.id).copied();
         let newest = source.newest()?;
         if newest.page_bytes as u64 != page_bytes {
             return Err(Error::invalid("the backup has pages of another size"));
         }
+        let entries = manifest::pages_of(&source.chain, self.id);
         // A partition made later has its making in the log.
-        let Some(last) = find(newest) else { return Ok(0) };
+        let Some((.., last)) = entries.last() else { return Ok(0) };
         new.allocate(0, u64::from(last.file_pages) * page_bytes)
             .map_err(|e| LowError::io("reserve space for", name, e))?;
         let (mut pages, mut done_bytes) = (0, 0);
-        let entries: Vec<_> =
-            source.chain.iter().filter_map(|(id, m)| find(m).map(|entry| (id, m, entry))).collect();
         let total_bytes = entries.iter().fold(0, |sum: u64, (.., entry)| sum.saturating_add(entry.sum.bytes));
         for (id, manifest, entry) in entries {
             let write = &mut |first: PageNo, images: &[u8]| {
@@ -199,7 +198,7 @@ impl Job<'_> {
                 Ok(write_all_at(new, images, offset).map_err(|e| LowError::io("write", name, e))?)
             };
             let mut progress = |bytes| tell(on_progress, Stage::Pages, done_bytes + bytes, total_bytes);
-            pages::read(source.target, id, manifest, &entry, write, &mut progress)?;
+            pages::read(source.target, id, manifest, entry, write, &mut progress)?;
             pages += u64::from(entry.pages);
             done_bytes += entry.sum.bytes;
         }

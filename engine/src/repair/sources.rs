@@ -6,6 +6,7 @@ use hamal_wal::{FrameStream, Lsn};
 use crate::backup::logs::LogBytes;
 use crate::backup::manifest::{self, Manifest};
 use crate::backup::{OnProgress, Stage, Target, tell};
+use crate::quarantine::file::Origin;
 use crate::quarantine::kept::KeptLog;
 use crate::record::{PageParts, Record};
 use crate::{Error, ErrorKind, Result};
@@ -13,24 +14,67 @@ use crate::{Error, ErrorKind, Result};
 /// Records between two calls of the progress callback.
 const PROGRESS_RECORDS: u64 = 1024;
 
+/// Which backups' log is this database's, and up to where: its own, and those of the database that it was restored from when the partition
+/// was quarantined already.
+pub(super) struct Limits {
+    database_id: u64,
+    history: u64,
+    end: Lsn,
+    origin: Option<Origin>,
+}
+
+impl Limits {
+    /// `origin`: id and history of the database.
+    pub(super) fn new((database_id, history): (u64, u64), kept: &KeptLog) -> Limits {
+        Limits { database_id, history, end: kept.end, origin: kept.origin }
+    }
+
+    /// Up to where the log of a backup, and that archived behind it, can be used; `None`: not at all.
+    pub(super) fn of(&self, manifest: &Manifest) -> Option<Lsn> {
+        let own = (self.history == manifest.history).then_some(self.end);
+        let of_origin = self.origin.filter(|origin| origin.history == manifest.history);
+        own.or(of_origin.map(|origin| origin.to.min(self.end)))
+            .filter(|_| self.database_id == manifest.database_id)
+    }
+}
+
 /// A backup that the partition can be built from.
 pub(super) struct Source<'t> {
     pub(super) target: &'t dyn Target,
     pub(super) backup: String,
     /// It and those it is based on, the full one first.
     pub(super) chain: Vec<(String, Manifest)>,
+    /// Records from here on are not to be taken from it.
+    limit: Lsn,
 }
 
 impl<'t> Source<'t> {
-    /// Opens a backup of the database. `InvalidArgument` if it is another's.
-    pub(super) fn open(target: &'t dyn Target, backup: &str, origin: (u64, u64)) -> Result<Source<'t>> {
-        let source = Source { target, backup: backup.to_owned(), chain: manifest::chain(target, backup)? };
+    /// Opens a backup of the database. `InvalidArgument` if it is another's, or has none of the partition's pages because that was
+    /// quarantined already.
+    pub(super) fn open(
+        target: &'t dyn Target,
+        backup: &str,
+        partition: PartitionId,
+        limits: &Limits,
+    ) -> Result<Source<'t>> {
+        let chain = manifest::chain(target, backup)?;
+        let mut source = Source { target, backup: backup.to_owned(), chain, limit: Lsn::NEVER };
         let newest = source.newest()?;
-        if (newest.database_id, newest.history) != origin {
-            let what =
-                format!("the backup {backup} is of another database, or of before this one was restored");
+        let limit = limits.of(newest).ok_or_else(|| {
+            Error::invalid(format!(
+                "the backup {backup} is of another database, or of before this one was restored"
+            ))
+        })?;
+        newest.check_has(backup, partition)?;
+        // This database's partition has not changed since it was quarantined. In the other, it may have.
+        if newest.end_lsn > limit && newest.history != limits.history {
+            let what = format!(
+                "the backup {backup}, which ends at LSN {}, is of behind LSN {limit}, where this database and that one part",
+                newest.end_lsn
+            );
             return Err(Error::invalid(what));
         }
+        source.limit = limit;
         Ok(source)
     }
 
@@ -106,8 +150,8 @@ impl Records<'_, '_> {
             frames.push(&bytes);
             while let Some((frame, _)) = frames.next_frame(&name)? {
                 let lsn = frame.lsn;
-                if lsn >= self.kept.end {
-                    return Ok(lsn);
+                if lsn >= source.limit {
+                    return Ok(source.limit);
                 }
                 let record = Record::decode(frame.payload)
                     .map_err(|e| e.context(format!("{name}: log record {lsn}")))?;

@@ -26,18 +26,6 @@ fn stopped(seed: u64, damage: Damage) -> World {
     world
 }
 
-/// The same world on another disk.
-fn on(world: &World, disk: SimStorage) -> World {
-    World {
-        disk,
-        vault: world.vault.clone(),
-        db: None,
-        model: world.model.clone(),
-        rng: Rng::new(1),
-        archives: world.archives,
-    }
-}
-
 #[test]
 fn a_crash_at_any_io_of_going_into_quarantine_loses_nothing() {
     for (seed, damage) in [(1, Damage::Deleted), (2, Damage::Noise)] {
@@ -54,7 +42,7 @@ fn a_crash_at_any_io_of_going_into_quarantine_loses_nothing() {
                 drop(db);
             }
             let was_cut_short = disk.is_crashed();
-            let mut next = on(&world, disk.crash(CrashMode::Any, seed * 10_000 + io));
+            let mut next = world.on(disk.crash(CrashMode::Any, seed * 10_000 + io), 1);
             next.open();
             next.check_outage(SLOT);
             if io.is_multiple_of(5) || is_done {
@@ -85,13 +73,13 @@ fn a_crash_at_any_io_of_a_repair_leaves_the_partition_quarantined_or_repaired() 
         let (mut io, mut repaired, mut quarantined) = (1, 0, 0);
         loop {
             let disk = world.disk.crash_image(CrashMode::Kill, 1);
-            let mut cut = on(&world, disk.clone());
+            let mut cut = world.on(disk.clone(), 1);
             cut.open();
             disk.crash_at(disk.io_count() + io);
             let vault: &dyn crate::backup::Target = &cut.vault;
             let done = cut.db().repair(id, Some(vault), &RepairOptions::new(), &mut no_progress);
             cut.db = None;
-            let mut next = on(&world, disk.crash(CrashMode::Any, seed * 10_000 + io));
+            let mut next = world.on(disk.crash(CrashMode::Any, seed * 10_000 + io), 1);
             next.open();
             if next.db().partitions().unwrap().iter().all(|p| p.state == PartitionState::Online) {
                 repaired += 1;
