@@ -225,7 +225,7 @@ fn analyse(
         id if quarantines.is_settled(id) || options.leaves_out(id) => Mending::None,
         _ => Mending::IfReadable,
     };
-    // A page that is redone already is in memory, and stays damaged in place until it is written. Should there be a crash before, the first pass
+    // A page that is redone already is in memory, and stays damaged in place until it is written. Should there be a crash before, recovery
     // begins it anew again, with the blind record that it has begun it with now.
     let replays =
         |partition, page, lsn| analysis.rec_lsn(partition, page).is_some_and(|rec_lsn| rec_lsn <= lsn);

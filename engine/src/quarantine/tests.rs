@@ -78,6 +78,15 @@ enum Damage {
 const DAMAGES: [Damage; 4] = [Damage::Deleted, Damage::CutToNothing, Damage::CutInTheMiddle, Damage::Noise];
 
 impl World {
+    /// The name of a quarantined partition's kept log.
+    fn kept_log(&self) -> String {
+        let is_log = |name: &String| {
+            name.starts_with("quarantine/")
+                && std::path::Path::new(name).extension().is_some_and(|e| e == "log")
+        };
+        self.disk.files().into_iter().find(is_log).unwrap()
+    }
+
     fn new(seed: u64, archives: bool) -> World {
         let vault_disk = SimStorage::new(seed + 1000);
         let vault = DirectoryTarget::within(Arc::new(vault_disk.clone()), "");
@@ -540,13 +549,9 @@ fn what_is_kept_of_a_quarantine_and_damaged_itself_harms_nobody_else() {
         world.check_outage(SLOT);
         let id = world.id(SLOT);
         world.close();
-        let is_log = |name: &&String| {
-            name.starts_with("quarantine/")
-                && std::path::Path::new(name).extension().is_some_and(|e| e == "log")
-        };
         let name = match damaged {
             "state" => format!("quarantine/{id}"),
-            _ => world.disk.files().iter().find(is_log).unwrap().clone(),
+            _ => world.kept_log(),
         };
         if damaged == "state" {
             world.disk.flip_bit(&name, 300).unwrap();

@@ -301,11 +301,7 @@ fn what_was_lost_of_a_quarantine_is_lost_in_its_backup_too_and_that_is_said() {
         world.check_outage(SLOT);
         let id = world.id(SLOT);
         world.close();
-        let is_log = |name: &&String| {
-            name.starts_with("quarantine/")
-                && std::path::Path::new(name).extension().is_some_and(|e| e == "log")
-        };
-        let log = world.disk.files().iter().find(is_log).unwrap().clone();
+        let log = world.kept_log();
         match what {
             "state" => world.disk.flip_bit(&format!("quarantine/{id}"), 300).unwrap(),
             "log" => (&world.disk as &dyn Storage).remove(&log).unwrap(),

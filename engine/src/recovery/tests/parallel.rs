@@ -9,6 +9,7 @@ use hamal_storage::{File, FileId, Lock, Storage};
 
 use super::*;
 use crate::PartitionReport;
+use crate::engine::Engine;
 use crate::master::{self, Found};
 use crate::recovery::{Analysed, analyse, redo};
 use crate::report::{RecoveryProgress, RecoveryReport};
@@ -140,7 +141,7 @@ fn redo_alone(
         analyse(storage, crashed.options(workers), lock, &master, Duration::ZERO).unwrap();
     redo::run(&engine, &log_options, &analysis, &mut report, Duration::ZERO).unwrap();
     report.partitions.sort_by_key(|p| p.partition);
-    while engine.write_back(Lsn(u64::MAX), 64).unwrap() > 0 {}
+    write_all_back(&engine);
     let parts = disk.files().into_iter().filter(|name| name.starts_with("part/"));
     (report, parts.map(|name| (name.clone(), disk.read_file(&name).unwrap())).collect())
 }
@@ -194,22 +195,28 @@ fn redo_along_with_analysis_and_in_a_pass_of_its_own_leave_the_same_bytes() {
     assert!(early > 2_000 && late > 200 && compared > 40, "{early}, {late}, {compared}");
 }
 
+/// One transaction for each of these rows.
+fn change(db: &Database, value: u8, keys: impl IntoIterator<Item = u32>) {
+    for i in keys {
+        db.transact(|tx| tx.open_bytes_table("a")?.put(&i.to_be_bytes(), &[value; 300])).unwrap();
+    }
+}
+
+fn write_all_back(engine: &Engine) {
+    while engine.write_back(Lsn(u64::MAX), 64).unwrap() > 0 {}
+}
+
 #[test]
 fn pages_that_are_written_and_changed_again_and_again_are_taken_once() {
     let disk = SimStorage::new(3);
     let db = open(&disk);
-    let change = |value: u8, step: usize| {
-        (0..4000_u32).step_by(step).for_each(|i| {
-            db.transact(|tx| tx.open_bytes_table("a")?.put(&i.to_be_bytes(), &[value; 300])).unwrap();
-        });
-    };
-    change(1, 1);
+    change(&db, 1, 0..4000);
     db.checkpoint().unwrap();
     for round in 2..12 {
-        change(round, 20);
-        while db.handle.engine.write_back(Lsn(u64::MAX), 64).unwrap() > 0 {}
+        change(&db, round, (0..4000).step_by(20));
+        write_all_back(&db.handle.engine);
     }
-    change(99, 40);
+    change(&db, 99, (0..4000).step_by(40));
     db.flush().unwrap();
     let image = disk.crash(CrashMode::Kill, 1);
     let db = open(&image);
@@ -222,19 +229,14 @@ fn pages_that_are_written_and_changed_again_and_again_are_taken_once() {
 fn where_too_many_pages_have_been_written_since_no_more_are_taken() {
     let disk = SimStorage::new(4);
     let db = open(&disk);
-    let change = |value: u8, keys: std::ops::Range<u32>| {
-        keys.for_each(|i| {
-            db.transact(|tx| tx.open_bytes_table("a")?.put(&i.to_be_bytes(), &[value; 300])).unwrap();
-        });
-    };
-    change(1, 0..8000);
+    change(&db, 1, 0..8000);
     db.checkpoint().unwrap();
     // Each page is changed once, and written.
     for part in 0..16 {
-        change(2, part * 500..(part + 1) * 500);
-        while db.handle.engine.write_back(Lsn(u64::MAX), 64).unwrap() > 0 {}
+        change(&db, 2, part * 500..(part + 1) * 500);
+        write_all_back(&db.handle.engine);
     }
-    change(3, 0..500);
+    change(&db, 3, 0..500);
     db.flush().unwrap();
     let image = disk.crash(CrashMode::Kill, 1);
     let db = open(&image);
@@ -251,9 +253,7 @@ fn which_pages_are_redone_along_with_analysis_depends_on_nothing_but_the_files()
     let disk = SimStorage::new(3);
     let db = open(&disk);
     for value in 0..2 {
-        (0..6000_u32).for_each(|i| {
-            db.transact(|tx| tx.open_bytes_table("a")?.put(&i.to_be_bytes(), &[value; 300])).unwrap();
-        });
+        change(&db, value, 0..6000);
     }
     db.handle.engine.take_checkpoint(Effort::Fuzzy).unwrap();
     db.flush().unwrap();
