@@ -17,7 +17,7 @@
 //!
 //! In the order of reading: `target` (where objects go), `directory` (a target in files), `object` (how they are framed), `manifest`,
 //! `quarantined` (what a backup has of quarantined partitions), `copy` (a backup), `logs` (the log of a backup and of the archive as one),
-//! `restore`, `requarantine` (quarantined partitions, restored), `aside` (a part of a database), `verify`; `crate::archive`.
+//! `restore`, `requarantine` (quarantined partitions, restored), `aside` (a part of a database), `verify`, `removal`; `crate::archive`.
 
 pub(crate) mod aside;
 mod copy;
@@ -27,6 +27,7 @@ pub(crate) mod manifest;
 pub(crate) mod object;
 pub(crate) mod pages;
 mod quarantined;
+mod removal;
 mod requarantine;
 mod restore;
 mod target;
@@ -40,6 +41,7 @@ pub(crate) use copy::run;
 pub use directory::DirectoryTarget;
 pub use manifest::BackupInfo;
 pub use quarantined::QuarantinedPartition;
+pub use removal::{force_remove, remove};
 pub use restore::{RestoreOptions, RestorePoint, RestoreReport, restore, restore_on};
 pub use target::{ObjectReader, ObjectWriter, Target};
 pub use verify::{BackupVerification, verify};
@@ -127,9 +129,4 @@ pub fn backups(target: &dyn Target) -> Result<Vec<BackupInfo>> {
         }
     }
     Ok(found)
-}
-
-/// Removes a backup, or what an interrupted one left. Backups based on it can then not be restored any more. `NotFound` if there is none.
-pub fn remove(target: &dyn Target, backup: &str) -> Result<()> {
-    manifest::remove(target, backup)
 }

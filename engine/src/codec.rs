@@ -5,39 +5,47 @@
 
 use crate::{Error, ErrorKind, Result};
 
+#[cold]
 fn short(what: &str) -> Error {
     Error::new(ErrorKind::Corrupt, format!("the encoding ends inside {what}"))
 }
 
 /// Takes `count` bytes.
+#[inline]
 pub(crate) fn take<'a>(input: &mut &'a [u8], count: usize, what: &str) -> Result<&'a [u8]> {
     let (front, rest) = input.split_at_checked(count).ok_or_else(|| short(what))?;
     *input = rest;
     Ok(front)
 }
 
+#[inline]
 fn take_array<const N: usize>(input: &mut &[u8], what: &str) -> Result<[u8; N]> {
     let (front, rest) = input.split_first_chunk::<N>().ok_or_else(|| short(what))?;
     *input = rest;
     Ok(*front)
 }
 
+#[inline]
 pub(crate) fn take_u8(input: &mut &[u8], what: &str) -> Result<u8> {
     Ok(take_array::<1>(input, what)?[0])
 }
 
+#[inline]
 pub(crate) fn take_u16(input: &mut &[u8], what: &str) -> Result<u16> {
     Ok(u16::from_le_bytes(take_array(input, what)?))
 }
 
+#[inline]
 pub(crate) fn take_u32(input: &mut &[u8], what: &str) -> Result<u32> {
     Ok(u32::from_le_bytes(take_array(input, what)?))
 }
 
+#[inline]
 pub(crate) fn take_u64(input: &mut &[u8], what: &str) -> Result<u64> {
     Ok(u64::from_le_bytes(take_array(input, what)?))
 }
 
+#[inline]
 pub(crate) fn take_i64(input: &mut &[u8], what: &str) -> Result<i64> {
     Ok(i64::from_le_bytes(take_array(input, what)?))
 }

@@ -121,6 +121,11 @@ fn pager_options(options: &Options, page_bytes: usize, database_id: u64) -> Page
     PagerOptions { page_bytes, cache_bytes: options.cache_bytes, database_id, batch_pages: 64 }
 }
 
+/// Makes what opening a database that has been put there would have to make before it may begin to redo pages, durable.
+pub(crate) fn prepare(storage: &dyn Storage, page_bytes: usize, database_id: u64) -> Result<()> {
+    Ok(Pager::prepare(storage, &pager_options(&Options::new(), page_bytes, database_id))?)
+}
+
 /// Reports progress; `Cancelled` if the caller wants to stop.
 fn progress(options: &Options, pass: RecoveryPass, done: u64, total: u64) -> Result<()> {
     match options.on_recovery.as_ref().map(|f| f(&RecoveryProgress { pass, done, total })) {

@@ -101,6 +101,16 @@ impl PagerOptions {
         Ok(())
     }
 
+    /// Makes what the page cache needs on the disk, if it is missing.
+    fn prepare(&self, storage: &dyn Storage) -> Result<Doublewrite> {
+        let has_directory = storage.exists(DIRECTORY).map_err(|e| Error::io("look for", DIRECTORY, e))?;
+        if !has_directory {
+            storage.create_directory(DIRECTORY).map_err(|e| Error::io("create", DIRECTORY, e))?;
+            storage.sync_directory("").map_err(|e| Error::io("sync", "the database directory", e))?;
+        }
+        Doublewrite::open(storage, self.area_bytes())
+    }
+
     /// The doublewrite area's size, bytes.
     fn area_bytes(&self) -> usize {
         self.batch_pages.max(MIN_SLOTS) * self.page_bytes
@@ -197,17 +207,17 @@ impl Pager {
         options: PagerOptions,
     ) -> Result<Arc<Pager>> {
         options.check()?;
-        let has_directory = storage.exists(DIRECTORY).map_err(|e| Error::io("look for", DIRECTORY, e))?;
-        if !has_directory {
-            storage.create_directory(DIRECTORY).map_err(|e| Error::io("create", DIRECTORY, e))?;
-            storage.sync_directory("").map_err(|e| Error::io("sync", "the database directory", e))?;
-        }
-        let doublewrite = Doublewrite::open(&*storage, options.area_bytes())?;
+        let doublewrite = options.prepare(&*storage)?;
         let (frames, batch_pages) = options.frames_and_batch_pages();
         let (page_bytes, database_id) = (options.page_bytes, options.database_id);
         let core =
             Core::new(Parts { storage, log, page_bytes, database_id, batch_pages, frames, doublewrite });
         Ok(Arc::new(Pager { core: Arc::new(core) }))
+    }
+
+    /// Makes what [`Pager::open`] would make, durable.
+    pub fn prepare(storage: &dyn Storage, options: &PagerOptions) -> Result<()> {
+        options.prepare(storage).map(|_| ())
     }
 
     /// Whether [`Pager::open`] would find all that it needs, and so change nothing on the disk.

@@ -81,6 +81,9 @@ pub(crate) struct BackupsArgs {
     /// Remove this backup
     #[arg(long, value_name = "BACKUP", conflicts_with = "verify")]
     remove: Option<String>,
+    /// Remove it even if another backup is based on it, or it is the last with a quarantined partition's pages
+    #[arg(long, requires = "remove")]
+    force: bool,
 }
 
 /// Arguments of `archive`.
@@ -207,7 +210,8 @@ pub(crate) fn run_list(args: &BackupsArgs, session: &mut Session) -> Result<()> 
         return tell_verified(&report, session);
     }
     if let Some(name) = &args.remove {
-        return Ok(backup::remove(&target, name)?);
+        let remove = if args.force { backup::force_remove } else { backup::remove };
+        return Ok(remove(&target, name)?);
     }
     let backups = backup::backups(&target)?;
     if session.out.is_json() {

@@ -37,8 +37,14 @@ fn a_database_is_backed_up_archived_and_restored_to_any_moment() {
     assert_eq!((&verified["sound"], &verified["backups"]), (&true.into(), &2.into()));
     assert_eq!(place.hamal(&["backups", "vault", "--json"]).json_lines().len(), 2);
     assert!(place.hamal(&["backups", "vault"]).text().contains(full["backup"].as_str().unwrap()));
-    place.hamal(&["backups", "vault", "--remove", increment["backup"].as_str().unwrap()]).text();
+    let (full, increment) = (full["backup"].as_str().unwrap(), increment["backup"].as_str().unwrap());
+    let refused = place.hamal(&["backups", "vault", "--remove", full]).failure(2);
+    assert!(refused.contains(&format!("{increment} is based on it")), "{refused}");
+    assert_eq!(place.hamal(&["backups", "vault", "--json"]).json_lines().len(), 2);
+    place.hamal(&["backups", "vault", "--remove", increment]).text();
     assert_eq!(place.hamal(&["backups", "vault", "--json"]).json_lines().len(), 1);
+    place.hamal(&["backups", "vault", "--remove", full, "--force"]).text();
+    assert_eq!(place.hamal(&["backups", "vault", "--json"]).json_lines().len(), 0);
 }
 
 #[test]

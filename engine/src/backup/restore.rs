@@ -8,6 +8,7 @@
 //! | pages | `part/`, from the full backup to the newest incremental one, synced | same |
 //! | log | `wal/`, up to the wanted moment, synced; what that has of partitions that the backup has as quarantined, with what was kept of them, to `quarantine/` | same |
 //! | quarantines | the state files in `quarantine/`, synced | same |
+//! | page cache | the doublewrite area, empty, synced: opening may begin to redo pages at once | same |
 //! | master | both copies, synced | same |
 //! | unmark | `RESTORING` goes | a database, as after a crash |
 //!
@@ -33,7 +34,7 @@ use super::{OnProgress, Progress, Stage, pages, tell};
 use crate::master::{Master, MasterFiles, NAMES, RESTORING};
 use crate::quarantine::file;
 use crate::record::Record;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, recovery};
 
 /// A moment to restore to. Transactions whose commit record lies at or before it are in, all others are not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,6 +168,7 @@ pub fn restore_on(
     let source = (id.as_str(), newest);
     let log = write_log(target, &storage, source, options.to, &mut quarantine, &mut report, on_progress)?;
     quarantine.finish(&storage, log.end)?;
+    recovery::prepare(&*storage, newest.page_bytes, newest.database_id)?;
     write_master(&storage, newest, &log)?;
     storage.remove(RESTORING).map_err(|e| LowError::io("remove", RESTORING, e))?;
     sync_directory(&*storage, "")?;
@@ -307,7 +309,7 @@ fn clear(storage: &dyn Storage) -> Result<()> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(LowError::io("remove", name, e)),
         _ => Ok(()),
     };
-    for name in NAMES {
+    for name in NAMES.into_iter().chain(["doublewrite"]) {
         remove(name)?;
     }
     sync_directory(storage, "")?;

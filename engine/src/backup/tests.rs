@@ -11,7 +11,10 @@ use std::sync::Arc;
 use hamal_storage::sim::SimStorage;
 
 use self::workload::{Workload, check, options};
-use super::{BackupOptions, DirectoryTarget, Progress, RestoreOptions, backups, remove, restore_on, verify};
+use super::{
+    BackupOptions, DirectoryTarget, Progress, RestoreOptions, backups, force_remove, remove, restore_on,
+    verify,
+};
 use crate::master::{self, Found, Master, MasterFiles};
 use crate::{Database, ErrorKind, OpenMode, PartitionState};
 
@@ -33,6 +36,11 @@ pub(crate) fn restored(target: &DirectoryTarget, options_: &RestoreOptions) -> (
     restore_on(target, Arc::new(disk.clone()), options_, &mut no_progress).unwrap();
     let db = options().mode(OpenMode::Open).open_on(Arc::new(disk.clone())).unwrap();
     assert_eq!(db.stats().pages_damaged, 0, "what is restored is whole");
+    let report = db.recovery_report();
+    assert!(
+        report.redo.pages == 0 || report.first_pass_pages > 0,
+        "all that is redone is redone late: {report:?}"
+    );
     (disk, db)
 }
 
@@ -54,6 +62,13 @@ fn a_backup_under_a_running_workload_restores_to_its_end() {
         let (_, db) = restored(&vault, &RestoreOptions::new());
         check(&db, &expected, &context);
         db.close().unwrap();
+        // The same by a redo pass of its own.
+        let disk = SimStorage::new(99);
+        restore_on(&vault, Arc::new(disk.clone()), &RestoreOptions::new(), &mut no_progress).unwrap();
+        hamal_storage::Storage::remove(&disk, "doublewrite").unwrap();
+        let db = options().mode(OpenMode::Open).open_on(Arc::new(disk)).unwrap();
+        assert_eq!(db.recovery_report().first_pass_pages, 0);
+        check(&db, &expected, &context);
     }
 }
 
@@ -115,6 +130,46 @@ fn a_restore_refuses_what_is_there_already_untouched() {
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert_eq!(disk.files(), before);
     }
+}
+
+#[test]
+fn a_backup_that_another_is_based_on_goes_only_by_force() {
+    let vault = target_on(&SimStorage::new(100));
+    let mut workload = Workload::start(&SimStorage::new(1), options(), 5).unwrap();
+    workload.steps(50).unwrap();
+    workload.back_up(&vault, &BackupOptions::new(), 0).unwrap();
+    let full = workload.backups[0].id.clone();
+    workload.steps(20).unwrap();
+    workload.back_up(&vault, &BackupOptions::new().since(&full), 0).unwrap();
+    let increment = workload.backups[1].id.clone();
+    let refused = remove(&vault, &full).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+    assert!(refused.to_string().contains(&format!("{increment} is based on it")), "{refused}");
+    verify(&vault, &increment, &mut no_progress).unwrap();
+    force_remove(&vault, &full).unwrap();
+    assert_eq!(verify(&vault, &increment, &mut no_progress).unwrap_err().kind(), ErrorKind::Corrupt);
+    remove(&vault, &increment).unwrap();
+    assert!(backups(&vault).unwrap().is_empty());
+}
+
+#[test]
+fn a_backup_with_a_damaged_manifest_can_be_removed_and_needs_nothing() {
+    let disk = SimStorage::new(100);
+    let vault = target_on(&disk);
+    let mut workload = Workload::start(&SimStorage::new(1), options(), 5).unwrap();
+    workload.steps(50).unwrap();
+    workload.back_up(&vault, &BackupOptions::new(), 0).unwrap();
+    let full = workload.backups[0].id.clone();
+    workload.back_up(&vault, &BackupOptions::new().since(&full), 0).unwrap();
+    let increment = workload.backups[1].id.clone();
+    let storage: &dyn hamal_storage::Storage = &disk;
+    let name = disk.files().into_iter().find(|name| name.contains(&increment) && name.contains("manifest"));
+    let file = storage.open(&name.unwrap()).unwrap();
+    hamal_storage::write_all_at(&*file, &[0xaa; 8], 100).unwrap();
+    assert_eq!(backups(&vault).unwrap_err().kind(), ErrorKind::Corrupt);
+    remove(&vault, &full).unwrap();
+    remove(&vault, &increment).unwrap();
+    assert!(disk.files().is_empty());
 }
 
 #[test]
@@ -190,6 +245,8 @@ fn without_the_lsn_restored_to_the_log_would_be_believed_about_other_files() {
         assert!(master.restored_to == master.attested && master.history != 0, "{master:?}");
         let forgetful = Master { restored_to: hamal_wal::Lsn::NEVER, ..master.clone() };
         MasterFiles::open(&disk, master).unwrap().write(forgetful).unwrap();
+        // Pages that are redone along with analysis are taken before the log says anything about them.
+        hamal_storage::Storage::remove(&disk, "doublewrite").unwrap();
         let is_right = options().self_repair(false).open_on(Arc::new(disk)).is_ok_and(|db| {
             db.partitions().is_ok_and(|all| all.iter().all(|p| p.state == PartitionState::Online))
                 && workload::content(&db) == workload.committed

@@ -4,8 +4,8 @@ use hamal_storage::sim::CrashMode;
 
 use super::*;
 use crate::backup::{
-    BackupInfo, Moment, QuarantinedPartition, RestoreOptions, RestorePoint, RestoreReport, backups, remove,
-    restore_on, verify,
+    BackupInfo, Moment, QuarantinedPartition, RestoreOptions, RestorePoint, RestoreReport, backups,
+    force_remove, remove, restore_on, verify,
 };
 
 impl World {
@@ -295,6 +295,25 @@ fn an_incremental_backup_behind_a_repair_has_all_of_the_partition() {
 }
 
 #[test]
+fn the_last_backup_with_a_quarantined_partitions_pages_goes_only_once_a_newer_one_has_them() {
+    let (mut world, full) = damaged(3, Damage::Noise);
+    world.write(10, |slot| slot != SLOT);
+    let without = world.back_up_without(SLOT, &BackupOptions::new());
+    let refused = remove(&world.vault, &full).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+    let what = format!("partition {}, which is quarantined in {}", world.id(SLOT), without.id);
+    assert!(refused.to_string().contains(&what), "{refused}");
+    // It is still all there.
+    assert_eq!(world.repair(SLOT).base, RepairBase::Backup(full.clone()));
+    assert_eq!(remove(&world.vault, &full).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    world.write(10, |_| true);
+    let whole = world.db().backup(&world.vault, &BackupOptions::new(), &mut no_progress).unwrap();
+    remove(&world.vault, &full).unwrap();
+    remove(&world.vault, &whole.id).unwrap();
+    remove(&world.vault, &without.id).unwrap();
+}
+
+#[test]
 fn what_was_lost_of_a_quarantine_is_lost_in_its_backup_too_and_that_is_said() {
     for what in ["state", "log", "record"] {
         let (mut world, _) = damaged(8, Damage::Noise);
@@ -488,7 +507,7 @@ fn a_page_is_never_healed_from_across_a_backup_without_its_partition() {
     // With the archive, or from backups alone: then none but the newest reaches to the log that is left.
     for (removed, heals) in [(vec![], true), (vec![&whole.id], true), (vec![&full, &without.id], false)] {
         for id in &removed {
-            remove(&world.vault, id).unwrap();
+            force_remove(&world.vault, id).unwrap();
         }
         let disk = world.disk.crash_image(CrashMode::Kill, 1);
         let pages = (&disk as &dyn Storage).open(&file).unwrap().len().unwrap() / 4096;
@@ -540,7 +559,7 @@ fn rows_of_a_range_come_back_from_the_newest_backup_that_has_their_partition() {
     }
     let left: Vec<_> = world.disk.files().into_iter().filter(|name| name.starts_with("scratch/")).collect();
     assert!(left.is_empty(), "{left:?}");
-    remove(&world.vault, &full).unwrap();
+    force_remove(&world.vault, &full).unwrap();
     let range = crate::KeyRange::PartitionOf(key(SLOT, 0));
     let refused = world.db().restore_range("t", &range, &world.vault, &options, &mut no_progress);
     let refused = refused.unwrap_err();

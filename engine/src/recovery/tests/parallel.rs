@@ -10,7 +10,7 @@ use hamal_storage::{File, FileId, Lock, Storage};
 use super::*;
 use crate::PartitionReport;
 use crate::engine::Engine;
-use crate::master::{self, Found};
+use crate::master::{self, Found, Master};
 use crate::recovery::{Analysed, analyse, redo};
 use crate::report::{RecoveryProgress, RecoveryReport};
 
@@ -272,6 +272,47 @@ fn which_pages_are_redone_along_with_analysis_depends_on_nothing_but_the_files()
         })
         .collect();
     assert_eq!(runs.len(), 1, "{runs:?}");
+}
+
+fn checkpoint_of(disk: &SimStorage) -> Master {
+    match master::find(disk).unwrap() {
+        Found::Database(master) => master,
+        Found::Nothing => panic!("a database"),
+    }
+}
+
+#[test]
+fn log_that_only_redo_along_with_analysis_would_read_may_be_damaged() {
+    let disk = SimStorage::new(3);
+    let db = open(&disk);
+    change(&db, 1, 0..1500);
+    db.checkpoint().unwrap();
+    let before = checkpoint_of(&disk);
+    change(&db, 2, 0..1500);
+    db.handle.engine.take_checkpoint(Effort::Fuzzy).unwrap();
+    // All that the checkpoint lists is changed and written behind it, and so needs nothing of before.
+    change(&db, 3, 0..1500);
+    write_all_back(&db.handle.engine);
+    change(&db, 4, (0..1500).step_by(40));
+    db.flush().unwrap();
+    let at = before.checkpoint_lsn.0.midpoint(checkpoint_of(&disk).checkpoint_lsn.0);
+    let image = disk.crash(CrashMode::Kill, 1);
+    for (workers, is_damaged) in [(1, false), (2, false), (1, true), (2, true)] {
+        let disk = image.crash_image(CrashMode::KeepAll, 1);
+        if is_damaged {
+            let in_segment = at % before.log_segment_bytes;
+            let segment = disk.open(&format!("wal/{:020}.log", at - in_segment)).unwrap();
+            segment.write_at(&[0xff; 64], in_segment).unwrap();
+        }
+        let db = options().recovery_workers(workers).open_on(Arc::new(disk)).unwrap();
+        let report = db.recovery_report();
+        assert!(report.redo.pages > 20, "{report:?}");
+        let early = if is_damaged { 0 } else { report.redo.pages };
+        assert_eq!(report.first_pass_pages, early, "{report:?}");
+        let rows = rows(&db, "a");
+        assert_eq!(rows.len(), 1500);
+        assert!(rows.values().enumerate().all(|(i, value)| value[0] == 3 + u8::from(i % 40 == 0)));
+    }
 }
 
 /// All files, but for the lock.
