@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use hamal_pager::{Mending, PageNo, Pager, PagerOptions, PartitionId};
 use hamal_storage::{Error as LowError, Lock, Storage};
-use hamal_wal::{Log, LogOptions, Lsn, Scanner};
+use hamal_wal::{Log, LogOptions};
 
 use crate::backup::aside;
 use crate::catalog::{CATALOG, Definition, Tables, each_row, partition_of};
@@ -412,9 +412,4 @@ fn remove_marker(storage: &dyn Storage) -> Result<()> {
         storage.sync_directory("").map_err(io)?;
     }
     Ok(())
-}
-
-/// Opens a scanner that starts where a master record, and the pages, say that a record starts.
-fn scanner(storage: &Arc<dyn Storage>, options: &LogOptions, from: Lsn, attested: Lsn) -> Result<Scanner> {
-    Ok(Scanner::open(storage.clone(), options, from, attested)?)
 }

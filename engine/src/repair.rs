@@ -34,6 +34,7 @@ use crate::quarantine::file::{self, State};
 use crate::quarantine::{Settled, Stage};
 use crate::record::{ChainImage, TxnImage};
 use crate::{Error, ErrorKind, Result, recovery, rollback, verify};
+pub(crate) use sources::Limits;
 
 /// How to repair a partition.
 #[derive(Clone, Debug, Default)]

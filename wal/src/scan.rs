@@ -87,8 +87,10 @@ pub struct Scanner {
     source: Source,
     /// How far beyond the end a witness is looked for.
     look_ahead_bytes: u64,
-    /// The bytes that exist without a gap end here.
+    /// The bytes that exist without a gap, and are to be read, end here.
     readable_end: u64,
+    /// Nothing at or beyond this is looked at.
+    to: u64,
     window: Window,
     /// Where it started.
     begin: u64,
@@ -112,18 +114,41 @@ impl Scanner {
         from: Lsn,
         attested: Lsn,
     ) -> Result<Scanner> {
+        Self::open_within(&*storage, options, from, attested, u64::MAX)
+    }
+
+    /// Reads a part of a log that is known to be there, from `from` up to `to`, where a record ends. Nothing beyond is looked at, for the log may
+    /// be written to there at the same time: half a flush looks like damage.
+    #[expect(clippy::needless_pass_by_value, reason = "like all that work on a storage")]
+    pub fn open_between(
+        storage: Arc<dyn Storage>,
+        options: &LogOptions,
+        from: Lsn,
+        to: Lsn,
+    ) -> Result<Scanner> {
+        Self::open_within(&*storage, options, from, to, to.get())
+    }
+
+    fn open_within(
+        storage: &dyn Storage,
+        options: &LogOptions,
+        from: Lsn,
+        attested: Lsn,
+        to: u64,
+    ) -> Result<Scanner> {
         options.check()?;
         let from = from.get();
         if from < Lsn::FIRST.get() || !from.is_multiple_of(8) {
             return Err(Error::Invalid(format!("no log record starts at {from}")));
         }
-        let source = Source::open(storage.as_ref(), options.segment_bytes, from)?;
+        let source = Source::open(storage, options.segment_bytes, from)?;
         source.check_identification()?;
         // A smaller buffer than the log was written with must not blind the search for a witness.
         let buffer_bytes = (options.buffer_bytes as u64).max(LogOptions::default().buffer_bytes as u64);
         Ok(Scanner {
             look_ahead_bytes: 2 * buffer_bytes,
-            readable_end: source.contiguous_end(from),
+            readable_end: source.contiguous_end(from).min(to),
+            to,
             source,
             window: Window::at(from),
             begin: from,
@@ -140,6 +165,10 @@ impl Scanner {
     /// as durable (hazard H1), naming segment file and LSN.
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>> {
         if self.end.is_some() {
+            return Ok(None);
+        }
+        if self.position >= self.to {
+            self.end = Some(End { lsn: Lsn(self.position), torn: false });
             return Ok(None);
         }
         let header = match self.examine()? {

@@ -124,9 +124,11 @@ pub(crate) fn new_id(checkpoint_lsn: Lsn, random: u64) -> String {
     format!("{checkpoint_lsn:020}-{random:016x}")
 }
 
-/// All names there are, of interrupted backups too, sorted.
+/// All backups' names there are, of interrupted ones too, sorted. Others' files are passed over.
 pub(crate) fn ids(target: &dyn Target) -> Result<Vec<String>> {
-    Ok(target.list(DIRECTORY).map_err(|e| LowError::io("list", DIRECTORY, e))?)
+    let mut ids = target.list(DIRECTORY).map_err(|e| LowError::io("list", DIRECTORY, e))?;
+    ids.retain(|id| check_id(id).is_ok());
+    Ok(ids)
 }
 
 /// Reads a backup's manifest; `None` if there is no such backup.

@@ -51,7 +51,7 @@ impl<'t> RawTable<'t> {
         })
     }
 
-    /// Streams the long value that a row of this key has a reference to ([`RawRange::next_stored`]).
+    /// Streams the long value that a row of this key has a reference to ([`super::RawRange::next_stored`]).
     pub(crate) fn long_value(&self, key: &[u8], reference: &[u8]) -> Result<ValueReader<'t>> {
         let route = self.routes().of(key);
         let reader = overflow::Reader::open(&route.handle.partition, reference);

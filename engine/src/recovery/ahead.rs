@@ -4,6 +4,7 @@
 //! I2. Memory is bounded: [`BATCHES`] batches are read ahead, each of about one read of the log.
 //! I3. The other thread reads and nothing else, and has ended when [`each`] returns.
 
+use std::ops::ControlFlow;
 use std::{io, thread};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -14,18 +15,20 @@ use crate::{Error, ErrorKind, Result};
 /// Batches that are read ahead at most.
 const BATCHES: usize = 4;
 
-/// Shows all records to `visit`, until the end of the log or an error. `alone_bytes`: when so much has been read, the rest is read by another
-/// thread, if it can be started; `None`: never.
-pub(super) fn each(
+/// Shows all records to `visit`, until the end of the log, or until `visit` breaks, with what is returned. An error says that the log could not
+/// be read. `alone_bytes`: when so much has been read, the rest is read by another thread, if it can be started; `None`: never.
+pub(super) fn each<B>(
     scanner: &mut Scanner,
     alone_bytes: Option<u64>,
-    mut visit: impl FnMut(&Frame<'_>) -> Result<()>,
-) -> Result<()> {
+    mut visit: impl FnMut(&Frame<'_>) -> ControlFlow<B>,
+) -> Result<Option<B>> {
     let mut left_bytes = alone_bytes.unwrap_or(u64::MAX);
     while left_bytes > 0 {
-        let Some(frame) = scanner.next_frame()? else { return Ok(()) };
+        let Some(frame) = scanner.next_frame()? else { return Ok(None) };
         left_bytes = left_bytes.saturating_sub(frame.end.0 - frame.lsn.0);
-        visit(&frame)?;
+        if let ControlFlow::Break(with) = visit(&frame) {
+            return Ok(Some(with));
+        }
     }
     let (full, batches) = bounded(BATCHES);
     let (spare, empty) = bounded(BATCHES);
@@ -35,18 +38,30 @@ pub(super) fn each(
         // It has its ends of the queues to itself: when it ends, they end.
         let read = move || read(reading, &full, &empty);
         let reader = thread::Builder::new().name(name).spawn_scoped(scope, read)?;
-        let visited = look_at(batches, &spare, &mut visit);
+        let broken = look_at(batches, &spare, &mut visit).break_value();
         let read = reader.join().unwrap_or_else(|panic| {
             let text = super::panic_text(&*panic);
             Err(Error::new(ErrorKind::Poisoned, format!("reading the log panicked: {text}")))
         });
         // What was looked at is before what could not be read.
-        Ok(visited.and(read))
+        Ok(if broken.is_some() { Ok(broken) } else { read.map(|()| None) })
     });
     both.unwrap_or_else(|error: io::Error| {
         tracing::warn!(%error, "a thread that reads the log could not be started");
         each(scanner, None, visit)
     })
+}
+
+/// The same, for who breaks with errors alone.
+pub(super) fn try_each(
+    scanner: &mut Scanner,
+    alone_bytes: Option<u64>,
+    mut visit: impl FnMut(&Frame<'_>) -> Result<()>,
+) -> Result<()> {
+    let error = each(scanner, alone_bytes, |frame| {
+        visit(frame).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+    })?;
+    error.map_or(Ok(()), Err)
 }
 
 /// The other thread: reads until there is no more, or nobody wants it.
@@ -59,15 +74,15 @@ fn read(scanner: &mut Scanner, full: &Sender<FrameBatch>, empty: &Receiver<Frame
     Ok(())
 }
 
-fn look_at(
+fn look_at<B>(
     batches: Receiver<FrameBatch>,
     spare: &Sender<FrameBatch>,
-    visit: &mut impl FnMut(&Frame<'_>) -> Result<()>,
-) -> Result<()> {
+    visit: &mut impl FnMut(&Frame<'_>) -> ControlFlow<B>,
+) -> ControlFlow<B> {
     for batch in batches {
         batch.frames().try_for_each(|frame| visit(&frame))?;
         // If there are enough already, it goes.
         let _enough = spare.try_send(batch);
     }
-    Ok(())
+    ControlFlow::Continue(())
 }

@@ -17,11 +17,11 @@
 use std::sync::Arc;
 
 use hamal_storage::Storage;
-use hamal_wal::{Frame, Lsn};
+use hamal_wal::{Frame, Lsn, Scanner};
 
 use super::analysis::{Analysis, Nobody, Takes, damaged};
 use super::redo::eager::{Dealer, Eager, Redone};
-use super::{PARALLEL_BYTES, PROGRESS_RECORDS, ahead, log_options, progress, recovery_workers, scanner};
+use super::{PARALLEL_BYTES, PROGRESS_RECORDS, ahead, log_options, progress, recovery_workers};
 use crate::master::Master;
 use crate::record::Record;
 use crate::report::RecoveryPass;
@@ -44,7 +44,7 @@ pub(super) fn run(
     let _span = tracing::info_span!("analysis", from = begin.0).entered();
     let started = storage.monotonic();
     let log_options = log_options(options, master.log_segment_bytes);
-    let mut scanner = scanner(storage, &log_options, begin, master.attested)?;
+    let mut scanner = Scanner::open(storage.clone(), &log_options, begin, master.attested)?;
     let mut pass = Pass::new(options, master);
     let workers = recovery_workers(&**storage, options);
     // How long the log is, nobody knows before its end.
@@ -56,13 +56,13 @@ pub(super) fn run(
     }
     let mut redone = Redone::default();
     match eager.filter(|_| pass.analysis.complete) {
-        None => ahead::each(&mut scanner, alone_bytes, |frame| pass.see(frame, &mut Nobody))?,
+        None => ahead::try_each(&mut scanner, alone_bytes, |frame| pass.see(frame, &mut Nobody))?,
         Some(eager) => {
             let before = (pass.records, pass.bytes);
             let read = |dealer: &mut Dealer<'_, '_, '_>| {
                 pass.redo_listed(storage, dealer, alone_bytes)?;
                 let from = pass.end;
-                ahead::each(&mut scanner, alone_bytes, |frame| {
+                ahead::try_each(&mut scanner, alone_bytes, |frame| {
                     dealer.start_threads_if(alone_bytes.is_some_and(|bytes| frame.lsn.0 - from.0 >= bytes));
                     pass.see(frame, dealer)
                 })
@@ -131,8 +131,8 @@ impl<'p> Pass<'p> {
         dealer.start_threads_if(alone_bytes.is_some_and(|bytes| self.end.0 - from.0 >= bytes));
         let log_options = log_options(self.options, self.master.log_segment_bytes);
         let mut read = || -> Result<()> {
-            let mut scanner = scanner(storage, &log_options, from, self.end)?;
-            while let Some(frame) = scanner.next_frame()?.filter(|frame| frame.lsn < self.end) {
+            let mut scanner = Scanner::open_between(storage.clone(), &log_options, from, self.end)?;
+            while let Some(frame) = scanner.next_frame()? {
                 self.analysis.see_again(frame.lsn, &decode(&frame)?, dealer);
                 self.note_read(&frame)?;
             }

@@ -36,16 +36,17 @@ mod fan_out;
 #[cfg(test)]
 mod tests;
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hamal_pager::{PageNo, Partition, PartitionId};
-use hamal_wal::{LogOptions, Lsn, Scanner};
+use hamal_wal::{Frame, LogOptions, Lsn, Scanner};
 use hashbrown::HashMap;
 
 use super::analysis::{Analysis, Place};
-use super::{PARALLEL_BYTES, PROGRESS_RECORDS, partition_report, progress, recovery_workers, scanner};
+use super::{PARALLEL_BYTES, PROGRESS_RECORDS, ahead, partition_report, progress, recovery_workers};
 use crate::engine::{Engine, PartitionHandle};
 use crate::quarantine::twice;
 use crate::record::{PagePart, Record};
@@ -141,7 +142,8 @@ pub(super) fn run(
     let started = engine.storage.monotonic();
     let end = analysis.resume.end;
     if let Some(from) = analysis.redo_lsn() {
-        let mut scanner = scanner(&engine.storage, log_options, from, end)?;
+        // Pages that leave memory meanwhile are noted in the log.
+        let mut scanner = Scanner::open_between(engine.storage.clone(), log_options, from, end)?;
         let pass = Pass::new(engine, analysis);
         let is_long = end.0 - from.0 >= PARALLEL_BYTES || engine.options.recovery_workers.is_some();
         let size = Size {
@@ -205,47 +207,17 @@ impl<'e> Pass<'e> {
         fan_out: &mut FanOut<'_, '_>,
         report: &mut PassReport,
     ) -> Result<(), Failure> {
-        let end = self.analysis.resume.end;
-        let before = report.bytes;
         let mut ending: Vec<TargetIndex> = (0..self.targets.len()).collect();
         // The one that ends first is the last.
         ending.sort_by_key(|&target| std::cmp::Reverse((self.targets[target].last_lsn, target)));
-        let mut known = None;
-        let mut position = from;
-        loop {
-            let failed = |error| Failure { at: Place { lsn: position, part: 0 }, error };
-            let Some(frame) = scanner.next_frame().map_err(|e| failed(e.into()))? else { break };
-            if frame.lsn >= end || fan_out.has_failed() {
-                break;
-            }
-            let lsn = frame.lsn;
-            let record =
-                Record::decode(frame.payload).map_err(|e| failed(e.context(format!("log record {lsn}"))))?;
-            while let Some(target) = ending.pop_if(|target| self.targets[*target].last_lsn < lsn) {
-                fan_out.end_of(target);
-            }
-            for (index, part) in record.parts().iter().enumerate() {
-                let Some(target) = self.target(part.partition, &mut known) else { continue };
-                let at = Place { lsn, part: index };
-                match self.is_wanted(target, lsn, part) {
-                    Ok(true) => fan_out.part(at, target, part),
-                    Ok(false) => {}
-                    Err(error) => {
-                        let error = in_redo(error, lsn, part.partition, part.page);
-                        return Err(Failure { at, error });
-                    }
-                }
-            }
-            position = frame.end;
-            report.records += 1;
-            report.bytes = before + (position.0 - from.0);
-            if report.records.is_multiple_of(PROGRESS_RECORDS) {
-                let done = before + (fan_out.done_to(position).0 - from.0);
-                progress(&self.engine.options, RecoveryPass::Redo, done, before + (end.0 - from.0))
-                    .map_err(|error| Failure { at: Place { lsn: position, part: 0 }, error })?;
-            }
-        }
-        while let Some(target) = ending.pop() {
+        // Where most records concern nobody, reading them is most of the work.
+        let alone_bytes = (self.is_rest && fan_out.has_threads()).then_some(0);
+        let mut deal =
+            Deal { pass: self, from, position: from, bytes_before: report.bytes, ending, known: None };
+        let broken = ahead::each(scanner, alone_bytes, |frame| deal.see(frame, fan_out, report))
+            .map_err(|error| deal.failed(error))?;
+        broken.unwrap_or(Ok(()))?;
+        while let Some(target) = deal.ending.pop() {
             fan_out.end_of(target);
         }
         Ok(())
@@ -320,6 +292,76 @@ impl<'e> Pass<'e> {
         for target in self.targets.iter().filter(|target| target.failed.load(Ordering::Acquire)) {
             self.engine.quarantine.add_dirty(target.id, self.analysis.dirty_pages_of(target.id));
         }
+    }
+}
+
+/// How far the records have been dealt out.
+struct Deal<'p, 'e> {
+    pass: &'p Pass<'e>,
+    from: Lsn,
+    position: Lsn,
+    /// Of the report, when the pass began.
+    bytes_before: u64,
+    /// The partitions of which records are still to come, the one whose last record is the first behind all others.
+    ending: Vec<TargetIndex>,
+    /// The partition of the part before.
+    known: Option<(PartitionId, Option<TargetIndex>)>,
+}
+
+impl Deal<'_, '_> {
+    fn failed(&self, error: impl Into<Error>) -> Failure {
+        Failure { at: Place { lsn: self.position, part: 0 }, error: error.into() }
+    }
+
+    /// Hands out a record's parts. Breaks at a failure.
+    fn see(
+        &mut self,
+        frame: &Frame<'_>,
+        fan_out: &mut FanOut<'_, '_>,
+        report: &mut PassReport,
+    ) -> ControlFlow<Result<(), Failure>> {
+        if fan_out.has_failed() {
+            return ControlFlow::Break(Ok(()));
+        }
+        match self.deal(frame, fan_out, report) {
+            Ok(()) => ControlFlow::Continue(()),
+            failed => ControlFlow::Break(failed),
+        }
+    }
+
+    fn deal(
+        &mut self,
+        frame: &Frame<'_>,
+        fan_out: &mut FanOut<'_, '_>,
+        report: &mut PassReport,
+    ) -> Result<(), Failure> {
+        let (pass, lsn, end) = (self.pass, frame.lsn, self.pass.analysis.resume.end);
+        let record =
+            Record::decode(frame.payload).map_err(|e| self.failed(e.context(format!("log record {lsn}"))))?;
+        while let Some(target) = self.ending.pop_if(|target| pass.targets[*target].last_lsn < lsn) {
+            fan_out.end_of(target);
+        }
+        for (index, part) in record.parts().iter().enumerate() {
+            let Some(target) = pass.target(part.partition, &mut self.known) else { continue };
+            let at = Place { lsn, part: index };
+            match pass.is_wanted(target, lsn, part) {
+                Ok(true) => fan_out.part(at, target, part),
+                Ok(false) => {}
+                Err(error) => {
+                    let error = in_redo(error, lsn, part.partition, part.page);
+                    return Err(Failure { at, error });
+                }
+            }
+        }
+        self.position = frame.end;
+        report.records += 1;
+        report.bytes = self.bytes_before + (frame.end.0 - self.from.0);
+        if report.records.is_multiple_of(PROGRESS_RECORDS) {
+            let done = self.bytes_before + (fan_out.done_to(frame.end).0 - self.from.0);
+            let total = self.bytes_before + (end.0 - self.from.0);
+            progress(&pass.engine.options, RecoveryPass::Redo, done, total).map_err(|e| self.failed(e))?;
+        }
+        Ok(())
     }
 }
 

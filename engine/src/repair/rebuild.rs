@@ -90,10 +90,7 @@ impl Job<'_> {
             for id in manifest::ids(target)? {
                 // One that cannot be read is none.
                 let Ok(Some(manifest)) = manifest::read(target, &id) else { continue };
-                let limit = self.limits.of(&manifest);
-                if limit.is_some_and(|limit| manifest.end_lsn <= limit)
-                    && manifest.quarantined(self.id).is_none()
-                {
+                if self.limits.is_base(&manifest, self.id) {
                     backups.push((manifest.end_lsn, id));
                 }
             }

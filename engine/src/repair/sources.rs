@@ -6,7 +6,7 @@ use hamal_wal::{FrameStream, Lsn};
 use crate::backup::logs::LogBytes;
 use crate::backup::manifest::{self, Manifest};
 use crate::backup::{OnProgress, Stage, Target, tell};
-use crate::quarantine::file::Origin;
+use crate::quarantine::file::{Origin, State};
 use crate::quarantine::kept::KeptLog;
 use crate::record::{PageParts, Record};
 use crate::{Error, ErrorKind, Result};
@@ -16,7 +16,7 @@ const PROGRESS_RECORDS: u64 = 1024;
 
 /// Which backups' log is this database's, and up to where: its own, and those of the database that it was restored from when the partition
 /// was quarantined already.
-pub(super) struct Limits {
+pub(crate) struct Limits {
     database_id: u64,
     history: u64,
     end: Lsn,
@@ -27,6 +27,18 @@ impl Limits {
     /// `origin`: id and history of the database.
     pub(super) fn new((database_id, history): (u64, u64), kept: &KeptLog) -> Limits {
         Limits { database_id, history, end: kept.end, origin: kept.origin }
+    }
+
+    /// Those of a partition that a backup has as quarantined, in what is restored from that.
+    pub(crate) fn of_restored(backup: &Manifest, state: &State) -> Limits {
+        let Manifest { database_id, history, .. } = *backup;
+        Limits { database_id, history, end: state.end, origin: state.origin }
+    }
+
+    /// Whether the partition can be built from the backup, if the log from there on is archived. One that was made since has its making there.
+    pub(crate) fn is_base(&self, backup: &Manifest, partition: PartitionId) -> bool {
+        self.of(backup).is_some_and(|limit| backup.end_lsn <= limit)
+            && backup.quarantined(partition).is_none()
     }
 
     /// Up to where the log of a backup, and that archived behind it, can be used; `None`: not at all.

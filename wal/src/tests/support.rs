@@ -92,7 +92,11 @@ pub(super) fn scan_by(
     from: Lsn,
     attested: Lsn,
 ) -> Result<Scanned> {
-    let scanner = Scanner::open(Arc::clone(storage), options, from, attested)?;
+    scan_all(way, Scanner::open(Arc::clone(storage), options, from, attested)?, from)
+}
+
+/// Scans to the scanner's end, one way.
+pub(super) fn scan_all(way: Way, scanner: Scanner, from: Lsn) -> Result<Scanned> {
     let mut batch = FrameBatch::default();
     scan_with(scanner, from, |scanner, visit| match way {
         Way::Records => Ok(scanner.next_frame()?.map(visit).is_some()),

@@ -1,12 +1,12 @@
 //! Torn tails: what a power cut may leave of the last batch is never taken for damage, and never shows half a record.
 
-use hamal_storage::sim::CrashMode;
+use hamal_storage::sim::{CrashMode, SimStorage};
 
 use super::support::{
-    Lazy, Record, append, append_all, copy, overwrite, payload, resume_sim, scan_sim, shared, small,
-    stream_bytes,
+    Lazy, Record, Way, append, append_all, copy, corruption, overwrite, payload, resume_sim, scan_all,
+    scan_sim, shared, small, stream_bytes,
 };
-use crate::{Log, Lsn};
+use crate::{Log, Lsn, Scanner};
 
 /// A log with a durable batch and one that was written and never synced.
 fn durable_and_pending(
@@ -27,12 +27,7 @@ fn durable_and_pending(
 
 /// Scans a crashed machine, checks that all of `durable` and a prefix of `pending` are there, resumes, appends, scans
 /// again. Returns how many pending records survived.
-fn survives(
-    sim: &hamal_storage::sim::SimStorage,
-    durable: &[Record],
-    pending: &[Record],
-    what: &str,
-) -> usize {
+fn survives(sim: &SimStorage, durable: &[Record], pending: &[Record], what: &str) -> usize {
     let scanned = scan_sim(sim).unwrap_or_else(|error| panic!("{what}: {error}"));
     let all: Vec<Record> = durable.iter().chain(pending).cloned().collect();
     let count = scanned.records.len();
@@ -203,11 +198,43 @@ fn a_record_of_a_later_incarnation_may_follow_and_one_of_an_earlier_ends_the_log
         log.flush().unwrap();
         assert_eq!(scan_sim(&lazy.sim).unwrap().records, kept);
     }
-    let mut scanner = crate::Scanner::open(shared(&lazy.sim), &small(), Lsn::FIRST, Lsn::FIRST).unwrap();
+    let mut scanner = Scanner::open(shared(&lazy.sim), &small(), Lsn::FIRST, Lsn::FIRST).unwrap();
     let mut incarnations = Vec::new();
     while let Some(frame) = scanner.next_frame().unwrap() {
         incarnations.push(frame.incarnation);
     }
     assert_eq!(incarnations, [3, 3, 4, 4, 9, 9]);
     assert_eq!(scanner.resume().unwrap().incarnation, 9);
+}
+
+/// Who reads what is there already, while the log goes on, may read the end before a flush and what is behind it after the next.
+#[test]
+fn a_part_of_a_log_that_goes_on_is_read_without_a_look_at_what_is_behind_it() {
+    let sim = SimStorage::new(6);
+    let log = Log::create(shared(&sim), small(), 1).unwrap();
+    let records = append_all(&log, 0, &[50, 1900, 60, 1000, 9, 2000]);
+    log.flush().unwrap();
+    let tail = log.tail();
+    append_all(&log, 100, &[500]);
+    log.flush().unwrap();
+    append_all(&log, 200, &[500]);
+    log.flush().unwrap();
+    let seen = copy(&sim);
+    overwrite(&seen, tail.get(), &[0; 528]);
+    let error = corruption(scan_sim(&seen));
+    assert!(error.contains("attests"), "{error}");
+    let ends = records.iter().skip(1).map(|(lsn, _)| *lsn).chain([tail]);
+    for (count, to) in (1..).zip(ends) {
+        for way in [Way::Records, Way::Batches] {
+            let scanner = Scanner::open_between(shared(&seen), &small(), Lsn::FIRST, to).unwrap();
+            let scanned = scan_all(way, scanner, Lsn::FIRST).unwrap();
+            assert_eq!(scanned.records, records[..count], "to {to} by {way:?}");
+            assert_eq!((scanned.resume.end, scanned.torn), (to, false));
+        }
+    }
+    // What is missing before is damage.
+    overwrite(&seen, records[3].0.get(), &[0; 100]);
+    let scanner = Scanner::open_between(shared(&seen), &small(), Lsn::FIRST, tail).unwrap();
+    let error = corruption(scan_all(Way::Batches, scanner, Lsn::FIRST));
+    assert!(error.contains("made durable"), "{error}");
 }

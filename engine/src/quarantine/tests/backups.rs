@@ -314,6 +314,46 @@ fn the_last_backup_with_a_quarantined_partitions_pages_goes_only_once_a_newer_on
 }
 
 #[test]
+fn a_partition_made_behind_the_last_backup_needs_it_all_the_same() {
+    let mut world = World::new(5, true);
+    world.write(20, |_| true);
+    let full = world.back_up();
+    let db = world.db().clone();
+    db.transact(|tx| tx.open_bytes_table("u")?.put(b"k", b"v")).unwrap();
+    let made = db.partitions().unwrap().into_iter().find(|p| p.table.as_deref() == Some("u")).unwrap().id;
+    world.settle_down();
+    world.damage(&format!("part/{made}.dat"), Damage::Deleted);
+    world.settle_down();
+    let without = db.backup(&world.vault, &BackupOptions::new(), &mut no_progress).unwrap();
+    assert_eq!(without.quarantined.iter().map(|q| q.partition).collect::<Vec<_>>(), [made]);
+    let refused = remove(&world.vault, &full).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+    assert!(refused.to_string().contains(&format!("partition {made}, ")), "{refused}");
+    // Once its table is gone, and that is backed up, nobody needs it.
+    db.transact(|tx| tx.drop_table("u")).unwrap();
+    while db.maintain().unwrap() {}
+    assert_eq!(remove(&world.vault, &full).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    world.back_up();
+    remove(&world.vault, &full).unwrap();
+}
+
+#[test]
+fn what_was_restored_needs_the_backups_of_before_that_and_no_others() {
+    let (mut world, full) = damaged(3, Damage::Noise);
+    let without = world.back_up_without(SLOT, &BackupOptions::new());
+    let (again, _) = world.restored(&RestoreOptions::new().backup(&without.id));
+    // It is repaired and backed up here, and not there.
+    assert_eq!(world.repair(SLOT).base, RepairBase::Backup(full.clone()));
+    world.write(10, |_| true);
+    world.back_up();
+    let there = again.back_up_without(SLOT, &BackupOptions::new());
+    let refused = remove(&world.vault, &full).unwrap_err();
+    assert!(refused.to_string().contains(&format!("is quarantined in {}", there.id)), "{refused}");
+    remove(&world.vault, &there.id).unwrap();
+    remove(&world.vault, &full).unwrap();
+}
+
+#[test]
 fn what_was_lost_of_a_quarantine_is_lost_in_its_backup_too_and_that_is_said() {
     for what in ["state", "log", "record"] {
         let (mut world, _) = damaged(8, Damage::Noise);

@@ -215,6 +215,11 @@ impl<'env> FanOut<'_, 'env> {
         self.lanes.iter_mut().filter_map(Lane::first_open).fold(position, Lsn::min)
     }
 
+    /// Whether other threads redo.
+    pub(super) fn has_threads(&self) -> bool {
+        !self.threads.is_empty()
+    }
+
     /// Whether something that was handed out has failed.
     pub(super) fn has_failed(&self) -> bool {
         self.shared.has_failed()
