@@ -512,6 +512,10 @@ mod tests {
 
     /// What analysis has in its table for [`PAGE`] after a checkpoint's BEGIN and these records.
     fn rec_lsn_after(records: &[(u64, Record<'_>)]) -> Option<Lsn> {
+        see_all(records, Lsn::NEVER, &mut Nobody).rec_lsn(PARTITION, PAGE)
+    }
+
+    fn see_all(records: &[(u64, Record<'_>)], restored_to: Lsn, taker: &mut impl Takes) -> Analysis {
         let master = Master {
             sequence: 1,
             database_id: 7,
@@ -521,16 +525,37 @@ mod tests {
             checkpoint_lsn: BEGIN,
             attested: BEGIN,
             oldest_lsn: BEGIN,
-            restored_to: Lsn::NEVER,
+            restored_to,
             history: 0,
         };
         let mut analysis = Analysis::new(&master);
         let begin = Record::BeginCheckpoint { database_id: 7 };
-        analysis.see(BEGIN, BEGIN, &master, &begin, &mut Nobody).unwrap();
+        analysis.see(BEGIN, BEGIN, &master, &begin, taker).unwrap();
         for (lsn, record) in records {
-            analysis.see(Lsn(*lsn), BEGIN, &master, record, &mut Nobody).unwrap();
+            analysis.see(Lsn(*lsn), BEGIN, &master, record, taker).unwrap();
         }
-        analysis.rec_lsn(PARTITION, PAGE)
+        analysis
+    }
+
+    /// Takes whatever it is offered.
+    #[derive(Default)]
+    struct Taker {
+        parts: Vec<u64>,
+        gone: usize,
+    }
+
+    impl Takes for Taker {
+        fn takes(&mut self, _: PartitionId, _: PageNo) -> bool {
+            true
+        }
+
+        fn part(&mut self, at: Place, _: &PagePart<'_>) {
+            self.parts.push(at.lsn.0);
+        }
+
+        fn gone(&mut self, _: PartitionId, _: PageNo) {
+            self.gone += 1;
+        }
     }
 
     fn changed(page: PageNo, change: PageChange<'static>) -> Record<'static> {
@@ -561,6 +586,18 @@ mod tests {
             rec_lsn_after(&[(816, changed(PAGE, CHANGE)), (840, listed(400)), (880, clean(816))]),
             None
         );
+    }
+
+    #[test]
+    fn what_was_written_of_the_files_a_backup_was_taken_of_is_no_reason_to_forget_a_page_that_was_taken() {
+        let records = [(816, changed(PAGE, CHANGE)), (824, clean(816))];
+        for (restored_to, gone) in [(Lsn::NEVER, 1), (Lsn(824), 1), (Lsn(832), 0)] {
+            let mut taker = Taker::default();
+            let mut analysis = see_all(&records, restored_to, &mut taker);
+            assert_eq!((&taker.parts[..], taker.gone), (&[816][..], gone), "restored to {restored_to}");
+            analysis.settle_taken(|_, _| true);
+            assert_eq!(analysis.is_redone(PARTITION, PAGE), gone == 0);
+        }
     }
 
     #[test]
