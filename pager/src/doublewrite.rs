@@ -25,8 +25,8 @@ use crate::heal::{CopyPlace, PageCopy};
 use crate::partition::file_name;
 use crate::{Mending, PageNo, PartitionId, RestoredPage, TornPages};
 
-/// The area's name.
-pub(crate) const NAME: &str = "doublewrite";
+/// The area's name in the database's directory.
+pub const NAME: &str = "doublewrite";
 /// The least: a rebuilt page is written beside an older copy of it.
 pub(crate) const MIN_SLOTS: usize = 2;
 /// The most pages an area can have; whatever is behind them in the file is ignored.

@@ -51,6 +51,8 @@ mod write_back;
 #[cfg(not(loom))]
 pub use copy::Copied;
 #[cfg(not(loom))]
+pub use doublewrite::NAME as DOUBLEWRITE;
+#[cfg(not(loom))]
 pub use epoch::{EpochGuard, pin_epoch};
 #[cfg(not(loom))]
 pub use guard::{Attempt, ExclusivePage, OptimisticPage, SharedPage};

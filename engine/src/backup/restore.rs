@@ -309,7 +309,7 @@ fn clear(storage: &dyn Storage) -> Result<()> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(LowError::io("remove", name, e)),
         _ => Ok(()),
     };
-    for name in NAMES.into_iter().chain(["doublewrite"]) {
+    for name in NAMES.into_iter().chain([hamal_pager::DOUBLEWRITE]) {
         remove(name)?;
     }
     sync_directory(storage, "")?;

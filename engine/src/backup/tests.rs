@@ -29,11 +29,17 @@ pub(crate) fn target_on(disk: &SimStorage) -> DirectoryTarget {
     DirectoryTarget::within(Arc::new(disk.clone()), "")
 }
 
-/// Restores into a new disk and opens what is there.
+/// Restores into a new disk.
+fn restored_files(target: &DirectoryTarget, options: &RestoreOptions) -> SimStorage {
+    let disk = SimStorage::new(99);
+    restore_on(target, Arc::new(disk.clone()), options, &mut no_progress).unwrap();
+    disk
+}
+
+/// The same, and opens what is there.
 #[track_caller]
 pub(crate) fn restored(target: &DirectoryTarget, options_: &RestoreOptions) -> (SimStorage, Database) {
-    let disk = SimStorage::new(99);
-    restore_on(target, Arc::new(disk.clone()), options_, &mut no_progress).unwrap();
+    let disk = restored_files(target, options_);
     let db = options().mode(OpenMode::Open).open_on(Arc::new(disk.clone())).unwrap();
     assert_eq!(db.stats().pages_damaged, 0, "what is restored is whole");
     let report = db.recovery_report();
@@ -63,8 +69,7 @@ fn a_backup_under_a_running_workload_restores_to_its_end() {
         check(&db, &expected, &context);
         db.close().unwrap();
         // The same by a redo pass of its own.
-        let disk = SimStorage::new(99);
-        restore_on(&vault, Arc::new(disk.clone()), &RestoreOptions::new(), &mut no_progress).unwrap();
+        let disk = restored_files(&vault, &RestoreOptions::new());
         hamal_storage::Storage::remove(&disk, "doublewrite").unwrap();
         let db = options().mode(OpenMode::Open).open_on(Arc::new(disk)).unwrap();
         assert_eq!(db.recovery_report().first_pass_pages, 0);
@@ -132,16 +137,21 @@ fn a_restore_refuses_what_is_there_already_untouched() {
     }
 }
 
+/// A full backup, and an incremental one based on it.
+fn two_backups(vault: &DirectoryTarget) -> (String, String) {
+    let mut workload = Workload::start(&SimStorage::new(1), options(), 5).unwrap();
+    workload.steps(50).unwrap();
+    workload.back_up(vault, &BackupOptions::new(), 0).unwrap();
+    let full = workload.backups[0].id.clone();
+    workload.steps(20).unwrap();
+    workload.back_up(vault, &BackupOptions::new().since(&full), 0).unwrap();
+    (full, workload.backups[1].id.clone())
+}
+
 #[test]
 fn a_backup_that_another_is_based_on_goes_only_by_force() {
     let vault = target_on(&SimStorage::new(100));
-    let mut workload = Workload::start(&SimStorage::new(1), options(), 5).unwrap();
-    workload.steps(50).unwrap();
-    workload.back_up(&vault, &BackupOptions::new(), 0).unwrap();
-    let full = workload.backups[0].id.clone();
-    workload.steps(20).unwrap();
-    workload.back_up(&vault, &BackupOptions::new().since(&full), 0).unwrap();
-    let increment = workload.backups[1].id.clone();
+    let (full, increment) = two_backups(&vault);
     let refused = remove(&vault, &full).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
     assert!(refused.to_string().contains(&format!("{increment} is based on it")), "{refused}");
@@ -156,12 +166,7 @@ fn a_backup_that_another_is_based_on_goes_only_by_force() {
 fn a_backup_with_a_damaged_manifest_can_be_removed_and_needs_nothing() {
     let disk = SimStorage::new(100);
     let vault = target_on(&disk);
-    let mut workload = Workload::start(&SimStorage::new(1), options(), 5).unwrap();
-    workload.steps(50).unwrap();
-    workload.back_up(&vault, &BackupOptions::new(), 0).unwrap();
-    let full = workload.backups[0].id.clone();
-    workload.back_up(&vault, &BackupOptions::new().since(&full), 0).unwrap();
-    let increment = workload.backups[1].id.clone();
+    let (full, increment) = two_backups(&vault);
     let storage: &dyn hamal_storage::Storage = &disk;
     let name = disk.files().into_iter().find(|name| name.contains(&increment) && name.contains("manifest"));
     let file = storage.open(&name.unwrap()).unwrap();
@@ -242,8 +247,7 @@ fn without_the_lsn_restored_to_the_log_would_be_believed_about_other_files() {
         let mut workload = Workload::start(&SimStorage::new(seed), options(), seed).unwrap();
         workload.steps(150).unwrap();
         workload.back_up(&vault, &BackupOptions::new(), 400).unwrap();
-        let disk = SimStorage::new(99);
-        restore_on(&vault, Arc::new(disk.clone()), &RestoreOptions::new(), &mut no_progress).unwrap();
+        let disk = restored_files(&vault, &RestoreOptions::new());
         let Found::Database(master) = master::find(&disk).unwrap() else { panic!("no database") };
         assert!(master.restored_to == master.attested && master.history != 0, "{master:?}");
         let forgetful = Master { restored_to: hamal_wal::Lsn::NEVER, ..master.clone() };

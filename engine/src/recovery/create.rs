@@ -85,7 +85,7 @@ fn clear(storage: &dyn Storage) -> Result<()> {
             storage.sync_directory(directory).map_err(|e| io("sync", directory, e))?;
         }
     }
-    for name in ["doublewrite", crate::master::NAMES[0], crate::master::NAMES[1]] {
+    for name in [hamal_pager::DOUBLEWRITE, crate::master::NAMES[0], crate::master::NAMES[1]] {
         remove(name)?;
     }
     storage.sync_directory("").map_err(|e| io("sync", "the database directory", e))?;

@@ -1,8 +1,8 @@
 //! Redo: repeats history for every page that may miss changes, losers' changes included. This is the pass of its own, for what was not redone
 //! along with analysis ([`eager`], which deals out and redoes by the same means).
 //!
-//! One thread reads the log and deals the parts of its records out by page, to itself or to workers ([`fan_out`]), who collect many of them and
-//! redo those of one page together ([`batch`]):
+//! One thread deals the parts of the log's records out by page, to itself or to workers ([`fan_out`]), who collect many of them and redo those of
+//! one page together ([`batch`]). It reads the log too; where some pages are redone already another one does ([`ahead`]):
 //!
 //! ```text
 //!   log --read, check, decode--> parts of pages --by (partition, page)--> worker 0: collect, sort by page; ask the dirty page
