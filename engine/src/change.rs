@@ -157,6 +157,14 @@ impl<'a> PageChange<'a> {
         }
     }
 
+    /// The bits of a bitmap that it clears: the first, and how many.
+    pub(crate) fn cleared_bits(&self) -> Option<(u32, u32)> {
+        match self {
+            PageChange::ClearBits { first, count } => Some((*first, *count)),
+            _ => None,
+        }
+    }
+
     /// Appends the encoding.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
@@ -244,6 +252,41 @@ impl<'a> PageChange<'a> {
         })?;
         *input = reader.rest;
         Ok(change)
+    }
+}
+
+/// A change as it is in the log: it decodes. Its tag is kept apart, so that nobody looks at the bytes to learn what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EncodedChange<'a> {
+    tag: Tag,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// Which of [`PageChange`]'s variants it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tag(u8);
+
+impl Tag {
+    /// That of an encoding.
+    pub(crate) fn of(bytes: &[u8]) -> Tag {
+        Tag(bytes.first().copied().unwrap_or_default())
+    }
+}
+
+impl<'a> EncodedChange<'a> {
+    pub(crate) fn new(tag: Tag, bytes: &'a [u8]) -> EncodedChange<'a> {
+        EncodedChange { tag, bytes }
+    }
+
+    /// As [`PageChange::is_blind`].
+    pub(crate) fn is_blind(self) -> bool {
+        matches!(self.tag, Tag(IMAGE | OVERFLOW))
+    }
+
+    /// As [`PageChange::cleared_bits`].
+    pub(crate) fn cleared_bits(self) -> Option<(u32, u32)> {
+        let EncodedChange { tag, mut bytes } = self;
+        if tag == Tag(CLEAR_BITS) { PageChange::decode(&mut bytes).ok()?.cleared_bits() } else { None }
     }
 }
 

@@ -5,13 +5,15 @@
 //! I2. `Update` alone carries undo. A `Compensation` never does: it says what to undo next instead (ARIES section 3).
 //! I3. `prev_lsn` chains the records of one transaction in one partition; a structure change belongs to nobody's chain.
 
+use std::ops::Range;
+
 use hamal_pager::{PageNo, PartitionId};
 use hamal_wal::Lsn;
 use smallvec::SmallVec;
 
 use crate::change::{PageChange, Row};
 use crate::codec::{
-    put_i64, put_list, put_u32, put_u64, take, take_i64, take_list, take_u8, take_u32, take_u64,
+    put_i64, put_list, put_u32, put_u64, take, take_i64, take_list, take_u8, take_u16, take_u32, take_u64,
 };
 use crate::ids::TxnId;
 use crate::{Error, ErrorKind, Result};
@@ -69,6 +71,14 @@ pub(crate) struct TxnImage {
     pub(crate) txn: TxnId,
     pub(crate) first_lsn: Lsn,
     pub(crate) chains: Vec<ChainImage>,
+}
+
+/// Who has changed pages, and what their record says beside the parts and the undo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Changer {
+    Update { txn: TxnId, prev_lsn: Lsn },
+    Compensation { txn: TxnId, prev_lsn: Lsn, undo_next_lsn: Lsn },
+    Structure,
 }
 
 /// Almost always one: that of a row's leaf.
@@ -316,21 +326,31 @@ impl<'a> Record<'a> {
     /// Decodes a payload. Hostile bytes give `Corrupt` without a place; the caller adds the LSN.
     pub(crate) fn decode(payload: &'a [u8]) -> Result<Self> {
         let mut input = payload;
-        let i = &mut input;
-        let record = match take_u8(i, "a record's kind")? {
-            kind::UPDATE => Record::Update {
-                txn: TxnId(take_u64(i, "a transaction id")?),
-                prev_lsn: Lsn(take_u64(i, "prev_lsn")?),
-                parts: take_parts(i)?,
-                undo: take_undo(i)?,
-            },
-            kind::COMPENSATION => Record::Compensation {
-                txn: TxnId(take_u64(i, "a transaction id")?),
-                prev_lsn: Lsn(take_u64(i, "prev_lsn")?),
-                undo_next_lsn: Lsn(take_u64(i, "undo_next_lsn")?),
-                parts: take_parts(i)?,
-            },
-            kind::STRUCTURE => Record::Structure { parts: take_parts(i)? },
+        let record = match take_changer(&mut input)? {
+            Some(changer) => Record::changes(changer, &mut input)?,
+            None => Record::other(&mut input)?,
+        };
+        expect_no_more(input)?;
+        Ok(record)
+    }
+
+    /// Takes what is behind the head of a record that changes pages.
+    fn changes(changer: Changer, input: &mut &'a [u8]) -> Result<Self> {
+        let parts = take_parts(input)?;
+        Ok(match changer {
+            Changer::Update { txn, prev_lsn } => {
+                Record::Update { txn, prev_lsn, parts, undo: take_undo(input)? }
+            }
+            Changer::Compensation { txn, prev_lsn, undo_next_lsn } => {
+                Record::Compensation { txn, prev_lsn, undo_next_lsn, parts }
+            }
+            Changer::Structure => Record::Structure { parts },
+        })
+    }
+
+    /// Takes a record of any other kind.
+    fn other(i: &mut &'a [u8]) -> Result<Self> {
+        Ok(match take_u8(i, "a record's kind")? {
             kind::COMMIT => Record::Commit {
                 txn: TxnId(take_u64(i, "a transaction id")?),
                 micros: take_u64(i, "a commit's time")?,
@@ -391,14 +411,7 @@ impl<'a> Record<'a> {
                 Record::PartitionDeleted { partition: PartitionId(take_u32(i, "a partition id")?) }
             }
             other => return Err(Error::new(ErrorKind::Corrupt, format!("record kind {other} is unknown"))),
-        };
-        if !input.is_empty() {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("{} bytes are left behind a record", input.len()),
-            ));
-        }
-        Ok(record)
+        })
     }
 
     /// The pages it changes.
@@ -443,18 +456,80 @@ impl<'a> Record<'a> {
     }
 }
 
+fn expect_no_more(rest: &[u8]) -> Result<()> {
+    if rest.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Corrupt, format!("{} bytes are left behind a record", rest.len())))
+}
+
+/// Takes the head of a record that changes pages; nothing, if it is of another kind.
+#[inline]
+fn take_changer(input: &mut &[u8]) -> Result<Option<Changer>> {
+    let Some((&kind @ (kind::UPDATE | kind::COMPENSATION | kind::STRUCTURE), mut rest)) = input.split_first()
+    else {
+        return Ok(None);
+    };
+    let i = &mut rest;
+    let changer = match kind {
+        kind::UPDATE => Changer::Update {
+            txn: TxnId(take_u64(i, "a transaction id")?),
+            prev_lsn: Lsn(take_u64(i, "prev_lsn")?),
+        },
+        kind::COMPENSATION => Changer::Compensation {
+            txn: TxnId(take_u64(i, "a transaction id")?),
+            prev_lsn: Lsn(take_u64(i, "prev_lsn")?),
+            undo_next_lsn: Lsn(take_u64(i, "undo_next_lsn")?),
+        },
+        _ => Changer::Structure,
+    };
+    *input = rest;
+    Ok(Some(changer))
+}
+
+#[inline]
+fn take_part<'a>(input: &mut &'a [u8]) -> Result<PagePart<'a>> {
+    Ok(PagePart {
+        partition: PartitionId(take_u32(input, "a partition id")?),
+        page: PageNo(take_u32(input, "a page number")?),
+        page_prev_lsn: Lsn(take_u64(input, "page_prev_lsn")?),
+        change: PageChange::decode(input)?,
+    })
+}
+
+#[inline]
+fn take_part_count(input: &mut &[u8]) -> Result<u16> {
+    take_u16(input, "a record's page count")
+}
+
 fn take_parts<'a>(input: &mut &'a [u8]) -> Result<PageParts<'a>> {
-    let count = crate::codec::take_u16(input, "a record's page count")?;
+    let count = take_part_count(input)?;
     let mut parts = PageParts::with_capacity((count as usize).min(input.len() / PART_BYTES));
     for _ in 0..count {
-        parts.push(PagePart {
-            partition: PartitionId(take_u32(input, "a partition id")?),
-            page: PageNo(take_u32(input, "a page number")?),
-            page_prev_lsn: Lsn(take_u64(input, "page_prev_lsn")?),
-            change: PageChange::decode(input)?,
-        });
+        parts.push(take_part(input)?);
     }
     Ok(parts)
+}
+
+/// Takes a record that changes pages apart, all of it, and shows each part, and where in the payload its change is encoded. `None`: it is of
+/// another kind. Hostile bytes give `Corrupt`, as decoding does.
+#[inline]
+pub(crate) fn each_part(
+    payload: &[u8],
+    mut see: impl FnMut(&PagePart<'_>, Range<usize>),
+) -> Result<Option<Changer>> {
+    let mut input = payload;
+    let Some(changer) = take_changer(&mut input)? else { return Ok(None) };
+    for _ in 0..take_part_count(&mut input)? {
+        let start = payload.len() - input.len() + PART_BYTES;
+        let part = take_part(&mut input)?;
+        see(&part, start..payload.len() - input.len());
+    }
+    if matches!(changer, Changer::Update { .. }) {
+        take_undo(&mut input)?;
+    }
+    expect_no_more(input)?;
+    Ok(Some(changer))
 }
 
 fn take_undo<'a>(input: &mut &'a [u8]) -> Result<Undo<'a>> {
@@ -492,4 +567,4 @@ fn take_undo<'a>(input: &mut &'a [u8]) -> Result<Undo<'a>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

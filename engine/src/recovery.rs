@@ -18,6 +18,7 @@
 
 mod ahead;
 pub(crate) mod analysis;
+pub(crate) mod changes;
 mod create;
 mod first_pass;
 pub(crate) mod redo;

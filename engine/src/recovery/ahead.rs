@@ -1,34 +1,37 @@
-//! Reading the log in a thread of its own, ahead of the thread that looks at the records.
+//! Reading the log, and taking its records apart, in a thread of its own, ahead of the thread that looks at them.
 //!
 //! I1. The records come in the order of the log, and an error behind those that are before it: as without the other thread.
 //! I2. Memory is bounded: [`BATCHES`] batches are read ahead, each of about one read of the log.
-//! I3. The other thread reads and nothing else, and has ended when [`each`] returns.
+//! I3. The other thread does nothing else, and has ended when [`each`] returns.
 
 use std::ops::ControlFlow;
 use std::{io, thread};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
-use hamal_wal::{Frame, FrameBatch, Scanner};
+use hamal_wal::Scanner;
 
+use super::changes::Batch;
 use crate::{Error, ErrorKind, Result};
 
-/// Batches that are read ahead at most.
-const BATCHES: usize = 4;
+/// Batches that are read ahead at most. Several, for the other thread comes to read whenever the system lets it.
+const BATCHES: usize = 32;
 
-/// Shows all records to `visit`, until the end of the log, or until `visit` breaks, with what is returned. An error says that the log could not
-/// be read. `alone_bytes`: when so much has been read, the rest is read by another thread, if it can be started; `None`: never.
+/// Shows all records to `visit`, batch after batch, until the end of the log, or until `visit` breaks, with what is returned. An error says that
+/// the log could not be read. `alone_bytes`: when so much has been read, the rest is read by another thread, if it can be started; `None`: never.
 pub(super) fn each<B>(
     scanner: &mut Scanner,
     alone_bytes: Option<u64>,
-    mut visit: impl FnMut(&Frame<'_>) -> ControlFlow<B>,
+    mut visit: impl FnMut(&Batch) -> ControlFlow<B>,
 ) -> Result<Option<B>> {
     let mut left_bytes = alone_bytes.unwrap_or(u64::MAX);
+    let mut batch = Batch::default();
     while left_bytes > 0 {
-        let Some(frame) = scanner.next_frame()? else { return Ok(None) };
-        left_bytes = left_bytes.saturating_sub(frame.end.0 - frame.lsn.0);
-        if let ControlFlow::Break(with) = visit(&frame) {
+        let Some(next) = read(scanner, batch)? else { return Ok(None) };
+        left_bytes = left_bytes.saturating_sub(next.log_bytes());
+        if let ControlFlow::Break(with) = visit(&next) {
             return Ok(Some(with));
         }
+        batch = next;
     }
     let (full, batches) = bounded(BATCHES);
     let (spare, empty) = bounded(BATCHES);
@@ -36,7 +39,7 @@ pub(super) fn each<B>(
         let reading = &mut *scanner;
         let name = "hamal-log-reader".to_owned();
         // It has its ends of the queues to itself: when it ends, they end.
-        let read = move || read(reading, &full, &empty);
+        let read = move || read_all(reading, &full, &empty);
         let reader = thread::Builder::new().name(name).spawn_scoped(scope, read)?;
         let broken = look_at(batches, &spare, &mut visit).break_value();
         let read = reader.join().unwrap_or_else(|panic| {
@@ -56,17 +59,23 @@ pub(super) fn each<B>(
 pub(super) fn try_each(
     scanner: &mut Scanner,
     alone_bytes: Option<u64>,
-    mut visit: impl FnMut(&Frame<'_>) -> Result<()>,
+    mut visit: impl FnMut(&Batch) -> Result<()>,
 ) -> Result<()> {
-    let error = each(scanner, alone_bytes, |frame| {
-        visit(frame).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+    let error = each(scanner, alone_bytes, |batch| {
+        visit(batch).map_or_else(ControlFlow::Break, ControlFlow::Continue)
     })?;
     error.map_or(Ok(()), Err)
 }
 
+/// The next records, in the memory of an old batch; `None` at the end of the log.
+fn read(scanner: &mut Scanner, mut old: Batch) -> Result<Option<Batch>> {
+    let frames = scanner.next_batch(old.take_frames())?;
+    Ok(frames.map(|frames| Batch::new(frames, old)))
+}
+
 /// The other thread: reads until there is no more, or nobody wants it.
-fn read(scanner: &mut Scanner, full: &Sender<FrameBatch>, empty: &Receiver<FrameBatch>) -> Result<()> {
-    while let Some(batch) = scanner.next_batch(empty.try_recv().unwrap_or_default())? {
+fn read_all(scanner: &mut Scanner, full: &Sender<Batch>, empty: &Receiver<Batch>) -> Result<()> {
+    while let Some(batch) = read(scanner, empty.try_recv().unwrap_or_default())? {
         if full.send(batch).is_err() {
             break;
         }
@@ -75,12 +84,12 @@ fn read(scanner: &mut Scanner, full: &Sender<FrameBatch>, empty: &Receiver<Frame
 }
 
 fn look_at<B>(
-    batches: Receiver<FrameBatch>,
-    spare: &Sender<FrameBatch>,
-    visit: &mut impl FnMut(&Frame<'_>) -> ControlFlow<B>,
+    batches: Receiver<Batch>,
+    spare: &Sender<Batch>,
+    visit: &mut impl FnMut(&Batch) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     for batch in batches {
-        batch.frames().try_for_each(|frame| visit(&frame))?;
+        visit(&batch)?;
         // If there are enough already, it goes.
         let _enough = spare.try_send(batch);
     }

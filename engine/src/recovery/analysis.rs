@@ -16,10 +16,10 @@ use hamal_pager::{DirtyPage, PageNo, PartitionId};
 use hamal_wal::{Lsn, Resume};
 use hashbrown::{HashMap, HashSet};
 
-use crate::change::PageChange;
+use super::changes::{Changes, EncodedPart};
 use crate::ids::TxnId;
 use crate::master::Master;
-use crate::record::{ChainImage, PagePart, Record, TxnImage};
+use crate::record::{ChainImage, Changer, Record, TxnImage};
 use crate::report::PassReport;
 use crate::{Error, Result};
 
@@ -28,7 +28,7 @@ pub(crate) trait Takes {
     /// Whether it takes this page: from here on it is shown the page's parts.
     fn takes(&mut self, partition: PartitionId, page: PageNo) -> bool;
     /// A part of a page that it has taken.
-    fn part(&mut self, at: Place, part: &PagePart<'_>);
+    fn part(&mut self, at: Place, part: EncodedPart<'_>);
     /// A page that it has taken has left the table: nobody wants what was done to it, unless it takes the page again.
     fn gone(&mut self, partition: PartitionId, page: PageNo);
 }
@@ -41,7 +41,7 @@ impl Takes for Nobody {
         false
     }
 
-    fn part(&mut self, _: Place, _: &PagePart<'_>) {}
+    fn part(&mut self, _: Place, _: EncodedPart<'_>) {}
 
     fn gone(&mut self, _: PartitionId, _: PageNo) {}
 }
@@ -84,6 +84,8 @@ struct Txn {
 /// What analysis found.
 #[derive(Debug)]
 pub(crate) struct Analysis {
+    /// Pages that one bitmap has.
+    coverage: u32,
     transactions: BTreeMap<TxnId, Txn>,
     /// Committed or wholly undone since BEGIN: a checkpoint's copy of them is out of date.
     finished: HashSet<TxnId>,
@@ -118,6 +120,7 @@ impl Analysis {
     /// Nothing seen yet.
     pub(crate) fn new(master: &Master) -> Analysis {
         Analysis {
+            coverage: Geometry::new(master.page_bytes).coverage(),
             transactions: BTreeMap::new(),
             finished: HashSet::new(),
             ended: HashSet::new(),
@@ -143,7 +146,72 @@ impl Analysis {
         }
     }
 
-    /// A record at or behind BEGIN.
+    /// Lets the processor fetch what the table has of these pages. They lie all over it, so that each lookup waits for memory; these wait
+    /// together.
+    pub(crate) fn fetch(&self, pages: impl Iterator<Item = (PartitionId, PageNo)>) {
+        std::hint::black_box(pages.filter(|page| self.dirty.contains_key(page)).count());
+    }
+
+    /// A record at or behind BEGIN that changes pages.
+    pub(crate) fn see_changes(
+        &mut self,
+        lsn: Lsn,
+        changes: Changes<'_>,
+        taker: &mut impl Takes,
+    ) -> Result<()> {
+        let mut first = None;
+        for (index, part) in changes.parts().enumerate() {
+            first.get_or_insert(part.partition);
+            if self.see_part(lsn, (part.partition, part.page), part.change.cleared_bits(), taker) {
+                taker.part(Place { lsn, part: index }, part);
+            }
+        }
+        let (txn, undo_next_lsn) = match changes.changer {
+            Changer::Update { txn, .. } => (txn, lsn),
+            Changer::Compensation { txn, undo_next_lsn, .. } => (txn, undo_next_lsn),
+            Changer::Structure => {
+                self.quiet = false;
+                return Ok(());
+            }
+        };
+        let Some(partition) = first else {
+            return Err(damaged(lsn, "at least one page in a transaction's record", "none"));
+        };
+        self.next_txn = self.next_txn.max(TxnId(txn.0.saturating_add(1)));
+        self.quiet = false;
+        let entry = self.transactions.entry(txn).or_default();
+        if entry.first_lsn == Lsn::NEVER {
+            entry.first_lsn = lsn;
+        }
+        entry.updates += u64::from(matches!(changes.changer, Changer::Update { .. }));
+        entry.chains.insert(partition, (lsn, undo_next_lsn));
+        Ok(())
+    }
+
+    /// A record at or behind BEGIN changes this page, and if that is a bitmap clears these bits: the first, and how many. Whether it is taken.
+    pub(crate) fn see_part(
+        &mut self,
+        lsn: Lsn,
+        (partition, page): (PartitionId, PageNo),
+        cleared: Option<(u32, u32)>,
+        taker: &mut impl Takes,
+    ) -> bool {
+        self.next_id = self.next_id.max(partition.0.saturating_add(1));
+        if self.deleted.contains(&partition) {
+            return false;
+        }
+        if let Some((first, count)) = cleared {
+            self.free(partition, page, first, count, taker);
+        }
+        let entry = self.dirty.entry((partition, page)).or_insert_with(|| {
+            let by = if taker.takes(partition, page) { By::Taker } else { By::Redo };
+            DirtyEntry { rec_lsn: lsn, last_lsn: lsn, by }
+        });
+        entry.last_lsn = lsn;
+        entry.by == By::Taker
+    }
+
+    /// Any other record at or behind BEGIN. `Corrupt` if it does not belong there.
     pub(crate) fn see(
         &mut self,
         lsn: Lsn,
@@ -153,29 +221,11 @@ impl Analysis {
         taker: &mut impl Takes,
     ) -> Result<()> {
         self.next_txn = self.next_txn.max(TxnId(record.txn().0.saturating_add(1)));
-        let coverage = Geometry::new(master.page_bytes).coverage();
-        for (index, part) in record.parts().iter().enumerate() {
-            self.next_id = self.next_id.max(part.partition.0.saturating_add(1));
-            if !self.deleted.contains(&part.partition) {
-                if let PageChange::ClearBits { first, count } = part.change {
-                    self.free(part.partition, part.page, first, count, coverage, taker);
-                }
-                let entry = self.dirty.entry((part.partition, part.page)).or_insert_with(|| {
-                    let by = if taker.takes(part.partition, part.page) { By::Taker } else { By::Redo };
-                    DirtyEntry { rec_lsn: lsn, last_lsn: lsn, by }
-                });
-                entry.last_lsn = lsn;
-                if entry.by == By::Taker {
-                    taker.part(Place { lsn, part: index }, part);
-                }
-            }
-        }
         match record {
-            Record::Update { txn, parts, .. } => self.chain(*txn, parts, lsn, lsn)?.updates += 1,
-            Record::Compensation { txn, parts, undo_next_lsn, .. } => {
-                self.chain(*txn, parts, lsn, *undo_next_lsn)?;
+            Record::Update { .. } | Record::Compensation { .. } | Record::Structure { .. } => {
+                return Err(damaged(lsn, "a record that changes no pages", record.kind_name()));
             }
-            Record::Structure { .. } | Record::Abort { .. } => self.quiet = false,
+            Record::Abort { .. } => self.quiet = false,
             Record::Commit { txn, counts, .. } => {
                 self.quiet = false;
                 self.transactions.remove(txn);
@@ -247,26 +297,6 @@ impl Analysis {
         Ok(())
     }
 
-    /// A record of a transaction's chain.
-    fn chain(
-        &mut self,
-        txn: TxnId,
-        parts: &[PagePart<'_>],
-        lsn: Lsn,
-        undo_next_lsn: Lsn,
-    ) -> Result<&mut Txn> {
-        self.quiet = false;
-        let Some(first) = parts.first() else {
-            return Err(damaged(lsn, "at least one page in a transaction's record", "none"));
-        };
-        let entry = self.transactions.entry(txn).or_default();
-        if entry.first_lsn == Lsn::NEVER {
-            entry.first_lsn = lsn;
-        }
-        entry.chains.insert(first.partition, (lsn, undo_next_lsn));
-        Ok(entry)
-    }
-
     /// A checkpoint's copy of a transaction (I1).
     fn merge(&mut self, image: &TxnImage) {
         self.next_txn = self.next_txn.max(TxnId(image.txn.0.saturating_add(1)));
@@ -312,11 +342,10 @@ impl Analysis {
         bitmap: PageNo,
         first: u32,
         count: u32,
-        coverage: u32,
         taker: &mut impl Takes,
     ) {
         let base = bitmap.0.saturating_sub(1);
-        for bit in first..first.saturating_add(count).min(coverage) {
+        for bit in first..first.saturating_add(count).min(self.coverage) {
             let page = PageNo(base.saturating_add(bit));
             self.remove(partition, page, taker);
             self.written.remove(&(partition, page));
@@ -396,9 +425,9 @@ impl Analysis {
         first
     }
 
-    /// A record that was written before the pages were offered.
-    pub(crate) fn see_again(&self, lsn: Lsn, record: &Record<'_>, taker: &mut impl Takes) {
-        for (index, part) in record.parts().iter().enumerate() {
+    /// What was written before the pages were offered.
+    pub(crate) fn see_again(&self, lsn: Lsn, changes: Changes<'_>, taker: &mut impl Takes) {
+        for (index, part) in changes.parts().enumerate() {
             let entry = self.dirty.get(&(part.partition, part.page));
             if entry.is_some_and(|entry| entry.by == By::Taker && entry.rec_lsn <= lsn) {
                 taker.part(Place { lsn, part: index }, part);
@@ -505,6 +534,9 @@ impl Analysis {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::PageChange;
+    use crate::record::PagePart;
+    use crate::recovery::changes::Parts;
 
     const BEGIN: Lsn = Lsn(800);
     const PARTITION: PartitionId = PartitionId(1);
@@ -531,8 +563,14 @@ mod tests {
         let mut analysis = Analysis::new(&master);
         let begin = Record::BeginCheckpoint { database_id: 7 };
         analysis.see(BEGIN, BEGIN, &master, &begin, taker).unwrap();
+        let (mut parts, mut payload) = (Parts::default(), Vec::new());
         for (lsn, record) in records {
-            analysis.see(Lsn(*lsn), BEGIN, &master, record, taker).unwrap();
+            payload.clear();
+            record.encode(&mut payload);
+            match parts.of(&payload).unwrap() {
+                Some(changes) => analysis.see_changes(Lsn(*lsn), changes, taker).unwrap(),
+                None => analysis.see(Lsn(*lsn), BEGIN, &master, record, taker).unwrap(),
+            }
         }
         analysis
     }
@@ -549,7 +587,7 @@ mod tests {
             true
         }
 
-        fn part(&mut self, at: Place, _: &PagePart<'_>) {
+        fn part(&mut self, at: Place, _: EncodedPart<'_>) {
             self.parts.push(at.lsn.0);
         }
 

@@ -20,6 +20,7 @@ use hamal_storage::Storage;
 use hamal_wal::{Frame, Lsn, Scanner};
 
 use super::analysis::{Analysis, Nobody, Takes, damaged};
+use super::changes::{Batch, Changes};
 use super::redo::eager::{Dealer, Eager, Redone};
 use super::{PARALLEL_BYTES, PROGRESS_RECORDS, ahead, log_options, progress, recovery_workers};
 use crate::master::Master;
@@ -52,19 +53,19 @@ pub(super) fn run(
     while !pass.analysis.complete
         && let Some(frame) = scanner.next_frame()?
     {
-        pass.see(&frame, &mut Nobody)?;
+        pass.see(&frame, None, &mut Nobody)?;
     }
     let mut redone = Redone::default();
     match eager.filter(|_| pass.analysis.complete) {
-        None => ahead::try_each(&mut scanner, alone_bytes, |frame| pass.see(frame, &mut Nobody))?,
+        None => ahead::try_each(&mut scanner, alone_bytes, |batch| pass.see_all(batch, &mut Nobody))?,
         Some(eager) => {
             let before = (pass.records, pass.bytes);
             let read = |dealer: &mut Dealer<'_, '_, '_>| {
                 pass.redo_listed(storage, dealer, alone_bytes)?;
                 let from = pass.end;
-                ahead::try_each(&mut scanner, alone_bytes, |frame| {
-                    dealer.start_threads_if(alone_bytes.is_some_and(|bytes| frame.lsn.0 - from.0 >= bytes));
-                    pass.see(frame, dealer)
+                ahead::try_each(&mut scanner, alone_bytes, |batch| {
+                    dealer.start_threads_if(alone_bytes.is_some_and(|bytes| pass.end.0 - from.0 >= bytes));
+                    pass.see_all(batch, dealer)
                 })
             };
             redone = eager.run(workers, options.cache_bytes, read)?;
@@ -100,20 +101,30 @@ impl<'p> Pass<'p> {
         Pass { options, master, analysis, end, records: 0, bytes: 0 }
     }
 
+    /// Records of the third step.
+    fn see_all(&mut self, batch: &Batch, taker: &mut impl Takes) -> Result<()> {
+        self.analysis.fetch(batch.pages());
+        batch.records().try_for_each(|(frame, changes)| self.see(&frame, changes, taker))
+    }
+
     /// A record of the first or the third step.
-    fn see(&mut self, frame: &Frame<'_>, taker: &mut impl Takes) -> Result<()> {
+    fn see(&mut self, frame: &Frame<'_>, changes: Option<Changes<'_>>, taker: &mut impl Takes) -> Result<()> {
         let (lsn, begin, master) = (frame.lsn, self.master.checkpoint_lsn, self.master);
         if frame.incarnation > master.incarnation {
             let expected = format!("incarnation at most {}", master.incarnation);
             return Err(damaged(lsn, expected, frame.incarnation));
         }
-        let record = decode(frame)?;
-        if lsn == begin
-            && !matches!(record, Record::BeginCheckpoint { database_id } if database_id == master.database_id)
-        {
-            return Err(damaged(lsn, "the checkpoint that the master record names", record.kind_name()));
+        if let Some(changes) = changes.filter(|_| lsn != begin) {
+            self.analysis.see_changes(lsn, changes, taker)?;
+        } else {
+            let record = decode(frame)?;
+            if lsn == begin
+                && !matches!(record, Record::BeginCheckpoint { database_id } if database_id == master.database_id)
+            {
+                return Err(damaged(lsn, "the checkpoint that the master record names", record.kind_name()));
+            }
+            self.analysis.see(lsn, begin, master, &record, taker)?;
         }
-        self.analysis.see(lsn, begin, master, &record, taker)?;
         self.end = frame.end;
         self.analysis.report.records += 1;
         self.analysis.report.bytes = frame.end.0 - begin.0;
@@ -132,11 +143,16 @@ impl<'p> Pass<'p> {
         let log_options = log_options(self.options, self.master.log_segment_bytes);
         let mut read = || -> Result<()> {
             let mut scanner = Scanner::open_between(storage.clone(), &log_options, from, self.end)?;
-            while let Some(frame) = scanner.next_frame()? {
-                self.analysis.see_again(frame.lsn, &decode(&frame)?, dealer);
-                self.note_read(&frame)?;
-            }
-            Ok(())
+            ahead::try_each(&mut scanner, alone_bytes, |batch| {
+                self.analysis.fetch(batch.pages());
+                batch.records().try_for_each(|(frame, changes)| {
+                    match changes {
+                        Some(changes) => self.analysis.see_again(frame.lsn, changes, dealer),
+                        None => drop(decode(&frame)?),
+                    }
+                    self.note_read(&frame)
+                })
+            })
         };
         match read() {
             Err(error) if error.kind() != ErrorKind::Cancelled => dealer.give_up(&error), // I4

@@ -46,6 +46,7 @@ use hamal_wal::{Frame, LogOptions, Lsn, Scanner};
 use hashbrown::HashMap;
 
 use super::analysis::{Analysis, Place};
+use super::changes::{Batch, Changes, EncodedPart};
 use super::{PARALLEL_BYTES, PROGRESS_RECORDS, ahead, partition_report, progress, recovery_workers};
 use crate::engine::{Engine, PartitionHandle};
 use crate::quarantine::twice;
@@ -214,7 +215,7 @@ impl<'e> Pass<'e> {
         let alone_bytes = (self.is_rest && fan_out.has_threads()).then_some(0);
         let mut deal =
             Deal { pass: self, from, position: from, bytes_before: report.bytes, ending, known: None };
-        let broken = ahead::each(scanner, alone_bytes, |frame| deal.see(frame, fan_out, report))
+        let broken = ahead::each(scanner, alone_bytes, |batch| deal.see(batch, fan_out, report))
             .map_err(|error| deal.failed(error))?;
         broken.unwrap_or(Ok(()))?;
         while let Some(target) = deal.ending.pop() {
@@ -237,7 +238,7 @@ impl<'e> Pass<'e> {
 
     /// Whether to hand the part out: its partition can be redone, and the page may miss it. If all that is needed is there already, the table
     /// is left to whoever redoes it.
-    fn is_wanted(&self, target: TargetIndex, lsn: Lsn, part: &PagePart<'_>) -> Result<bool> {
+    fn is_wanted(&self, target: TargetIndex, lsn: Lsn, part: EncodedPart<'_>) -> Result<bool> {
         if self.has_failed(target) {
             return Ok(false);
         }
@@ -250,7 +251,7 @@ impl<'e> Pass<'e> {
     }
 
     /// Does what a part needs besides its page (I5). `false`: its partition cannot be redone (I8).
-    fn prepare(&self, target: TargetIndex, part: &PagePart<'_>) -> Result<bool> {
+    fn prepare(&self, target: TargetIndex, part: EncodedPart<'_>) -> Result<bool> {
         let target = &self.targets[target];
         let open = || {
             let handle = if let Some(handle) = target.handle.get() {
@@ -313,35 +314,40 @@ impl Deal<'_, '_> {
         Failure { at: Place { lsn: self.position, part: 0 }, error: error.into() }
     }
 
-    /// Hands out a record's parts. Breaks at a failure.
+    /// Hands out records' parts. Breaks at a failure.
     fn see(
         &mut self,
-        frame: &Frame<'_>,
+        batch: &Batch,
         fan_out: &mut FanOut<'_, '_>,
         report: &mut PassReport,
     ) -> ControlFlow<Result<(), Failure>> {
-        if fan_out.has_failed() {
-            return ControlFlow::Break(Ok(()));
+        self.pass.analysis.fetch(batch.pages());
+        for (frame, changes) in batch.records() {
+            if fan_out.has_failed() {
+                return ControlFlow::Break(Ok(()));
+            }
+            if let Err(failure) = self.deal(&frame, changes, fan_out, report) {
+                return ControlFlow::Break(Err(failure));
+            }
         }
-        match self.deal(frame, fan_out, report) {
-            Ok(()) => ControlFlow::Continue(()),
-            failed => ControlFlow::Break(failed),
-        }
+        ControlFlow::Continue(())
     }
 
     fn deal(
         &mut self,
         frame: &Frame<'_>,
+        changes: Option<Changes<'_>>,
         fan_out: &mut FanOut<'_, '_>,
         report: &mut PassReport,
     ) -> Result<(), Failure> {
         let (pass, lsn, end) = (self.pass, frame.lsn, self.pass.analysis.resume.end);
-        let record =
+        if changes.is_none() {
             Record::decode(frame.payload).map_err(|e| self.failed(e.context(format!("log record {lsn}"))))?;
+        }
         while let Some(target) = self.ending.pop_if(|target| pass.targets[*target].last_lsn < lsn) {
             fan_out.end_of(target);
         }
-        for (index, part) in record.parts().iter().enumerate() {
+        for (index, part) in changes.into_iter().flat_map(Changes::parts).enumerate() {
             let Some(target) = pass.target(part.partition, &mut self.known) else { continue };
             let at = Place { lsn, part: index };
             match pass.is_wanted(target, lsn, part) {

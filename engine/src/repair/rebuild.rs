@@ -21,7 +21,7 @@ use crate::engine::{Engine, PartitionHandle};
 use crate::master::Master;
 use crate::quarantine::Settled;
 use crate::quarantine::file;
-use crate::record::{PagePart, Record};
+use crate::record::PagePart;
 use crate::recovery::analysis::{Analysis, Nobody};
 use crate::recovery::redo::apply::{Outcome, in_redo, pages_with, redo_part};
 use crate::{Error, ErrorKind, Result};
@@ -162,7 +162,11 @@ impl Job<'_> {
             // What is older concerns pages that the checkpoint lists.
             Seen::Parts(_) if lsn < begin => Ok(()),
             Seen::Parts(parts) => {
-                analysis.see(lsn, begin, &master, &Record::Structure { parts }, &mut Nobody)
+                for part in parts {
+                    let cleared = part.change.cleared_bits();
+                    analysis.see_part(lsn, (part.partition, part.page), cleared, &mut Nobody);
+                }
+                Ok(())
             }
             Seen::Listed(record) => analysis.see(lsn, begin, &master, &record, &mut Nobody),
         };

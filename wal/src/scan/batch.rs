@@ -26,6 +26,11 @@ struct Stub {
 }
 
 impl FrameBatch {
+    /// What its records take in the log, bytes.
+    pub fn log_bytes(&self) -> u64 {
+        self.frames.first().zip(self.frames.last()).map_or(0, |(first, last)| last.end.0 - first.lsn.0)
+    }
+
     /// Its records, in the order of the log.
     pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
         self.frames.iter().map(|stub| Frame {

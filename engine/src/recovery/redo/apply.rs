@@ -7,6 +7,7 @@ use hamal_wal::Lsn;
 use crate::change::PageChange;
 use crate::engine::Engine;
 use crate::record::PagePart;
+use crate::recovery::changes::EncodedPart;
 use crate::{Error, ErrorKind, Result};
 
 /// What became of one page's part.
@@ -97,7 +98,7 @@ fn apply(mut page: ExclusivePage<'_>, lsn: Lsn, part: &PagePart<'_>) -> Result<O
 
 /// Whether the part may make its partition's file: page 0 is formatted by the record that makes the partition, and the file itself
 /// may never have become durable (F8).
-pub(super) fn creates(part: &PagePart<'_>, error: &Error) -> bool {
+pub(super) fn creates(part: EncodedPart<'_>, error: &Error) -> bool {
     part.page == PageNo(0) && part.change.is_blind() && error.kind() == ErrorKind::Corrupt
 }
 

@@ -22,6 +22,7 @@ use super::apply::{Outcome, part_bytes};
 use super::{Failure, Place, Tally, TargetIndex, Work};
 use crate::change::PageChange;
 use crate::record::PagePart;
+use crate::recovery::changes::EncodedPart;
 use crate::{Error, ErrorKind};
 
 /// Parts on their way to whoever redoes them, and ends of partitions, which are behind the parts.
@@ -68,13 +69,13 @@ fn page_of(key: u64) -> (TargetIndex, PageNo) {
 }
 
 impl Batch {
-    pub(super) fn push(&mut self, at: Place, target: TargetIndex, part: &PagePart<'_>) {
+    pub(super) fn push(&mut self, at: Place, target: TargetIndex, part: EncodedPart<'_>) {
         if self.parts.is_empty() {
             self.first = at.lsn;
         }
         self.parts.push((page_key(target, part.page), self.bytes.len() as u32));
         Head { at, page_prev_lsn: part.page_prev_lsn }.encode(&mut self.bytes);
-        part.change.encode(&mut self.bytes);
+        self.bytes.extend_from_slice(part.change.bytes);
     }
 
     /// No more parts of this partition will come.
@@ -99,6 +100,12 @@ impl Batch {
     /// The encoding of the part that begins there, and what is behind it.
     fn part(&self, start: u32) -> &[u8] {
         self.bytes.get(start as usize..).unwrap_or_default()
+    }
+
+    /// Lets the processor fetch the parts: in this order memory comes faster than in that of their pages.
+    fn fetch(&self) {
+        const LINE_BYTES: usize = 64;
+        std::hint::black_box(self.bytes.iter().step_by(LINE_BYTES).fold(0, |sum, byte| sum ^ byte));
     }
 
     fn clear(&mut self) {
@@ -215,6 +222,7 @@ impl<'s> Worker<'s> {
 
     fn redo(&mut self, mut batch: Batch) {
         let mut at = Place::default();
+        batch.fetch();
         let all = || redo_in_order(self.work, self.shared, &batch, &mut self.tallies, &mut at);
         if let Err(panic) = catch_unwind(AssertUnwindSafe(all)) {
             self.shared.fail(Failure { at, error: panicked(at.lsn, &*panic) });

@@ -31,6 +31,7 @@ use super::{Failure, Tally, TargetIndex, Work, note_tally};
 use crate::catalog::partition_of;
 use crate::record::PagePart;
 use crate::recovery::analysis::{Analysis, Place, Takes};
+use crate::recovery::changes::EncodedPart;
 use crate::report::RecoveryReport;
 use crate::{Error, Result};
 
@@ -272,7 +273,7 @@ impl Takes for Dealer<'_, '_, '_> {
         }
     }
 
-    fn part(&mut self, at: Place, part: &PagePart<'_>) {
+    fn part(&mut self, at: Place, part: EncodedPart<'_>) {
         if let Some(target) = self.target(part.partition).filter(|_| !self.has_given_up()) {
             self.fan_out.part(at, target, part);
         }

@@ -23,7 +23,7 @@ use hamal_wal::Lsn;
 
 use super::batch::{Batch, Shared, Worker};
 use super::{Failure, Place, Tally, TargetIndex, Work};
-use crate::record::PagePart;
+use crate::recovery::changes::EncodedPart;
 
 /// Neighbouring pages, as many as this at most, go to one bucket: files are read in the order of their pages, and they fit a processor's cache.
 const MOST_NEIGHBOURS: u64 = 128;
@@ -120,7 +120,14 @@ impl<'s> Lane<'s> {
         Lane { hands, buckets, batch_bytes, sent: VecDeque::new(), known_finished, finished }
     }
 
-    fn part(&mut self, bucket: usize, at: Place, target: TargetIndex, part: &PagePart<'_>, shared: &Shared) {
+    fn part(
+        &mut self,
+        bucket: usize,
+        at: Place,
+        target: TargetIndex,
+        part: EncodedPart<'_>,
+        shared: &Shared,
+    ) {
         let Bucket { batch, limit } = &mut self.buckets[bucket];
         batch.push(at, target, part);
         if batch.memory() >= *limit {
@@ -193,7 +200,7 @@ fn bucket_of(partition: PartitionId, pages: u32, count: usize) -> usize {
 
 impl<'env> FanOut<'_, 'env> {
     /// A part that may be missing from its page. The partition is open and its file large enough.
-    pub(super) fn part(&mut self, at: Place, target: TargetIndex, part: &PagePart<'_>) {
+    pub(super) fn part(&mut self, at: Place, target: TargetIndex, part: EncodedPart<'_>) {
         let bucket =
             bucket_of(part.partition, part.page.0 / self.neighbours, self.lanes.len() * self.buckets);
         self.lanes[bucket / self.buckets].part(bucket % self.buckets, at, target, part, self.shared);
