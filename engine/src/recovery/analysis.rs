@@ -179,12 +179,19 @@ impl Analysis {
         };
         self.next_txn = self.next_txn.max(TxnId(txn.0.saturating_add(1)));
         self.quiet = false;
-        let entry = self.transactions.entry(txn).or_default();
+        // Almost always it is known, and so is its chain.
+        let entry = match self.transactions.get_mut(&txn) {
+            Some(entry) => entry,
+            None => self.transactions.entry(txn).or_default(),
+        };
         if entry.first_lsn == Lsn::NEVER {
             entry.first_lsn = lsn;
         }
         entry.updates += u64::from(matches!(changes.changer, Changer::Update { .. }));
-        entry.chains.insert(partition, (lsn, undo_next_lsn));
+        match entry.chains.get_mut(&partition) {
+            Some(chain) => *chain = (lsn, undo_next_lsn),
+            None => drop(entry.chains.insert(partition, (lsn, undo_next_lsn))),
+        }
         Ok(())
     }
 

@@ -61,7 +61,6 @@ pub(crate) struct Parts(Vec<Stub>);
 
 impl Parts {
     /// Takes a record apart, in the memory of the one before. `None`: it changes no pages. `Corrupt` as decoding the record.
-    #[cfg(test)]
     pub(crate) fn of<'a>(&'a mut self, payload: &'a [u8]) -> Result<Option<Changes<'a>>> {
         self.0.clear();
         let changer = self.push(payload)?;

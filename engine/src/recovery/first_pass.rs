@@ -20,7 +20,7 @@ use hamal_storage::Storage;
 use hamal_wal::{Frame, Lsn, Scanner};
 
 use super::analysis::{Analysis, Nobody, Takes, damaged};
-use super::changes::{Batch, Changes};
+use super::changes::{Batch, Changes, Parts};
 use super::redo::eager::{Dealer, Eager, Redone};
 use super::{PARALLEL_BYTES, PROGRESS_RECORDS, ahead, log_options, progress, recovery_workers};
 use crate::master::Master;
@@ -50,10 +50,13 @@ pub(super) fn run(
     let workers = recovery_workers(&**storage, options);
     // How long the log is, nobody knows before its end.
     let alone_bytes = (workers > 1).then(|| options.recovery_workers.map_or(PARALLEL_BYTES, |_| 0));
+    let mut parts = Parts::default();
     while !pass.analysis.complete
         && let Some(frame) = scanner.next_frame()?
     {
-        pass.see(&frame, None, &mut Nobody)?;
+        // What does not decode tells whoever decodes it.
+        let changes = parts.of(frame.payload).unwrap_or_default();
+        pass.see(&frame, changes, &mut Nobody)?;
     }
     let mut redone = Redone::default();
     match eager.filter(|_| pass.analysis.complete) {

@@ -50,10 +50,10 @@ use super::changes::{Batch, Changes, EncodedPart};
 use super::{PARALLEL_BYTES, PROGRESS_RECORDS, ahead, partition_report, progress, recovery_workers};
 use crate::engine::{Engine, PartitionHandle};
 use crate::quarantine::twice;
-use crate::record::{PagePart, Record};
+use crate::record::Record;
 use crate::report::{PassReport, RecoveryPass, RecoveryReport};
 use crate::{Error, Result};
-use apply::{Outcome, creates, in_redo, pages_with, redo_part};
+use apply::{Outcome, Step, creates, in_redo, pages_with, redo_part};
 use fan_out::{FanOut, Size};
 
 /// Why the pass ends early, and where that is in the log.
@@ -109,13 +109,12 @@ impl Tally {
 trait Work: Sync {
     /// How many partitions there are.
     fn targets(&self) -> usize;
-    fn partition_id(&self, target: TargetIndex) -> PartitionId;
     /// The partition, if it is open.
     fn partition(&self, target: TargetIndex) -> Option<&Partition>;
     /// Where redo of the page begins; `None`: its parts are left out.
     fn rec_lsn(&self, target: TargetIndex, page: PageNo) -> Option<Lsn>;
-    /// Redoes a part that the reader has handed out.
-    fn redo(&self, at: Place, target: TargetIndex, part: &PagePart<'_>) -> Result<Outcome, Failure>;
+    /// Redoes what the reader has handed out.
+    fn redo(&self, at: Place, target: TargetIndex, step: Step<'_>) -> Result<Outcome, Failure>;
     /// All parts of the partition have been redone.
     fn note_done(&self, target: TargetIndex);
 }
@@ -376,10 +375,6 @@ impl Work for Pass<'_> {
         self.targets.len()
     }
 
-    fn partition_id(&self, target: TargetIndex) -> PartitionId {
-        self.targets[target].id
-    }
-
     fn partition(&self, target: TargetIndex) -> Option<&Partition> {
         self.targets[target].handle.get().map(|handle| &*handle.partition)
     }
@@ -388,16 +383,16 @@ impl Work for Pass<'_> {
         self.analysis.rec_lsn(self.targets[target].id, page)
     }
 
-    fn redo(&self, at: Place, target: TargetIndex, part: &PagePart<'_>) -> Result<Outcome, Failure> {
+    fn redo(&self, at: Place, target: TargetIndex, step: Step<'_>) -> Result<Outcome, Failure> {
         if self.has_failed(target) {
             return Ok(Outcome::Skipped);
         }
         let target = &self.targets[target];
         let redone = match target.handle.get() {
-            Some(handle) => twice(|| redo_part(&handle.partition, at.lsn, part)),
+            Some(handle) => twice(|| redo_part(&handle.partition, step)),
             None => Err(Error::corrupt("the log", at.lsn.0, "a partition that is open", target.id)),
         };
-        match redone.map_err(|error| in_redo(error, at.lsn, target.id, part.page)) {
+        match redone.map_err(|error| in_redo(error, at.lsn, target.id, step.page)) {
             Err(e) if self.gives_up(target, &e) => Ok(Outcome::Skipped),
             other => other.map_err(|error| Failure { at, error }),
         }

@@ -23,7 +23,7 @@ use crate::quarantine::Settled;
 use crate::quarantine::file;
 use crate::record::PagePart;
 use crate::recovery::analysis::{Analysis, Nobody};
-use crate::recovery::redo::apply::{Outcome, in_redo, pages_with, redo_part};
+use crate::recovery::redo::apply::{Outcome, Step, in_redo, pages_with, redo_part};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of a file copied at once.
@@ -252,7 +252,7 @@ impl Job<'_> {
             if part.change.is_blind() {
                 partition.ensure_file_pages(pages_with(self.engine, partition, part.page)?)?;
             }
-            redo_part(partition, lsn, part)
+            redo_part(partition, Step::of(lsn, part))
         };
         let mut visit = |lsn: Lsn, seen: Seen<'_>| {
             let Seen::Parts(parts) = seen else { return Ok(()) };

@@ -10,6 +10,23 @@ use crate::record::PagePart;
 use crate::recovery::changes::EncodedPart;
 use crate::{Error, ErrorKind, Result};
 
+/// One page's part of a record, for whoever redoes it. The change stays where it was decoded: to move what has just been put together from
+/// small fields, a processor waits for all that it has yet to store, and redo has always just changed a page.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step<'s> {
+    /// The record.
+    pub(crate) lsn: Lsn,
+    pub(crate) page: PageNo,
+    pub(crate) page_prev_lsn: Lsn,
+    pub(crate) change: &'s PageChange<'s>,
+}
+
+impl<'s> Step<'s> {
+    pub(crate) fn of(lsn: Lsn, part: &'s PagePart<'s>) -> Step<'s> {
+        Step { lsn, page: part.page, page_prev_lsn: part.page_prev_lsn, change: &part.change }
+    }
+}
+
 /// What became of one page's part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -39,59 +56,59 @@ pub(crate) fn in_redo(error: Error, lsn: Lsn, partition: impl std::fmt::Display,
 }
 
 /// Redoes a part whose partition is open and, if the change is blind, has room for the page.
-pub(crate) fn redo_part(partition: &Partition, lsn: Lsn, part: &PagePart<'_>) -> Result<Outcome> {
-    let Some(page) = fix_for(partition, lsn, part)? else { return Ok(Outcome::Skipped) };
+pub(crate) fn redo_part(partition: &Partition, step: Step<'_>) -> Result<Outcome> {
+    let Some(page) = fix_for(partition, step)? else { return Ok(Outcome::Skipped) };
     let page_lsn = header::page_lsn(page.bytes());
-    if continues(page_lsn, part) {
-        return apply(page, lsn, part);
+    if continues(page_lsn, step) {
+        return apply(page, step);
     }
-    if page_lsn < part.page_prev_lsn {
+    if page_lsn < step.page_prev_lsn {
         // F14: what is on the disk is older than what had been written there.
         page.discard();
-        partition.read_anew(part.page, part.page_prev_lsn)?;
-        let healed = header::page_lsn(partition.fix_shared(part.page)?.bytes());
-        return if healed >= lsn { Ok(Outcome::Skipped) } else { redo_part(partition, lsn, part) };
+        partition.read_anew(step.page, step.page_prev_lsn)?;
+        let healed = header::page_lsn(partition.fix_shared(step.page)?.bytes());
+        return if healed >= step.lsn { Ok(Outcome::Skipped) } else { redo_part(partition, step) };
     }
     Err(Error::corrupt(
-        format!("part/{}.dat", part.partition),
-        u64::from(part.page.0) * partition.page_bytes() as u64,
-        format!("page LSN {} (a write has been lost)", part.page_prev_lsn),
+        format!("part/{}.dat", partition.id()),
+        u64::from(step.page.0) * partition.page_bytes() as u64,
+        format!("page LSN {} (a write has been lost)", step.page_prev_lsn),
         page_lsn,
     ))
 }
 
 /// The same, but that nothing is done to a page that is not what the part says that it was: it is left to whoever knows more.
-pub(super) fn redo_or_leave(partition: &Partition, lsn: Lsn, part: &PagePart<'_>) -> Result<Outcome> {
-    let Some(page) = fix_for(partition, lsn, part)? else { return Ok(Outcome::Skipped) };
-    if continues(header::page_lsn(page.bytes()), part) { apply(page, lsn, part) } else { Ok(Outcome::Left) }
+pub(super) fn redo_or_leave(partition: &Partition, step: Step<'_>) -> Result<Outcome> {
+    let Some(page) = fix_for(partition, step)? else { return Ok(Outcome::Skipped) };
+    if continues(header::page_lsn(page.bytes()), step) { apply(page, step) } else { Ok(Outcome::Left) }
 }
 
 /// The part's page; `None` if it has the part already.
-fn fix_for<'p>(partition: &'p Partition, lsn: Lsn, part: &PagePart<'_>) -> Result<Option<ExclusivePage<'p>>> {
-    let page = if part.change.is_blind() {
-        match partition.try_exclusive(part.page) {
-            Attempt::Fixed(page) if header::page_lsn(page.bytes()) >= lsn => return Ok(None),
+fn fix_for<'p>(partition: &'p Partition, step: Step<'_>) -> Result<Option<ExclusivePage<'p>>> {
+    let page = if step.change.is_blind() {
+        match partition.try_exclusive(step.page) {
+            Attempt::Fixed(page) if header::page_lsn(page.bytes()) >= step.lsn => return Ok(None),
             // Whatever the page was before goes first: it may have been of the other class.
             Attempt::Fixed(page) => page.discard(),
             Attempt::Busy | Attempt::Absent => {}
         }
-        partition.fix_new(part.page, part.change.class())?
+        partition.fix_new(step.page, step.change.class())?
     } else {
-        partition.fix_exclusive(part.page)?
+        partition.fix_exclusive(step.page)?
     };
-    Ok((header::page_lsn(page.bytes()) < lsn).then_some(page))
+    Ok((header::page_lsn(page.bytes()) < step.lsn).then_some(page))
 }
 
 /// Whether a page with this LSN is the one that the part was done to (I2 of the pass).
-fn continues(page_lsn: Lsn, part: &PagePart<'_>) -> bool {
-    part.change.is_blind() || page_lsn == part.page_prev_lsn
+fn continues(page_lsn: Lsn, step: Step<'_>) -> bool {
+    step.change.is_blind() || page_lsn == step.page_prev_lsn
 }
 
-fn apply(mut page: ExclusivePage<'_>, lsn: Lsn, part: &PagePart<'_>) -> Result<Outcome> {
-    page.mark_dirty(|| lsn);
+fn apply(mut page: ExclusivePage<'_>, step: Step<'_>) -> Result<Outcome> {
+    page.mark_dirty(|| step.lsn);
     page.edit(|bytes| {
-        part.change.check_and_apply(bytes)?;
-        header::set_page_lsn(bytes, lsn);
+        step.change.check_and_apply(bytes)?;
+        header::set_page_lsn(bytes, step.lsn);
         Ok(Outcome::Redone)
     })
 }

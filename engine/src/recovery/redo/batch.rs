@@ -18,10 +18,9 @@ use hamal_pager::PageNo;
 use hamal_wal::Lsn;
 use parking_lot::Mutex;
 
-use super::apply::{Outcome, part_bytes};
+use super::apply::{Outcome, Step, part_bytes};
 use super::{Failure, Place, Tally, TargetIndex, Work};
 use crate::change::PageChange;
-use crate::record::PagePart;
 use crate::recovery::changes::EncodedPart;
 use crate::{Error, ErrorKind};
 
@@ -256,12 +255,12 @@ fn redo_in_order(work: &dyn Work, shared: &Shared, batch: &Batch, tallies: &mut 
             continue;
         }
         *now = at;
-        let change = PageChange::decode(&mut bytes);
-        let redone = change.map_err(|error| Failure { at, error }).and_then(|change| {
-            let part =
-                PagePart { partition: work.partition_id(target), page: page_no, page_prev_lsn, change };
-            Ok((work.redo(at, target, &part)?, part_bytes(&part.change)))
-        });
+        let redone = match PageChange::decode(&mut bytes) {
+            Ok(ref change) => work
+                .redo(at, target, Step { lsn: at.lsn, page: page_no, page_prev_lsn, change })
+                .map(|outcome| (outcome, part_bytes(change))),
+            Err(error) => Err(Failure { at, error }),
+        };
         match redone {
             Ok((Outcome::Left, _)) => rec_lsn = Lsn(u64::MAX),
             Ok((outcome, bytes)) => tallies[target].count(outcome, bytes),

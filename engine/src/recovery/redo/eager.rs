@@ -25,11 +25,10 @@ use hamal_wal::Lsn;
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 
-use super::apply::{Outcome, redo_or_leave};
+use super::apply::{Outcome, Step, redo_or_leave};
 use super::fan_out::{self, FanOut, Size};
 use super::{Failure, Tally, TargetIndex, Work, note_tally};
 use crate::catalog::partition_of;
-use crate::record::PagePart;
 use crate::recovery::analysis::{Analysis, Place, Takes};
 use crate::recovery::changes::EncodedPart;
 use crate::report::RecoveryReport;
@@ -174,10 +173,6 @@ impl Work for Eager {
         self.partitions.len()
     }
 
-    fn partition_id(&self, target: TargetIndex) -> PartitionId {
-        self.partitions[target].id()
-    }
-
     fn partition(&self, target: TargetIndex) -> Option<&Partition> {
         Some(&self.partitions[target])
     }
@@ -188,13 +183,14 @@ impl Work for Eager {
         (!is_left).then_some(Lsn::NEVER)
     }
 
-    fn redo(&self, at: Place, target: TargetIndex, part: &PagePart<'_>) -> Result<Outcome, Failure> {
-        let redone = redo_or_leave(&self.partitions[target], at.lsn, part).unwrap_or_else(|error| {
-            tracing::debug!(%error, partition = part.partition.0, page = part.page.0, "a page is left to the redo pass");
+    fn redo(&self, _: Place, target: TargetIndex, step: Step<'_>) -> Result<Outcome, Failure> {
+        let partition = &self.partitions[target];
+        let redone = redo_or_leave(partition, step).unwrap_or_else(|error| {
+            tracing::debug!(%error, partition = partition.id().0, page = step.page.0, "a page is left to the redo pass");
             Outcome::Left
         });
         if redone == Outcome::Left {
-            self.left.lock().insert((target, part.page));
+            self.left.lock().insert((target, step.page));
             self.has_left.store(true, Ordering::Relaxed);
         }
         Ok(redone)
