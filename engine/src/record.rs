@@ -512,7 +512,7 @@ fn take_parts<'a>(input: &mut &'a [u8]) -> Result<PageParts<'a>> {
 }
 
 /// Takes a record that changes pages apart, all of it, and shows each part, and where in the payload its change is encoded. `None`: it is of
-/// another kind. Hostile bytes give `Corrupt`, as decoding does.
+/// another kind. Hostile bytes give `Corrupt`, as decoding does: then what was shown before counts for nothing.
 #[inline]
 pub(crate) fn each_part(
     payload: &[u8],

@@ -100,7 +100,7 @@ pub struct Scanner {
     incarnation: u32,
     attested: u64,
     end: Option<End>,
-    /// What the next batch is to say.
+    /// What is to be said next: a batch has ended before it.
     failed: Option<Error>,
 }
 
@@ -164,6 +164,9 @@ impl Scanner {
     /// The next record, or `None` at the end of the log. `Corrupt` for damage below what anything valid attests
     /// as durable (hazard H1), naming segment file and LSN.
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         if self.end.is_some() {
             return Ok(None);
         }
@@ -191,12 +194,12 @@ impl Scanner {
         }))
     }
 
-    /// Once `next_frame` has returned `None`: why it did.
+    /// Once there are no more records: why.
     pub fn end(&self) -> Option<&End> {
         self.end.as_ref()
     }
 
-    /// Once `next_frame` has returned `None`: what `Log::resume` needs.
+    /// Once there are no more records: what `Log::resume` needs.
     pub fn resume(&self) -> Option<Resume> {
         self.end.as_ref().map(|end| Resume {
             end: end.lsn,

@@ -1,8 +1,9 @@
 //! Reading the log, and taking its records apart, in a thread of its own, ahead of the thread that looks at them.
 //!
 //! I1. The records come in the order of the log, and an error behind those that are before it: as without the other thread.
-//! I2. Memory is bounded: [`BATCHES`] batches are read ahead, each of about one read of the log.
-//! I3. The other thread does nothing else, and has ended when [`each`] returns.
+//! I2. Memory is bounded: [`BATCHES`] batches are read ahead, and each thread has one. A batch is what one read of the log brings, or one record
+//!     if that is longer, and about as much again beside it. The memory of one with a long record is not kept.
+//! I3. The other thread reads and takes apart, and nothing else, and has ended when [`each`] returns.
 
 use std::ops::ControlFlow;
 use std::{io, thread};
@@ -10,21 +11,23 @@ use std::{io, thread};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use hamal_wal::Scanner;
 
-use super::changes::Batch;
+use super::changes::RecordBatch;
 use crate::{Error, ErrorKind, Result};
 
 /// Batches that are read ahead at most. Several, for the other thread comes to read whenever the system lets it.
 const BATCHES: usize = 32;
+/// A batch's memory is used again if its records take so much of the log at most, bytes.
+const MOST_KEPT_BYTES: u64 = 1 << 20;
 
 /// Shows all records to `visit`, batch after batch, until the end of the log, or until `visit` breaks, with what is returned. An error says that
 /// the log could not be read. `alone_bytes`: when so much has been read, the rest is read by another thread, if it can be started; `None`: never.
 pub(super) fn each<B>(
     scanner: &mut Scanner,
     alone_bytes: Option<u64>,
-    mut visit: impl FnMut(&Batch) -> ControlFlow<B>,
+    mut visit: impl FnMut(&RecordBatch) -> ControlFlow<B>,
 ) -> Result<Option<B>> {
     let mut left_bytes = alone_bytes.unwrap_or(u64::MAX);
-    let mut batch = Batch::default();
+    let mut batch = RecordBatch::default();
     while left_bytes > 0 {
         let Some(next) = read(scanner, batch)? else { return Ok(None) };
         left_bytes = left_bytes.saturating_sub(next.log_bytes());
@@ -59,7 +62,7 @@ pub(super) fn each<B>(
 pub(super) fn try_each(
     scanner: &mut Scanner,
     alone_bytes: Option<u64>,
-    mut visit: impl FnMut(&Batch) -> Result<()>,
+    mut visit: impl FnMut(&RecordBatch) -> Result<()>,
 ) -> Result<()> {
     let error = each(scanner, alone_bytes, |batch| {
         visit(batch).map_or_else(ControlFlow::Break, ControlFlow::Continue)
@@ -68,13 +71,13 @@ pub(super) fn try_each(
 }
 
 /// The next records, in the memory of an old batch; `None` at the end of the log.
-fn read(scanner: &mut Scanner, mut old: Batch) -> Result<Option<Batch>> {
+fn read(scanner: &mut Scanner, mut old: RecordBatch) -> Result<Option<RecordBatch>> {
     let frames = scanner.next_batch(old.take_frames())?;
-    Ok(frames.map(|frames| Batch::new(frames, old)))
+    Ok(frames.map(|frames| RecordBatch::new(frames, old)))
 }
 
 /// The other thread: reads until there is no more, or nobody wants it.
-fn read_all(scanner: &mut Scanner, full: &Sender<Batch>, empty: &Receiver<Batch>) -> Result<()> {
+fn read_all(scanner: &mut Scanner, full: &Sender<RecordBatch>, empty: &Receiver<RecordBatch>) -> Result<()> {
     while let Some(batch) = read(scanner, empty.try_recv().unwrap_or_default())? {
         if full.send(batch).is_err() {
             break;
@@ -84,14 +87,16 @@ fn read_all(scanner: &mut Scanner, full: &Sender<Batch>, empty: &Receiver<Batch>
 }
 
 fn look_at<B>(
-    batches: Receiver<Batch>,
-    spare: &Sender<Batch>,
-    visit: &mut impl FnMut(&Batch) -> ControlFlow<B>,
+    batches: Receiver<RecordBatch>,
+    spare: &Sender<RecordBatch>,
+    visit: &mut impl FnMut(&RecordBatch) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
     for batch in batches {
         visit(&batch)?;
-        // If there are enough already, it goes.
-        let _enough = spare.try_send(batch);
+        if batch.log_bytes() <= MOST_KEPT_BYTES {
+            // If there are enough already, it goes.
+            let _enough = spare.try_send(batch);
+        }
     }
     ControlFlow::Continue(())
 }

@@ -16,7 +16,7 @@ use hamal_pager::{DirtyPage, PageNo, PartitionId};
 use hamal_wal::{Lsn, Resume};
 use hashbrown::{HashMap, HashSet};
 
-use super::changes::{Changes, EncodedPart};
+use super::changes::{Changes, EncodedPart, changes_pages};
 use crate::ids::TxnId;
 use crate::master::Master;
 use crate::record::{ChainImage, Changer, Record, TxnImage};
@@ -148,7 +148,7 @@ impl Analysis {
 
     /// Lets the processor fetch what the table has of these pages. They lie all over it, so that each lookup waits for memory; these wait
     /// together.
-    pub(crate) fn fetch(&self, pages: impl Iterator<Item = (PartitionId, PageNo)>) {
+    pub(crate) fn prefetch(&self, pages: impl Iterator<Item = (PartitionId, PageNo)>) {
         std::hint::black_box(pages.filter(|page| self.dirty.contains_key(page)).count());
     }
 
@@ -229,8 +229,9 @@ impl Analysis {
     ) -> Result<()> {
         self.next_txn = self.next_txn.max(TxnId(record.txn().0.saturating_add(1)));
         match record {
+            // Others see to it that there is none.
             Record::Update { .. } | Record::Compensation { .. } | Record::Structure { .. } => {
-                return Err(damaged(lsn, "a record that changes no pages", record.kind_name()));
+                return Err(changes_pages(lsn, record));
             }
             Record::Abort { .. } => self.quiet = false,
             Record::Commit { txn, counts, .. } => {

@@ -1,5 +1,5 @@
 //! What records change, as plain values beside their bytes: whoever reads the log takes records apart as long as their bytes are near, and
-//! passes on what analysis and redo ask of each. The changes themselves stay encoded until they are redone.
+//! passes on what analysis and redo ask of each. The changes themselves are handed on encoded.
 //!
 //! I1. What is here decodes: a record that does not, or is of another kind, has no [`Changes`].
 
@@ -8,9 +8,9 @@ use std::ops::Range;
 use hamal_pager::{PageNo, PartitionId};
 use hamal_wal::{Frame, FrameBatch, Lsn};
 
-use crate::Result;
 use crate::change::{EncodedChange, Tag};
-use crate::record::{Changer, each_part};
+use crate::record::{Changer, Record, each_part};
+use crate::{Error, Result};
 
 /// One page's part of a record, its change still encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(crate) struct EncodedPart<'a> {
 
 /// The same without the change: where in the record's payload that is.
 #[derive(Clone, Copy, Debug)]
-struct Stub {
+struct PartStub {
     partition: PartitionId,
     page: PageNo,
     page_prev_lsn: Lsn,
@@ -36,7 +36,7 @@ struct Stub {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Changes<'a> {
     pub(crate) changer: Changer,
-    stubs: &'a [Stub],
+    stubs: &'a [PartStub],
     payload: &'a [u8],
 }
 
@@ -57,7 +57,7 @@ impl<'a> Changes<'a> {
 
 /// The parts of records.
 #[derive(Debug, Default)]
-pub(crate) struct Parts(Vec<Stub>);
+pub(crate) struct Parts(Vec<PartStub>);
 
 impl Parts {
     /// Takes a record apart, in the memory of the one before. `None`: it changes no pages. `Corrupt` as decoding the record.
@@ -72,24 +72,35 @@ impl Parts {
             let tag = Tag::of(&payload[start..end]);
             let (start, end) = (start as u32, end as u32);
             let (partition, page, page_prev_lsn) = (part.partition, part.page, part.page_prev_lsn);
-            self.0.push(Stub { partition, page, page_prev_lsn, start, end, tag });
+            self.0.push(PartStub { partition, page, page_prev_lsn, start, end, tag });
         })
     }
 }
 
+/// A record that has no [`Changes`]. `Corrupt` if it does not decode, or if it changes pages after all: these changes would be lost.
+pub(crate) fn decode_other<'f>(frame: &Frame<'f>) -> Result<Record<'f>> {
+    let record = Record::decode(frame.payload).map_err(|e| e.context(format!("log record {}", frame.lsn)))?;
+    if record.parts().is_empty() { Ok(record) } else { Err(changes_pages(frame.lsn, &record)) }
+}
+
+/// A record is taken for one that changes no pages.
+pub(crate) fn changes_pages(lsn: Lsn, record: &Record<'_>) -> Error {
+    Error::corrupt("the log", lsn.0, "a record that changes no pages", record.kind_name())
+}
+
 /// Many records, and what they change.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct RecordBatch {
     frames: FrameBatch,
     /// For each record, who has changed pages, and where its parts end in `parts`.
     changers: Vec<Option<(Changer, usize)>>,
     parts: Parts,
 }
 
-impl Batch {
+impl RecordBatch {
     /// Takes the records apart. `old`: its memory is used.
-    pub(super) fn new(frames: FrameBatch, old: Batch) -> Batch {
-        let Batch { mut changers, mut parts, .. } = old;
+    pub(super) fn new(frames: FrameBatch, old: RecordBatch) -> RecordBatch {
+        let RecordBatch { mut changers, mut parts, .. } = old;
         changers.clear();
         parts.0.clear();
         for frame in frames.frames() {
@@ -101,7 +112,7 @@ impl Batch {
             });
             changers.push(changer.map(|changer| (changer, parts.0.len())));
         }
-        Batch { frames, changers, parts }
+        RecordBatch { frames, changers, parts }
     }
 
     /// What it was made of, to be filled again.
@@ -135,11 +146,23 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use hamal_storage::Storage;
+    use hamal_storage::sim::SimStorage;
+    use hamal_wal::{Log, LogOptions, Scanner};
     use proptest::prelude::*;
 
     use super::*;
     use crate::change::PageChange;
     use crate::record::{self, Record};
+
+    impl Parts {
+        /// How many there are, if the record changes pages.
+        fn count(&mut self, payload: &[u8]) -> Option<usize> {
+            self.of(payload).unwrap_or_default().map(|changes| changes.parts().count())
+        }
+    }
 
     /// What [`Parts`] makes of a payload is what decoding makes of it.
     fn assert_alike(payload: &[u8]) {
@@ -191,6 +214,54 @@ mod tests {
             let payload = record::tests::encoded(&record);
             (0..=payload.len()).for_each(|bytes| assert_alike(&payload[..bytes]));
             assert_alike(&[payload.as_slice(), &[0]].concat());
+        }
+    }
+
+    #[test]
+    fn each_record_of_a_batch_has_its_own_changes() {
+        let encoded = record::tests::encoded;
+        let mut payloads: Vec<Vec<u8>> = record::tests::samples().iter().map(encoded).collect();
+        // Two good parts, and bad bytes behind them; and one that has none.
+        let two = payloads.iter().position(|bytes| Parts::default().count(bytes) == Some(2)).unwrap();
+        let behind = [payloads[two].as_slice(), &[0]].concat();
+        payloads.insert(two, behind);
+        payloads.push(encoded(&Record::Structure { parts: smallvec::smallvec![] }));
+        payloads.extend(payloads.clone());
+        let storage: Arc<dyn Storage> = Arc::new(SimStorage::new(1));
+        let options = LogOptions::default();
+        let log = Log::create(storage.clone(), options.clone(), 1).unwrap();
+        for payload in &payloads {
+            log.admit(Log::framed_bytes(payload.len()), 0).unwrap().append(payload).unwrap();
+        }
+        log.flush().unwrap();
+        let mut scanner = Scanner::open(storage, &options, Lsn::FIRST, Lsn::FIRST).unwrap();
+        let mut old = RecordBatch::default();
+        let (mut seen, mut pages) = (0, 0);
+        while let Some(frames) = scanner.next_batch(old.take_frames()).unwrap() {
+            let batch = RecordBatch::new(frames, old);
+            pages += batch.pages().count();
+            for (frame, changes) in batch.records() {
+                assert_eq!(frame.payload, payloads[seen]);
+                let mut parts = Parts::default();
+                let alone = parts.of(frame.payload).unwrap_or_default();
+                let both = [changes, alone].map(|c| c.map(|c| (c.changer, c.parts().collect::<Vec<_>>())));
+                assert_eq!(both[0], both[1], "record {seen}");
+                seen += 1;
+            }
+            old = batch;
+        }
+        assert_eq!(seen, payloads.len());
+        let alone: usize = payloads.iter().filter_map(|bytes| Parts::default().count(bytes)).sum();
+        assert_eq!(pages, alone);
+    }
+
+    #[test]
+    fn changes_that_nobody_has_taken_apart_are_refused_and_not_lost() {
+        for record in record::tests::samples() {
+            let payload = record::tests::encoded(&record);
+            let (lsn, end) = (Lsn(64), Lsn(128));
+            let frame = Frame { lsn, end, incarnation: 1, attested: lsn, payload: &payload };
+            assert_eq!(decode_other(&frame).is_ok(), record.parts().is_empty(), "{record:?}");
         }
     }
 

@@ -20,7 +20,7 @@ use hamal_storage::Storage;
 use hamal_wal::{Frame, Lsn, Scanner};
 
 use super::analysis::{Analysis, Nobody, Takes, damaged};
-use super::changes::{Batch, Changes, Parts};
+use super::changes::{Changes, Parts, RecordBatch, decode_other};
 use super::redo::eager::{Dealer, Eager, Redone};
 use super::{PARALLEL_BYTES, PROGRESS_RECORDS, ahead, log_options, progress, recovery_workers};
 use crate::master::Master;
@@ -105,8 +105,8 @@ impl<'p> Pass<'p> {
     }
 
     /// Records of the third step.
-    fn see_all(&mut self, batch: &Batch, taker: &mut impl Takes) -> Result<()> {
-        self.analysis.fetch(batch.pages());
+    fn see_all(&mut self, batch: &RecordBatch, taker: &mut impl Takes) -> Result<()> {
+        self.analysis.prefetch(batch.pages());
         batch.records().try_for_each(|(frame, changes)| self.see(&frame, changes, taker))
     }
 
@@ -120,7 +120,7 @@ impl<'p> Pass<'p> {
         if let Some(changes) = changes.filter(|_| lsn != begin) {
             self.analysis.see_changes(lsn, changes, taker)?;
         } else {
-            let record = decode(frame)?;
+            let record = decode_other(frame)?;
             if lsn == begin
                 && !matches!(record, Record::BeginCheckpoint { database_id } if database_id == master.database_id)
             {
@@ -147,21 +147,24 @@ impl<'p> Pass<'p> {
         let mut read = || -> Result<()> {
             let mut scanner = Scanner::open_between(storage.clone(), &log_options, from, self.end)?;
             ahead::try_each(&mut scanner, alone_bytes, |batch| {
-                self.analysis.fetch(batch.pages());
+                self.analysis.prefetch(batch.pages());
                 batch.records().try_for_each(|(frame, changes)| {
                     match changes {
                         Some(changes) => self.analysis.see_again(frame.lsn, changes, dealer),
-                        None => drop(decode(&frame)?),
+                        None => drop(decode_other(&frame)?),
                     }
                     self.note_read(&frame)
                 })
             })
         };
         match read() {
-            Err(error) if error.kind() != ErrorKind::Cancelled => dealer.give_up(&error), // I4
-            other => return other,
+            // Neither is said of the log: the caller wants no more of it, or a thread has panicked.
+            Err(error) if !matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Poisoned) => {
+                dealer.give_up(&error); // I4
+                Ok(())
+            }
+            other => other,
         }
-        Ok(())
     }
 
     fn note_read(&mut self, frame: &Frame<'_>) -> Result<()> {
@@ -183,8 +186,4 @@ impl<'p> Pass<'p> {
         progress(self.options, RecoveryPass::Analysis, self.bytes, self.bytes)?;
         Ok(analysis)
     }
-}
-
-fn decode<'f>(frame: &Frame<'f>) -> Result<Record<'f>> {
-    Record::decode(frame.payload).map_err(|e| e.context(format!("log record {}", frame.lsn)))
 }

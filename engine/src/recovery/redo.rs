@@ -5,9 +5,9 @@
 //! one page together ([`batch`]). It reads the log too; where some pages are redone already another one does ([`ahead`]):
 //!
 //! ```text
-//!   log --read, check, decode--> parts of pages --by (partition, page)--> worker 0: collect, sort by page; ask the dirty page
-//!        (in log order: partitions are made, files grow)                            table; fix, check, apply
-//!                                                                   \--> worker 1: ...
+//!   log --read, check, take apart--> parts of pages --by (partition, page)--> worker 0: collect, sort by page; ask the dirty page
+//!        (in log order: partitions are made, files grow)                                table; decode, fix, check, apply
+//!                                                                       \--> worker 1: ...
 //! ```
 //!
 //! I1. A change is applied if and only if its page is in the dirty page table with `rec_lsn` at or below the record, and the page's
@@ -46,11 +46,10 @@ use hamal_wal::{Frame, LogOptions, Lsn, Scanner};
 use hashbrown::HashMap;
 
 use super::analysis::{Analysis, Place};
-use super::changes::{Batch, Changes, EncodedPart};
+use super::changes::{Changes, EncodedPart, RecordBatch, decode_other};
 use super::{PARALLEL_BYTES, PROGRESS_RECORDS, ahead, partition_report, progress, recovery_workers};
 use crate::engine::{Engine, PartitionHandle};
 use crate::quarantine::twice;
-use crate::record::Record;
 use crate::report::{PassReport, RecoveryPass, RecoveryReport};
 use crate::{Error, Result};
 use apply::{Outcome, Step, creates, in_redo, pages_with, redo_part};
@@ -316,11 +315,11 @@ impl Deal<'_, '_> {
     /// Hands out records' parts. Breaks at a failure.
     fn see(
         &mut self,
-        batch: &Batch,
+        batch: &RecordBatch,
         fan_out: &mut FanOut<'_, '_>,
         report: &mut PassReport,
     ) -> ControlFlow<Result<(), Failure>> {
-        self.pass.analysis.fetch(batch.pages());
+        self.pass.analysis.prefetch(batch.pages());
         for (frame, changes) in batch.records() {
             if fan_out.has_failed() {
                 return ControlFlow::Break(Ok(()));
@@ -341,7 +340,7 @@ impl Deal<'_, '_> {
     ) -> Result<(), Failure> {
         let (pass, lsn, end) = (self.pass, frame.lsn, self.pass.analysis.resume.end);
         if changes.is_none() {
-            Record::decode(frame.payload).map_err(|e| self.failed(e.context(format!("log record {lsn}"))))?;
+            decode_other(frame).map_err(|e| self.failed(e))?;
         }
         while let Some(target) = self.ending.pop_if(|target| pass.targets[*target].last_lsn < lsn) {
             fan_out.end_of(target);

@@ -1,4 +1,4 @@
-//! Many records at once, with the bytes they were read into: for a thread that reads ahead of the one that looks at them.
+//! Many records at once, with the bytes they were read into: they can be handed to another thread, and their bytes be looked at all together.
 
 use hamal_storage::Result;
 
@@ -48,9 +48,6 @@ impl Scanner {
     /// is used. Errors as [`Scanner::next_frame`]; what is before the damage comes first, in a batch of its own.
     pub fn next_batch(&mut self, mut batch: FrameBatch) -> Result<Option<FrameBatch>> {
         batch.frames.clear();
-        if let Some(error) = self.failed.take() {
-            return Err(error);
-        }
         while batch.frames.is_empty() || self.next_is_here() {
             let start = self.position;
             let stub = match self.next_frame() {

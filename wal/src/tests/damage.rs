@@ -377,7 +377,7 @@ fn a_witness_is_found_two_buffers_away_and_at_the_start_of_any_later_segment() {
 fn a_read_error_is_not_the_end_of_the_log() {
     use hamal_storage::sim::{Fault, FaultKind, Repeat, When};
     let (sim, records, end) = flushed(11, 60);
-    for way in [Way::Records, Way::Batches] {
+    for way in Way::ALL {
         for io in 1.. {
             let sim = copy(&sim);
             sim.inject(Fault::new(FaultKind::Eio, When::Io(io), Repeat::Once));

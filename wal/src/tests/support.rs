@@ -57,29 +57,36 @@ pub(super) struct Scanned {
 }
 
 /// How a log is scanned.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     Records,
     Batches,
+    /// A record, a batch, a record, a batch.
+    InTurns,
 }
 
-/// Scans to the end, by records and by batches, which must say the same.
+impl Way {
+    pub(super) const ALL: [Way; 3] = [Way::Records, Way::Batches, Way::InTurns];
+}
+
+/// Scans to the end, all ways, which must say the same.
 pub(super) fn scan(
     storage: &Arc<dyn Storage>,
     options: &LogOptions,
     from: Lsn,
     attested: Lsn,
 ) -> Result<Scanned> {
-    let [by_records, by_batches] =
-        [Way::Records, Way::Batches].map(|way| scan_by(way, storage, options, from, attested));
-    match (&by_records, &by_batches) {
-        (Ok(records), Ok(batches)) => {
-            assert_eq!(records.records, batches.records);
-            assert_eq!(format!("{:?}", records.resume), format!("{:?}", batches.resume));
-            assert_eq!(records.torn, batches.torn);
+    let [by_records, others @ ..] = Way::ALL.map(|way| scan_by(way, storage, options, from, attested));
+    for other in &others {
+        match (&by_records, other) {
+            (Ok(records), Ok(other)) => {
+                assert_eq!(records.records, other.records);
+                assert_eq!(format!("{:?}", records.resume), format!("{:?}", other.resume));
+                assert_eq!(records.torn, other.torn);
+            }
+            (Err(records), Err(other)) => assert_eq!(records.to_string(), other.to_string()),
+            (records, other) => panic!("one way fails: {:?}, {:?}", records.is_err(), other.is_err()),
         }
-        (Err(records), Err(batches)) => assert_eq!(records.to_string(), batches.to_string()),
-        (records, batches) => panic!("one way fails: {:?}, {:?}", records.is_err(), batches.is_err()),
     }
     by_records
 }
@@ -98,15 +105,17 @@ pub(super) fn scan_by(
 /// Scans to the scanner's end, one way.
 pub(super) fn scan_all(way: Way, scanner: Scanner, from: Lsn) -> Result<Scanned> {
     let mut batch = FrameBatch::default();
-    scan_with(scanner, from, |scanner, visit| match way {
-        Way::Records => Ok(scanner.next_frame()?.map(visit).is_some()),
-        Way::Batches => {
-            let Some(next) = scanner.next_batch(std::mem::take(&mut batch))? else { return Ok(false) };
-            assert_ne!(next.frames().count(), 0, "a batch has records");
-            next.frames().for_each(visit);
-            batch = next;
-            Ok(true)
+    let mut in_batches = way == Way::Batches;
+    scan_with(scanner, from, |scanner, visit| {
+        in_batches ^= way == Way::InTurns;
+        if !in_batches {
+            return Ok(scanner.next_frame()?.map(visit).is_some());
         }
+        let Some(next) = scanner.next_batch(std::mem::take(&mut batch))? else { return Ok(false) };
+        assert_ne!(next.frames().count(), 0, "a batch has records");
+        next.frames().for_each(visit);
+        batch = next;
+        Ok(true)
     })
 }
 

@@ -225,7 +225,7 @@ fn a_part_of_a_log_that_goes_on_is_read_without_a_look_at_what_is_behind_it() {
     assert!(error.contains("attests"), "{error}");
     let ends = records.iter().skip(1).map(|(lsn, _)| *lsn).chain([tail]);
     for (count, to) in (1..).zip(ends) {
-        for way in [Way::Records, Way::Batches] {
+        for way in Way::ALL {
             let scanner = Scanner::open_between(shared(&seen), &small(), Lsn::FIRST, to).unwrap();
             let scanned = scan_all(way, scanner, Lsn::FIRST).unwrap();
             assert_eq!(scanned.records, records[..count], "to {to} by {way:?}");

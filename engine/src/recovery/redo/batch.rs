@@ -102,7 +102,7 @@ impl Batch {
     }
 
     /// Lets the processor fetch the parts: in this order memory comes faster than in that of their pages.
-    fn fetch(&self) {
+    fn prefetch(&self) {
         const LINE_BYTES: usize = 64;
         std::hint::black_box(self.bytes.iter().step_by(LINE_BYTES).fold(0, |sum, byte| sum ^ byte));
     }
@@ -221,7 +221,7 @@ impl<'s> Worker<'s> {
 
     fn redo(&mut self, mut batch: Batch) {
         let mut at = Place::default();
-        batch.fetch();
+        batch.prefetch();
         let all = || redo_in_order(self.work, self.shared, &batch, &mut self.tallies, &mut at);
         if let Err(panic) = catch_unwind(AssertUnwindSafe(all)) {
             self.shared.fail(Failure { at, error: panicked(at.lsn, &*panic) });
