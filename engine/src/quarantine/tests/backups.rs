@@ -314,6 +314,24 @@ fn the_last_backup_with_a_quarantined_partitions_pages_goes_only_once_a_newer_on
 }
 
 #[test]
+fn a_backup_that_has_lost_its_base_replaces_none() {
+    let (mut world, full) = damaged(3, Damage::Noise);
+    let without = world.back_up_without(SLOT, &BackupOptions::new());
+    world.repair(SLOT);
+    world.write(10, |_| true);
+    let base = world.back_up();
+    let newer = world.back_up_since(&base);
+    force_remove(&world.vault, &base).unwrap();
+    let refused = remove(&world.vault, &full).unwrap_err();
+    let what = format!("partition {}, which is quarantined in {}", world.id(SLOT), without.id);
+    assert!(refused.to_string().contains(&what), "{refused}");
+    remove(&world.vault, &newer.id).unwrap();
+    let whole = world.back_up();
+    world.back_up_since(&whole);
+    remove(&world.vault, &full).unwrap();
+}
+
+#[test]
 fn a_partition_made_behind_the_last_backup_needs_it_all_the_same() {
     let mut world = World::new(5, true);
     world.write(20, |_| true);
