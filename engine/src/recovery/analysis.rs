@@ -575,7 +575,7 @@ mod tests {
         for (lsn, record) in records {
             payload.clear();
             record.encode(&mut payload);
-            match parts.of(&payload).unwrap() {
+            match parts.of(&payload) {
                 Some(changes) => analysis.see_changes(Lsn(*lsn), changes, taker).unwrap(),
                 None => analysis.see(Lsn(*lsn), BEGIN, &master, record, taker).unwrap(),
             }

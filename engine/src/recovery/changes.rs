@@ -1,7 +1,7 @@
 //! What records change, as plain values beside their bytes: whoever reads the log takes records apart as long as their bytes are near, and
 //! passes on what analysis and redo ask of each. The changes themselves are handed on encoded.
 //!
-//! I1. What is here decodes: a record that does not, or is of another kind, has no [`Changes`].
+//! I1. What is here decodes: a record that does not, or is of another kind, has no [`Changes`], and tells whoever decodes it.
 
 use std::ops::Range;
 
@@ -60,20 +60,26 @@ impl<'a> Changes<'a> {
 pub(crate) struct Parts(Vec<PartStub>);
 
 impl Parts {
-    /// Takes a record apart, in the memory of the one before. `None`: it changes no pages. `Corrupt` as decoding the record.
-    pub(crate) fn of<'a>(&'a mut self, payload: &'a [u8]) -> Result<Option<Changes<'a>>> {
+    /// Takes a record apart, in the memory of the one before (I1).
+    pub(crate) fn of<'a>(&'a mut self, payload: &'a [u8]) -> Option<Changes<'a>> {
         self.0.clear();
         let changer = self.push(payload)?;
-        Ok(changer.map(|changer| Changes { changer, stubs: &self.0, payload }))
+        Some(Changes { changer, stubs: &self.0, payload })
     }
 
-    fn push(&mut self, payload: &[u8]) -> Result<Option<Changer>> {
-        each_part(payload, |part, Range { start, end }| {
+    fn push(&mut self, payload: &[u8]) -> Option<Changer> {
+        let before = self.0.len();
+        let changer = each_part(payload, |part, Range { start, end }| {
             let tag = Tag::of(&payload[start..end]);
             let (start, end) = (start as u32, end as u32);
             let (partition, page, page_prev_lsn) = (part.partition, part.page, part.page_prev_lsn);
             self.0.push(PartStub { partition, page, page_prev_lsn, start, end, tag });
-        })
+        });
+        let changer = changer.unwrap_or_default();
+        if changer.is_none() {
+            self.0.truncate(before);
+        }
+        changer
     }
 }
 
@@ -104,12 +110,7 @@ impl RecordBatch {
         changers.clear();
         parts.0.clear();
         for frame in frames.frames() {
-            let before = parts.0.len();
-            // What does not decode tells whoever decodes it.
-            let changer = parts.push(frame.payload).unwrap_or_else(|_| {
-                parts.0.truncate(before);
-                None
-            });
+            let changer = parts.push(frame.payload);
             changers.push(changer.map(|changer| (changer, parts.0.len())));
         }
         RecordBatch { frames, changers, parts }
@@ -160,7 +161,7 @@ mod tests {
     impl Parts {
         /// How many there are, if the record changes pages.
         fn count(&mut self, payload: &[u8]) -> Option<usize> {
-            self.of(payload).unwrap_or_default().map(|changes| changes.parts().count())
+            self.of(payload).map(|changes| changes.parts().count())
         }
     }
 
@@ -168,7 +169,7 @@ mod tests {
     fn assert_alike(payload: &[u8]) {
         let mut parts = Parts::default();
         match (parts.of(payload), Record::decode(payload)) {
-            (Ok(Some(changes)), Ok(record)) => {
+            (Some(changes), Ok(record)) => {
                 let changer = match &record {
                     Record::Update { txn, prev_lsn, .. } => {
                         Changer::Update { txn: *txn, prev_lsn: *prev_lsn }
@@ -194,17 +195,19 @@ mod tests {
                     assert_eq!(encoded.change.cleared_bits(), part.change.cleared_bits(), "{part:?}");
                 }
             }
-            (Ok(None), Ok(record)) => {
+            (None, Ok(record)) => {
                 let changes = matches!(
                     record,
                     Record::Update { .. } | Record::Compensation { .. } | Record::Structure { .. }
                 );
                 assert!(!changes, "{record:?}");
             }
-            // Of any other kind, and left to whoever decodes it.
-            (Ok(None), Err(_)) => {}
-            (Err(error), Err(other)) => assert_eq!(error.to_string(), other.to_string()),
-            (apart, decoded) => panic!("{payload:?}: {apart:?}, but {decoded:?}"),
+            (None, Err(error)) => match each_part(payload, |_, _| {}) {
+                Err(other) => assert_eq!(error.to_string(), other.to_string()),
+                // Of another kind.
+                Ok(changer) => assert_eq!(changer, None),
+            },
+            (Some(changes), Err(error)) => panic!("{payload:?}: {changes:?}, but {error}"),
         }
     }
 
@@ -243,7 +246,7 @@ mod tests {
             for (frame, changes) in batch.records() {
                 assert_eq!(frame.payload, payloads[seen]);
                 let mut parts = Parts::default();
-                let alone = parts.of(frame.payload).unwrap_or_default();
+                let alone = parts.of(frame.payload);
                 let both = [changes, alone].map(|c| c.map(|c| (c.changer, c.parts().collect::<Vec<_>>())));
                 assert_eq!(both[0], both[1], "record {seen}");
                 seen += 1;

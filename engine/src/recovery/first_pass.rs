@@ -54,9 +54,7 @@ pub(super) fn run(
     while !pass.analysis.complete
         && let Some(frame) = scanner.next_frame()?
     {
-        // What does not decode tells whoever decodes it.
-        let changes = parts.of(frame.payload).unwrap_or_default();
-        pass.see(&frame, changes, &mut Nobody)?;
+        pass.see(&frame, parts.of(frame.payload), &mut Nobody)?;
     }
     let mut redone = Redone::default();
     match eager.filter(|_| pass.analysis.complete) {
