@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hamal_pager::{PageNo, PartitionId};
 use hamal_storage::sim::{CrashMode, SimStorage};
-use hamal_wal::Lsn;
+use hamal_wal::{Log, Lsn};
 
 use crate::checkpoint::Effort;
 use crate::record::Record;
@@ -510,4 +510,27 @@ fn a_statement_that_is_taken_back_whole_keeps_no_log_and_no_promise() {
     let recovered = open(&disk.crash_image(CrashMode::KeepAll, 1));
     assert_eq!(rows(&recovered, "t").len(), 2);
     assert_sound(&recovered);
+}
+
+#[test]
+fn a_record_that_does_not_decode_is_named_whoever_reads_the_log() {
+    // The kinds of an update and of a commit, and nothing behind them. To the log itself they are sound.
+    for kind in [1, 4] {
+        let disk = SimStorage::new(31);
+        let db = open(&disk);
+        put_one_more(&db, b"a");
+        let log = &db.handle.engine.log;
+        let at = log.tail();
+        log.admit(Log::framed_bytes(1), 0).unwrap().append(&[kind]).unwrap();
+        put_one_more(&db, b"b");
+        db.flush().unwrap();
+        let errors = [1, 2].map(|workers| {
+            let image = Arc::new(disk.crash_image(CrashMode::KeepAll, 1));
+            let error = options().recovery_workers(workers).open_on(image).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            error.to_string()
+        });
+        assert_eq!(errors[0], errors[1]);
+        assert!(errors[0].contains(&format!("log record {at}")), "{}", errors[0]);
+    }
 }
