@@ -115,16 +115,19 @@ impl<'p> Pass<'p> {
             let expected = format!("incarnation at most {}", master.incarnation);
             return Err(damaged(lsn, expected, frame.incarnation));
         }
-        if let Some(changes) = changes.filter(|_| lsn != begin) {
-            self.analysis.see_changes(lsn, changes, taker)?;
-        } else {
-            let record = decode_other(frame)?;
-            if lsn == begin
-                && !matches!(record, Record::BeginCheckpoint { database_id } if database_id == master.database_id)
-            {
-                return Err(damaged(lsn, "the checkpoint that the master record names", record.kind_name()));
+        let not_begin = |found| damaged(lsn, "the checkpoint that the master record names", found);
+        match changes {
+            Some(_) if lsn == begin => return Err(not_begin("a change of pages")),
+            Some(changes) => self.analysis.see_changes(lsn, changes, taker)?,
+            None => {
+                let record = decode_other(frame)?;
+                if lsn == begin
+                    && !matches!(record, Record::BeginCheckpoint { database_id } if database_id == master.database_id)
+                {
+                    return Err(not_begin(record.kind_name()));
+                }
+                self.analysis.see(lsn, begin, master, &record, taker)?;
             }
-            self.analysis.see(lsn, begin, master, &record, taker)?;
         }
         self.end = frame.end;
         self.analysis.report.records += 1;

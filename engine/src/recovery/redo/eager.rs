@@ -1,6 +1,6 @@
 //! Redo while the log is read for the first time: before anybody knows where the log ends, and which pages miss what.
 //!
-//! It saves reading and decoding the log a second time. What it can do is limited by two things: nothing may be written (a refused open changes
+//! It saves reading the log a second time. What it can do is limited by two things: nothing may be written (a refused open changes
 //! nothing), so all that it touches has to stay in memory; and what it knows of a page is what the page itself says.
 //!
 //! I1. A part is applied if and only if the page has an LSN below the record's and is the one that the part was done to (or the part is
