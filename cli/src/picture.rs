@@ -169,7 +169,7 @@ pub(crate) fn to_json(report: &RecoveryReport) -> Json {
                 "redo_bytes": partition.redo_bytes,
                 "undone": partition.undone,
                 "restored_pages": partition.restored_pages,
-                "ready_ms": text::millis(partition.ready),
+                "ready_ms": partition.ready.map(text::millis),
             })
         })
         .collect();
@@ -181,6 +181,7 @@ pub(crate) fn to_json(report: &RecoveryReport) -> Json {
         "end_lsn": report.end_lsn,
         "torn_tail": report.torn_tail,
         "losers": report.losers,
+        "trailing_losers": report.trailing_losers,
         "oldest_loser_lsn": report.oldest_loser_lsn,
         "winners": report.winners,
         "analysis": pass(&report.analysis),

@@ -118,7 +118,9 @@ impl Session {
 /// Opens a database, with a bar while it is recovered, and a note if it was.
 fn open(options: Options, directory: &Path) -> Result<Database> {
     let bar = RecoveryBar::new();
+    // A tool is open for a moment: what it would leave to be undone the next one would find.
     let db = options
+        .trailing_undo_bytes(u64::MAX)
         .on_recovery(bar.callback())
         .open(directory)
         .map_err(|error| open_failure(directory, error))?;

@@ -271,7 +271,8 @@ impl<'t> Catalog<'t> {
     pub(crate) fn definition(&self, name: &str) -> Result<Option<Definition>> {
         let Some(row) = self.find(name)? else { return Ok(None) };
         // Not noted as read: I2.
-        let cuts = self.0.with_eyes(|eyes| cuts_of(&self.0.routes().of(&[]).tree, Some(eyes), row.id))?;
+        let tree = self.0.tree(self.0.routes().of(&[]))?;
+        let cuts = self.0.with_eyes(|eyes| cuts_of(tree, Some(eyes), row.id))?;
         Ok(Some(Definition { row, cuts }))
     }
 
@@ -316,7 +317,8 @@ impl<'t> Catalog<'t> {
 
     /// The stamp of a cut that is there. Its row is nobody else's to change.
     pub(crate) fn stamp_of_cut(&self, table: u32, lower: &[u8]) -> Result<TxnId> {
-        let found = self.0.routes().of(&[]).tree.get(&Cut::key(table, lower), |row| row.stamp)?;
+        let tree = self.0.tree(self.0.routes().of(&[]))?;
+        let found = tree.get(&Cut::key(table, lower), |row| row.stamp)?;
         found.ok_or_else(|| Error::new(ErrorKind::Corrupt, "a cut that was seen is not in the catalog"))
     }
 

@@ -271,6 +271,10 @@ impl Database {
     ) -> Result<VerifyReport> {
         let engine = &self.handle.engine;
         engine.check_resolved()?;
+        engine.catch_up_all(&mut || match progress(VerifyProgress { pages_done: 0, pages_total: 0 }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::new(ErrorKind::Cancelled, "verification was stopped")),
+        })?;
         let timeout = engine.options.lock_timeout;
         let quiet = engine.take_within(
             timeout,
@@ -290,6 +294,12 @@ impl Database {
     /// not at how they fit together. O(database + retained log).
     pub fn scrub(&self, progress: &mut dyn FnMut(ScrubProgress) -> ControlFlow<()>) -> Result<ScrubReport> {
         scrub::run(&self.handle.engine, progress)
+    }
+
+    /// Undoes what `open` has left to be undone behind it ([`Options::trailing_undo_bytes`]), beside the background thread: every partition is
+    /// ready when this returns. O(records left). Any error is that of the undo, and has poisoned the handle.
+    pub fn finish_recovery(&self) -> Result<()> {
+        self.handle.engine.catch_up_all(&mut || Ok(()))
     }
 
     /// What opening found and did.
@@ -351,6 +361,8 @@ impl Database {
             healed_from_backups: engine.healer.counters.backups.load(Ordering::Relaxed),
             quarantined_partitions: engine.quarantine.offline(),
             quarantines: engine.counters.quarantines.load(Ordering::Relaxed),
+            trailing_partitions: engine.trailing.partitions().len() as u64,
+            trailing_losers: engine.trailing.losers() as u64,
             scrubs: engine.counters.scrubs.load(Ordering::Relaxed),
             scrubbed_pages: engine.counters.scrubbed_pages.load(Ordering::Relaxed),
         }

@@ -1,6 +1,6 @@
 //! The open engine: what every transaction, checkpoint and recovery pass shares.
 //!
-//! Lock order, outermost first: `restoring`, `reshaping`, `checkpoint`, `vacuum`, log room, page latches, the timeline, a transaction's
+//! Lock order, outermost first: `restoring`, `reshaping`, a chain of [`crate::trailing`], `checkpoint`, `vacuum`, log room, page latches, the timeline, a transaction's
 //! section ([`crate::active`]). `partitions`, the schema, the row locks and the before-images are leaves: nothing is taken under them.
 
 use std::collections::{BTreeMap, HashMap};
@@ -31,6 +31,7 @@ use crate::retention::Retention;
 use crate::schema::Schema;
 use crate::space::Space;
 use crate::timeline::{Hints, Timeline};
+use crate::trailing::TrailingUndo;
 use crate::transaction::Wakers;
 use crate::tree::{ROOT, SYSTEM_ROOT, Tree};
 use crate::versions::Versions;
@@ -71,6 +72,7 @@ pub(crate) struct Engine {
     pub(crate) waits: Waits,
     pub(crate) graves: Graves,
     pub(crate) balancer: Balancer,
+    pub(crate) trailing: TrailingUndo,
     pub(crate) retention: Retention,
     pub(crate) healer: Arc<PageHealer>,
     pub(crate) quarantine: Quarantine,
@@ -113,6 +115,8 @@ pub(crate) struct PartitionHandle {
     /// What whoever copies its rows hears of those that change.
     pub(crate) changes: Changes,
     pub(crate) load: Load,
+    /// See [`PartitionHandle::is_behind`].
+    pub(crate) behind: AtomicBool,
     /// That of the table its rows belong to, once somebody has opened the table.
     gate: Arc<OnceLock<Arc<TableGate>>>,
 }
@@ -158,6 +162,12 @@ impl PartitionHandle {
             return Err(Error::new(ErrorKind::Corrupt, what));
         }
         Ok(known.clone())
+    }
+
+    /// Whether something is to be undone before its rows can be shown to anybody ([`crate::trailing`]).
+    pub(crate) fn is_behind(&self) -> bool {
+        // Acquire: if not, what has been undone is done.
+        self.behind.load(Ordering::Acquire)
     }
 
     /// The tree of user rows.
@@ -315,6 +325,7 @@ impl Engine {
             row_locks: RowLocks::default(),
             graves: Graves::default(),
             balancer: Balancer::default(),
+            trailing: TrailingUndo::default(),
             retention,
             healer,
             quarantine: Quarantine::default(),
@@ -530,6 +541,7 @@ fn handle_with(partition: Arc<Partition>, gate: Arc<OnceLock<Arc<TableGate>>>) -
         strays: Strays::default(),
         changes: Changes::default(),
         load: Load::default(),
+        behind: AtomicBool::new(false),
         gate,
     })
 }

@@ -53,6 +53,7 @@ mod table;
 mod timeline;
 #[cfg(test)]
 mod tracing_tests;
+mod trailing;
 mod transaction;
 mod tree;
 mod turns;

@@ -15,6 +15,7 @@ mod tests;
 
 use std::mem;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -26,7 +27,7 @@ use crate::balance::{self, BalancerOptions};
 use crate::checkpoint::Effort;
 use crate::database::Handle;
 use crate::engine::{Engine, PartitionHandle};
-use crate::options::Scrub;
+use crate::options::{Maintenance, Scrub};
 use crate::tree::Unsettled;
 use crate::{Error, ErrorKind, Result, overflow, scrub};
 
@@ -90,6 +91,9 @@ impl Engine {
         }
         done |= self.bury()?;
         done |= self.archive_by_hand();
+        if self.options.maintenance == Maintenance::Manual {
+            done |= self.catch_up_some()?;
+        }
         let _vacuum = self.lock(&self.vacuum, "a vacuum");
         done |= self.clear_strays()?;
         let mut looks = LOOK_LEAVES;
@@ -298,6 +302,10 @@ impl Threads {
             let (e, s) = (engine.clone(), signal.clone());
             started = threads.spawn("hamal-archive", move || archive_until_stopped(&e, &s));
         }
+        if started.is_ok() && !engine.trailing.partitions().is_empty() {
+            let (e, s) = (engine.clone(), signal.clone());
+            started = threads.spawn("hamal-undo", move || undo_until_stopped(&e, &s));
+        }
         if started.is_ok()
             && let Some(options) = engine.options.balancer
         {
@@ -430,6 +438,20 @@ fn archive_until_stopped(engine: &Engine, signal: &Signal) {
         if let Err(error) = engine.archive_if_due() {
             tracing::warn!(%error, "the log could not be archived; it is kept, and tried again");
         }
+    }
+}
+
+/// Undoes what trails behind the open, then ends.
+fn undo_until_stopped(engine: &Engine, signal: &Signal) {
+    let undo = || -> Result<()> {
+        while !signal.state.lock().stop && engine.catch_up_some()? {}
+        Ok(())
+    };
+    match catch_unwind(AssertUnwindSafe(undo)) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "what open has left to be undone cannot be undone"),
+        // A partition that stays behind is asked for by others, who would wait for what has stopped half way.
+        Err(_panic) => engine.poison(&Error::new(ErrorKind::Poisoned, "undo behind the open panicked")),
     }
 }
 

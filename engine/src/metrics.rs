@@ -73,6 +73,8 @@ fn metrics_of(stats: &Stats) -> Vec<Metric> {
         healed_from_backups,
         quarantined_partitions,
         quarantines,
+        trailing_partitions,
+        trailing_losers,
         scrubs,
         scrubbed_pages,
     } = stats;
@@ -197,6 +199,18 @@ fn metrics_of(stats: &Stats) -> Vec<Metric> {
             "Partitions that cannot be used until they are repaired.",
         ),
         ("hamal_quarantines_total", Unit::Count, sum(quarantines), "Times that a partition was quarantined."),
+        (
+            "hamal_trailing_partitions",
+            Unit::Count,
+            level(trailing_partitions),
+            "Partitions in which something is left to be undone since the open.",
+        ),
+        (
+            "hamal_trailing_losers",
+            Unit::Count,
+            level(trailing_losers),
+            "Transactions left to be rolled back since the open.",
+        ),
         ("hamal_scrubs_total", Unit::Count, sum(scrubs), "Scrubs that have seen every page."),
         ("hamal_scrubbed_pages_total", Unit::Count, sum(scrubbed_pages), "Pages that scrubs have looked at."),
     ];

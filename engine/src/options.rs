@@ -119,6 +119,7 @@ pub struct Options {
     pub(crate) maintenance: Maintenance,
     pub(crate) balancer: Option<BalancerOptions>,
     pub(crate) recovery_workers: Option<usize>,
+    pub(crate) trailing_undo_bytes: u64,
     pub(crate) on_recovery: Option<ProgressCallback>,
     pub(crate) archive: Option<Arc<dyn Target>>,
     pub(crate) archive_interval: Duration,
@@ -149,6 +150,7 @@ impl Default for Options {
             maintenance: Maintenance::default(),
             balancer: Some(BalancerOptions::default()),
             recovery_workers: None,
+            trailing_undo_bytes: 4 << 20,
             on_recovery: None,
             archive: None,
             archive_interval: Duration::from_secs(10),
@@ -180,6 +182,7 @@ impl fmt::Debug for Options {
             .field("maintenance", &self.maintenance)
             .field("balancer", &self.balancer)
             .field("recovery_workers", &self.recovery_workers)
+            .field("trailing_undo_bytes", &self.trailing_undo_bytes)
             .field("archive", &self.archive)
             .field("archive_interval", &self.archive_interval)
             .field("archive_hold_bytes", &self.archive_hold_bytes)
@@ -306,6 +309,21 @@ impl Options {
     #[must_use]
     pub fn recovery_workers(mut self, workers: usize) -> Self {
         self.recovery_workers = Some(workers);
+        self
+    }
+
+    /// When a transaction that had not committed is rolled back after the database is open: if what it did takes at least so much log,
+    /// bytes. `open` then returns without waiting for that, and the partitions that it has not changed serve at once; whoever reads or
+    /// writes a row of one that it has changed first helps to undo there, for the lock timeout at most, then gets `Conflict`. A background
+    /// thread undoes the rest; with [`Maintenance::Manual`] [`crate::Database::maintain`] does some of it at each call.
+    /// [`crate::Database::finish_recovery`] does all of it at once, [`crate::Stats::trailing_losers`] says what is left. Default 4 MiB: some tens of
+    /// thousands of rows; [`u64::MAX`]: all is undone when `open` returns.
+    ///
+    /// One that has created, dropped or reshaped a table, or has changed a quarantined partition, is never left to later; nor is one
+    /// whose undo could take more than three quarters of the log there is still room for.
+    #[must_use]
+    pub fn trailing_undo_bytes(mut self, bytes: u64) -> Self {
+        self.trailing_undo_bytes = bytes;
         self
     }
 

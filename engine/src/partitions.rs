@@ -18,6 +18,9 @@ mod tests;
 pub enum PartitionState {
     /// Reading and writing.
     Online,
+    /// Reading and writing too, but whoever comes to its rows first has to help to undo what a transaction did there that had not
+    /// committed when the database was opened ([`crate::Options::trailing_undo_bytes`]).
+    Recovering,
     /// Nothing: it is damaged. [`PartitionInfo::cause`] says how.
     Quarantined,
 }
@@ -26,6 +29,7 @@ impl fmt::Display for PartitionState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             PartitionState::Online => "online",
+            PartitionState::Recovering => "recovering",
             PartitionState::Quarantined => "quarantined",
         })
     }
@@ -90,7 +94,11 @@ fn describe(engine: &Engine, id: PartitionId) -> Result<PartitionInfo> {
     let handle = engine.partition(id)?;
     let pages = handle.partition.file_pages();
     let (cause, quarantined_micros) = engine.quarantine.cause(id).unzip();
-    let state = if cause.is_some() { PartitionState::Quarantined } else { PartitionState::Online };
+    let state = match cause {
+        Some(_) => PartitionState::Quarantined,
+        None if handle.is_behind() => PartitionState::Recovering,
+        None => PartitionState::Online,
+    };
     Ok(PartitionInfo {
         id: id.0,
         table: None,

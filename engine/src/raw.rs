@@ -76,6 +76,7 @@ struct Writer<'t, 'w> {
 /// Where a key is written: its partition, and the transaction's chain there.
 struct Place<'p> {
     route: &'p Route,
+    tree: &'p Tree,
     chain: Chain,
 }
 
@@ -212,9 +213,21 @@ impl<'t> RawTable<'t> {
     }
 
     /// Where a write of the key goes.
-    fn place(&self, writer: &Writer<'t, '_>, key: &[u8]) -> Place<'_> {
+    fn place(&self, writer: &Writer<'t, '_>, key: &[u8]) -> Result<Place<'_>> {
         let route = self.routes().of(key);
-        Place { route, chain: Chain { entry: writer.entry.clone(), partition: route.id() } }
+        let tree = self.tree(route)?;
+        Ok(Place { route, tree, chain: Chain { entry: writer.entry.clone(), partition: route.id() } })
+    }
+
+    /// The tree of a partition. If something is left to be undone there, helps with that as long as it would wait for a lock.
+    pub(crate) fn tree<'r>(&self, route: &'r Route) -> Result<&'r Tree> {
+        route.tree(|id| {
+            let timeout = match self.owner {
+                Owner::Transaction(transaction) => transaction.lock_timeout(),
+                Owner::Snapshot(_) => self.engine().options.lock_timeout,
+            };
+            self.engine().catch_up_within(id, timeout, &|| self.check_readable())
+        })
     }
 
     /// What an operation on the pages of a partition came to: damage quarantines that.
@@ -249,14 +262,15 @@ impl<'t> RawTable<'t> {
     /// Calls `read` with the key's row, if the view sees one, and notes the read.
     pub(crate) fn read_row<R>(&self, key: &[u8], read: impl FnOnce(Row<'_>) -> R) -> Result<Option<R>> {
         self.check_readable()?;
+        let route = self.routes().of(key);
+        let tree = self.tree(route)?;
         let mut own = false;
         let mut read = Some(read);
         let mut answer = |row: Row<'_>| read.take().map(|read| read(row));
         let found = self.with_eyes(|eyes| {
             let mut spilled = None;
-            let route = self.routes().of(key);
             route.handle.load.note(key);
-            let found = route.tree.get(key, |row| {
+            let found = tree.get(key, |row| {
                 own = row.stamp == eyes.view.own;
                 if eyes.view.sees(row.stamp) {
                     return if row.ghost { None } else { answer(row) };
@@ -333,7 +347,7 @@ impl<'t> RawTable<'t> {
         self.check_key(key)?;
         transaction.begin_waits();
         transaction.intend_to_write(&self.table)?;
-        let place = self.place(&writer, key);
+        let place = self.place(&writer, key)?;
         let mut look = RowLock { transaction, table: self.table.meta.id, key, out, found: None };
         self.change_row(transaction, &place, key, 0, &mut look)?;
         let found = look.found;
@@ -373,7 +387,7 @@ impl<'t> RawTable<'t> {
         let transaction = writer.transaction;
         self.check_key(key)?;
         let inline = Tree::max_inline_bytes(self.engine().page_bytes, key.len());
-        let place = self.place(&writer, key);
+        let place = self.place(&writer, key)?;
         transaction.row_statement(&self.table, &place.chain, || {
             let old = if value.len() <= inline {
                 self.write_row(transaction, &place, key, (value, false), wanted)?
@@ -440,8 +454,7 @@ impl<'t> RawTable<'t> {
         let author = Author::Transaction(&place.chain);
         place.route.handle.load.note(key);
         let mut attempt = || loop {
-            let updated =
-                place.route.tree.update(&self.engine().journal, author, key, max_value_bytes, change);
+            let updated = place.tree.update(&self.engine().journal, author, key, max_value_bytes, change);
             match self.told(place.route, updated)? {
                 Updated::Stopped(obstacle) => transaction.overcome(obstacle, self.table.meta.id, key)?,
                 updated => return Ok(updated),
@@ -504,7 +517,7 @@ impl<'t> RawTable<'t> {
         if key.len() > self.max_key_bytes() {
             return Ok(None);
         }
-        let place = self.place(&writer, key);
+        let place = self.place(&writer, key)?;
         transaction.row_statement(&self.table, &place.chain, || {
             let old = self.remove_row(transaction, &place, key, wanted)?;
             old.map(|old| transaction.call_out(|| decode(old))).transpose()

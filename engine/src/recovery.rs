@@ -339,6 +339,8 @@ fn remove_orphans(engine: &Engine) -> Result<()> {
         }
         engine.next_id.fetch_max(id.0.saturating_add(1), std::sync::atomic::Ordering::Relaxed);
         tracing::info!(partition = id.0, "removing the file of a partition that no table has");
+        // A loser's chain may be there still if its undo trailed already when the table was dropped.
+        engine.catch_up(id, &mut || Ok(()))?;
         engine.delete_partition(&engine.lock_files(), id)?;
     }
     for id in engine.quarantine.all().into_iter().filter(|id| !known.contains(id)) {

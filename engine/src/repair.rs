@@ -113,6 +113,8 @@ pub(crate) fn run(
     engine.check_resolved()?;
     let _one_at_a_time = engine.lock(&engine.quarantine.repairing, "a repair");
     let _span = tracing::info_span!("repair", partition = id.0).entered();
+    // What trails there is the repair's to undo.
+    engine.catch_up(id, &mut || Ok(()))?;
     let settled = settle(engine, id)?;
     // Nor is it dropped meanwhile.
     let _files = {

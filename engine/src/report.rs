@@ -97,6 +97,10 @@ pub struct Stats {
     pub quarantined_partitions: u64,
     /// Times that a partition was quarantined.
     pub quarantines: u64,
+    /// Partitions in which something is left to be undone behind the open ([`crate::Options::trailing_undo_bytes`]).
+    pub trailing_partitions: u64,
+    /// Transactions, not committed when the database was opened, that are left to be rolled back.
+    pub trailing_losers: u64,
     /// Scrubs that have seen every page.
     pub scrubs: u64,
     /// Pages that scrubs have looked at.
@@ -178,13 +182,13 @@ pub struct PartitionReport {
     pub skipped: u64,
     /// Log that these page changes take, bytes.
     pub redo_bytes: u64,
-    /// Records undone.
+    /// Records undone when `open` returned.
     pub undone: u64,
     /// Torn pages put back from the doublewrite area.
     pub restored_pages: u64,
-    /// When nothing of it was left to redo or undo, from the beginning of the open. A partition that is not in the report was so once
-    /// analysis had ended.
-    pub ready: Duration,
+    /// When nothing of it was left to redo or undo, from the beginning of the open; `None`: something is left to be undone behind it
+    /// ([`crate::Options::trailing_undo_bytes`]). A partition that is not in the report was ready once analysis had ended.
+    pub ready: Option<Duration>,
 }
 
 /// What opening found and did. All LSNs are byte offsets in the log stream; 0 is never.
@@ -203,8 +207,10 @@ pub struct RecoveryReport {
     pub end_lsn: u64,
     /// Bytes of a torn record were found behind the end, and cut.
     pub torn_tail: bool,
-    /// Transactions that had not committed: rolled back.
+    /// Transactions that had not committed.
     pub losers: u64,
+    /// Of these, the ones that were left to be rolled back behind the open ([`crate::Options::trailing_undo_bytes`]).
+    pub trailing_losers: u64,
     /// First LSN of the oldest loser (0: none).
     pub oldest_loser_lsn: u64,
     /// Transactions seen committed.
@@ -217,7 +223,7 @@ pub struct RecoveryReport {
     pub first_pass_pages: u64,
     /// Threads that redid (0: there was nothing to redo). 1: the one that read the log.
     pub redo_workers: u64,
-    /// Undo.
+    /// Undo, as far as `open` has done it.
     pub undo: PassReport,
     /// Threads that undid (0: there was nothing to undo). 1: the opening one.
     pub undo_workers: u64,

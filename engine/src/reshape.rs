@@ -123,6 +123,12 @@ impl<'e> Reshaping<'e> {
         Ok(Reshaping { engine, tx, meta, cuts: table.cuts, _one_at_a_time: one_at_a_time })
     }
 
+    /// Whether a partition can be read: it is not quarantined, and is not behind, or is no longer in time.
+    fn check_ready(&self, handle: &PartitionHandle) -> Result<()> {
+        self.engine.check_online(handle)?;
+        self.engine.catch_up_within(handle.partition.id(), self.tx.lock_timeout(), &|| Ok(()))
+    }
+
     /// Copies the rows from `lower` on, up to `upper` (`None`: to the end), from a partition into another: most of them while writers go
     /// on, the rest with writers kept out, from then on.
     fn copy(
@@ -179,7 +185,7 @@ pub(crate) fn split(
     let meta = work.meta.clone();
     let slot = meta.routes.slot_of(key);
     let left = &meta.routes.at(slot).handle;
-    work.engine.check_online(left)?;
+    work.check_ready(left)?;
     let right = work.tx.grow(&meta.gate)?;
     let moved = work.copy((left, &right), key, meta.routes.upper(slot), on_progress)?;
     work.tx.add_cut(meta.id, key, right.partition.id())?;
@@ -207,8 +213,8 @@ pub(crate) fn merge(
     let meta = work.meta.clone();
     let (slot, before) = (meta.routes.slot_of(key), meta.routes.slot_before(Some(key)));
     let (left, right) = (&meta.routes.at(before).handle, &meta.routes.at(slot).handle);
-    work.engine.check_online(left)?;
-    work.engine.check_online(right)?;
+    work.check_ready(left)?;
+    work.check_ready(right)?;
     if !work.tx.is_settled_cut(meta.id, key)? {
         return Err(Error::new(
             ErrorKind::Conflict,

@@ -200,11 +200,46 @@ pub(crate) fn roll_back_chain(
     };
     let rolled_back =
         engine.partition(partition).and_then(|handle| roll_back_chain_in(engine, &handle, entry, &mut count));
-    match rolled_back {
-        Err(e) if e.kind() == ErrorKind::PartitionUnavailable => engine.defer_chain(entry, partition),
-        other => other?,
-    }
+    or_defer(engine, entry, partition, rolled_back)?;
     Ok(undone)
+}
+
+/// As [`roll_back_chain`], but goes on with it for `steps` records at most. Whether it is at its end.
+pub(crate) fn roll_back_some(
+    engine: &Engine,
+    entry: &Arc<TxnEntry>,
+    partition: PartitionId,
+    steps: usize,
+) -> Result<bool> {
+    let roll_back = |handle| {
+        let chain = Chain { entry: entry.clone(), partition };
+        for _ in 0..steps {
+            if !undo_step(engine, &handle, &chain, Lsn::NEVER, Lock::Release)? {
+                end_chain(engine, &chain)?;
+                return Ok(true);
+            }
+            engine.pause("between steps of an undo");
+        }
+        Ok(false)
+    };
+    let rolled_back = engine.partition(partition).and_then(roll_back);
+    Ok(or_defer(engine, entry, partition, rolled_back)?.unwrap_or(true))
+}
+
+/// A chain's undo in a partition that cannot be used waits for that one's repair (I4): then `None`.
+fn or_defer<T>(
+    engine: &Engine,
+    entry: &TxnEntry,
+    partition: PartitionId,
+    rolled_back: Result<T>,
+) -> Result<Option<T>> {
+    match rolled_back {
+        Err(e) if e.kind() == ErrorKind::PartitionUnavailable => {
+            engine.defer_chain(entry, partition);
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
 }
 
 /// As [`roll_back_chain`], in this handle's partition, whatever state that is in.

@@ -4,11 +4,13 @@
 //! I2. Lower bounds ascend strictly and the first partition has none: each key is in exactly one partition, which has the keys from its
 //!     lower bound (included) to the next one's (not included).
 //! I3. Rows, locks, versions and read sets go by table and key: only trees, space and undo chains go by partition.
+//! I4. Nobody gets at a partition's rows through here while it is behind ([`crate::trailing`]).
 
 use std::sync::Arc;
 
 use hamal_pager::PartitionId;
 
+use crate::Result;
 use crate::engine::PartitionHandle;
 use crate::tree::Tree;
 
@@ -18,7 +20,7 @@ pub(crate) struct Route {
     /// Empty: of the first partition, which has all keys below the next one's.
     lower: Box<[u8]>,
     pub(crate) handle: Arc<PartitionHandle>,
-    pub(crate) tree: Tree,
+    tree: Tree,
 }
 
 impl Route {
@@ -30,6 +32,14 @@ impl Route {
     /// The partition's id.
     pub(crate) fn id(&self) -> PartitionId {
         self.handle.partition.id()
+    }
+
+    /// The tree of its rows; while the partition is behind, when `catch_up` has seen to it that it no longer is (I4).
+    pub(crate) fn tree(&self, catch_up: impl FnOnce(PartitionId) -> Result<()>) -> Result<&Tree> {
+        if self.handle.is_behind() {
+            catch_up(self.id())?;
+        }
+        Ok(&self.tree)
     }
 }
 

@@ -412,6 +412,11 @@ impl Log {
         self.ring.tail() - oldest
     }
 
+    /// Room that nobody has spoken for, bytes: what is neither in use, nor promised, nor in stock.
+    pub fn free_bytes(&self) -> u64 {
+        self.budget.limit().saturating_sub(self.budget.spoken_for())
+    }
+
     /// The promise outstanding, bytes.
     pub fn promised_bytes(&self) -> u64 {
         self.stock.promised_bytes()

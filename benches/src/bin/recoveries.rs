@@ -251,7 +251,7 @@ fn open(home: &Path, workers: usize, cache_mib: u64) -> Outcome<Run> {
     if report.clean || report.redo.applied == 0 || report.redo_workers != workers as u64 {
         return Err(format!("nothing was recovered, or not as asked: {report:?}").into());
     }
-    let ready = report.partitions.iter().filter(|p| p.partition != 0).map(|p| seconds(p.ready));
+    let ready = report.partitions.iter().filter(|p| p.partition != 0).filter_map(|p| p.ready.map(seconds));
     Ok(Run {
         open: seconds(elapsed),
         processor,

@@ -217,8 +217,9 @@ impl<'t> RawRange<'t> {
         let (routes, end) = (self.table.routes(), &mut self.front);
         end.slot = routes.slot_of(from.unwrap_or_default());
         let (route, leaf) = (routes.at(end.slot), &mut end.leaf);
+        let tree = self.table.tree(route)?;
         route.handle.load.note(from.unwrap_or_default());
-        let copied = self.table.with_eyes(|eyes| route.tree.leaf_at(from, Some(eyes), leaf));
+        let copied = self.table.with_eyes(|eyes| tree.leaf_at(from, Some(eyes), leaf));
         self.table.told(route, copied)?;
         self.front.start = start_index(&self.front.leaf, &self.lower);
         self.front.stop =
@@ -240,10 +241,11 @@ impl<'t> RawRange<'t> {
             _ => routes.slot_before(key),
         };
         let (route, leaf) = (routes.at(end.slot), &mut end.leaf);
+        let tree = self.table.tree(route)?;
         route.handle.load.note(key.unwrap_or_default());
         let copied = self.table.with_eyes(|eyes| match key {
-            Some(_) if is_in => route.tree.leaf_at(key, Some(eyes), leaf),
-            _ => route.tree.leaf_before(key, Some(eyes), leaf),
+            Some(_) if is_in => tree.leaf_at(key, Some(eyes), leaf),
+            _ => tree.leaf_before(key, Some(eyes), leaf),
         });
         self.table.told(route, copied)?;
         self.back.start = start_index(&self.back.leaf, &self.lower);

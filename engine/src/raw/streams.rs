@@ -27,7 +27,7 @@ impl<'t> RawTable<'t> {
         }
         // A source can be read only once, so this statement is not tried again when the log is full.
         let mut once = Some(source);
-        let place = self.place(&writer, key);
+        let place = self.place(&writer, key)?;
         transaction.row_statement(&self.table, &place.chain, || {
             let source = once.take().ok_or_else(|| {
                 Error::new(ErrorKind::LogFull, "the log is full, and the value's source cannot be read again")

@@ -75,15 +75,27 @@ struct DirtyEntry {
 #[derive(Debug, Default)]
 struct Txn {
     first_lsn: Lsn,
-    /// Seen.
+    /// Updates seen, and what these take in the log, bytes.
     updates: u64,
+    update_bytes: u64,
     /// Partition -> (`last_lsn`, `undo_next_lsn`).
     chains: BTreeMap<PartitionId, (Lsn, Lsn)>,
+}
+
+/// What undo has to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct UndoSize {
+    /// Records seen: an estimate.
+    pub(crate) records: u64,
+    /// No more than these take in the log, bytes.
+    pub(crate) bytes: u64,
 }
 
 /// What analysis found.
 #[derive(Debug)]
 pub(crate) struct Analysis {
+    /// The checkpoint's BEGIN.
+    begin: Lsn,
     /// Pages that one bitmap has.
     coverage: u32,
     transactions: BTreeMap<TxnId, Txn>,
@@ -120,6 +132,7 @@ impl Analysis {
     /// Nothing seen yet.
     pub(crate) fn new(master: &Master) -> Analysis {
         Analysis {
+            begin: master.checkpoint_lsn,
             coverage: Geometry::new(master.page_bytes).coverage(),
             transactions: BTreeMap::new(),
             finished: HashSet::new(),
@@ -187,7 +200,10 @@ impl Analysis {
         if entry.first_lsn == Lsn::NEVER {
             entry.first_lsn = lsn;
         }
-        entry.updates += u64::from(matches!(changes.changer, Changer::Update { .. }));
+        if let Changer::Update { .. } = changes.changer {
+            entry.updates += 1;
+            entry.update_bytes += changes.log_bytes();
+        }
         match entry.chains.get_mut(&partition) {
             Some(chain) => *chain = (lsn, undo_next_lsn),
             None => drop(entry.chains.insert(partition, (lsn, undo_next_lsn))),
@@ -504,6 +520,14 @@ impl Analysis {
     /// Updates seen of transactions that have to be rolled back: an estimate of what undo has to do.
     pub(crate) fn loser_records(&self) -> u64 {
         self.transactions.values().map(|txn| txn.updates).sum()
+    }
+
+    /// What there is to undo of a transaction.
+    pub(crate) fn undo_size(&self, id: TxnId) -> UndoSize {
+        let Some(txn) = self.transactions.get(&id) else { return UndoSize::default() };
+        // Of what it did before, as much may be its own.
+        let unseen_bytes = self.begin.0.saturating_sub(txn.first_lsn.0);
+        UndoSize { records: txn.updates, bytes: txn.update_bytes + unseen_bytes }
     }
 
     /// Transactions to roll back, oldest first.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use hamal_pager::{PageNo, PartitionId};
-use hamal_wal::{Frame, FrameBatch, Lsn};
+use hamal_wal::{Frame, FrameBatch, Log, Lsn};
 
 use crate::change::{EncodedChange, Tag};
 use crate::record::{Changer, Record, each_part};
@@ -41,6 +41,11 @@ pub(crate) struct Changes<'a> {
 }
 
 impl<'a> Changes<'a> {
+    /// What it takes in the log, bytes.
+    pub(crate) fn log_bytes(self) -> u64 {
+        Log::framed_bytes(self.payload.len())
+    }
+
     /// Its parts, in their order.
     pub(crate) fn parts(self) -> impl Iterator<Item = EncodedPart<'a>> {
         self.stubs.iter().map(move |stub| EncodedPart {
@@ -151,7 +156,7 @@ mod tests {
 
     use hamal_storage::Storage;
     use hamal_storage::sim::SimStorage;
-    use hamal_wal::{Log, LogOptions, Scanner};
+    use hamal_wal::{LogOptions, Scanner};
     use proptest::prelude::*;
 
     use super::*;

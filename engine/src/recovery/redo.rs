@@ -163,7 +163,7 @@ pub(super) fn run(
         report.redo_workers = report.redo_workers.max(done.workers as u64);
         for (target, tally) in pass.targets.iter().zip(done.tallies) {
             note_tally(report, target.id, tally);
-            let ready = target.done_at.get().map_or(Duration::ZERO, |at| at.saturating_sub(began));
+            let ready = target.done_at.get().map(|at| at.saturating_sub(began));
             partition_report(report, target.id).ready = ready;
         }
     }

@@ -1,4 +1,5 @@
-//! The undo pass: rolls the losers back, chain by chain, before anybody else can begin: what they wrote is locked by their stamps.
+//! The undo pass: rolls losers back, chain by chain, before anybody else can begin: what they wrote is locked by their stamps. Those with
+//! much to undo are left to be rolled back behind the open ([`crate::trailing`]), where that can be.
 //!
 //! A chain is what one transaction did in one partition. Chains are dealt out, those of the newest transaction first, to the opening
 //! thread alone or to several.
@@ -42,6 +43,21 @@ struct Loser {
     in_catalog: bool,
 }
 
+impl Loser {
+    fn new(entry: Arc<TxnEntry>) -> Loser {
+        let chains = entry.lock().chains.clone();
+        let in_catalog = chains.iter().any(|chain| chain.partition == CATALOG);
+        let others = chains.len() - usize::from(in_catalog);
+        Loser { entry, open: AtomicUsize::new(others.max(1)), in_catalog }
+    }
+
+    /// The partitions of its chains outside of the catalog.
+    fn partitions(&self) -> Vec<PartitionId> {
+        let state = self.entry.lock();
+        state.chains.iter().map(|chain| chain.partition).filter(|partition| *partition != CATALOG).collect()
+    }
+}
+
 /// One thing to do: a chain outside of the catalog, or, for a loser that has none, what comes after these.
 struct Job<'l> {
     loser: &'l Loser,
@@ -68,6 +84,40 @@ struct Pass<'p, 'r> {
     told: Mutex<Told<'r>>,
 }
 
+/// Whether a loser is left to be rolled back behind the open; then the log has promised what that takes. `bytes`: no more than its updates
+/// take there.
+fn trails(engine: &Engine, entry: &TxnEntry, bytes: u64) -> Result<bool> {
+    let mut state = entry.lock();
+    let partitions: Vec<PartitionId> = state.chains.iter().map(|chain| chain.partition).collect();
+    if bytes < engine.options.trailing_undo_bytes || engine.options.only.is_some() || partitions.is_empty() {
+        return Ok(false);
+    }
+    for partition in partitions {
+        if partition == CATALOG {
+            return Ok(false);
+        }
+        // Finds out whether it can be opened.
+        engine.partition(partition)?;
+        if engine.quarantine.stage(partition).is_some() {
+            return Ok(false);
+        }
+    }
+    // Something is to be left for others.
+    if bytes > engine.log.free_bytes() / 4 * 3 {
+        return Ok(false);
+    }
+    match engine.log.promise(bytes) {
+        Ok(()) => {
+            state.promised_bytes = bytes;
+            Ok(true)
+        }
+        Err(error) => {
+            tracing::debug!(%error, "no room to undo a transaction later");
+            Ok(false)
+        }
+    }
+}
+
 /// Runs the pass. `began`: when the open began, on the storage's clock.
 pub(super) fn run(
     engine: &Engine,
@@ -77,22 +127,22 @@ pub(super) fn run(
 ) -> Result<()> {
     let _span = tracing::info_span!("undo", losers = report.losers).entered();
     let started = engine.storage.monotonic();
-    let losers: Vec<(Loser, Vec<PartitionId>)> = analysis
-        .losers()
-        .iter()
-        .map(|image| {
-            let entry = engine.timeline.restore(image);
-            let mut chains = Vec::new();
-            let mut state = entry.lock();
-            state.chains.retain(|c| !analysis.deleted.contains(&c.partition));
-            chains.extend(state.chains.iter().map(|c| c.partition).filter(|p| *p != CATALOG));
-            let in_catalog = state.chains.len() > chains.len();
-            drop(state);
-            (Loser { entry, open: AtomicUsize::new(chains.len().max(1)), in_catalog }, chains)
-        })
-        .collect();
+    let (mut losers, mut records) = (Vec::new(), 0);
+    for image in analysis.losers() {
+        let entry = engine.timeline.restore(&image);
+        entry.lock().chains.retain(|c| !analysis.deleted.contains(&c.partition));
+        let size = analysis.undo_size(image.txn);
+        if trails(engine, &entry, size.bytes)? {
+            engine.let_trail(entry)?;
+            report.trailing_losers += 1;
+        } else {
+            losers.push(Loser::new(entry));
+            records += size.records;
+        }
+    }
     let (mut jobs, mut chains) = (Vec::new(), BTreeMap::<PartitionId, AtomicUsize>::new());
-    for (loser, partitions) in losers.iter().rev() {
+    for loser in losers.iter().rev() {
+        let partitions = loser.partitions();
         jobs.extend(partitions.iter().map(|partition| Job { loser, chain: Some(*partition) }));
         if partitions.is_empty() {
             jobs.push(Job { loser, chain: None });
@@ -102,14 +152,14 @@ pub(super) fn run(
         }
     }
     let workers = match engine.options.recovery_workers {
-        None if analysis.loser_records() < PARALLEL_RECORDS => 1,
+        None if records < PARALLEL_RECORDS => 1,
         _ => recovery_workers(&*engine.storage, &engine.options).min(jobs.len()),
     };
     report.undo_workers = if jobs.is_empty() { 0 } else { workers as u64 };
     let pass = Pass {
         engine,
         began,
-        total: analysis.loser_records(),
+        total: records,
         chains,
         next_job: AtomicUsize::new(0),
         stop: AtomicBool::new(false),
@@ -139,6 +189,9 @@ pub(super) fn run(
     report.undo.records = done;
     report.undo.applied = done;
     report.undo.elapsed = engine.storage.monotonic().saturating_sub(started);
+    for partition in engine.trailing.partitions() {
+        partition_report(report, partition).ready = None;
+    }
     progress(&engine.options, RecoveryPass::Undo, done, done)
 }
 
@@ -205,7 +258,7 @@ impl Pass<'_, '_> {
         })?;
         if self.chains.get(&partition).is_some_and(|open| open.fetch_sub(1, Ordering::AcqRel) == 1) {
             let ready = self.engine.storage.monotonic().saturating_sub(self.began);
-            partition_report(self.told.lock().report, partition).ready = ready;
+            partition_report(self.told.lock().report, partition).ready = Some(ready);
         }
         Ok(())
     }

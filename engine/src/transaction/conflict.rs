@@ -112,6 +112,11 @@ impl Transaction {
         }
     }
 
+    /// Longest that a statement waits for locks.
+    pub(crate) fn lock_timeout(&self) -> Duration {
+        self.lock_timeout
+    }
+
     /// What is left of the statement's lock timeout.
     fn patience(&self) -> Duration {
         let now = self.engine().storage.monotonic();

@@ -81,7 +81,7 @@ impl Redone {
         }
         report.first_pass_pages = analysis.dirty_pages() - analysis.left_pages();
         // Those of which pages are left are told again.
-        report.partitions.iter_mut().for_each(|partition| partition.ready = ready);
+        report.partitions.iter_mut().for_each(|partition| partition.ready = Some(ready));
     }
 }
 

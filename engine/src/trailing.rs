@@ -1,0 +1,186 @@
+//! Undo that trails behind an open: losers with much to take back are rolled back when the database is open already.
+//!
+//! A partition in which such a loser has a chain is *behind* until all of these are undone. Nobody is shown its rows before: whoever comes
+//! to them ([`crate::routes::Route::tree`]) undoes what is in the way, beside a background thread that undoes all of it, and beside others
+//! who need another partition, or the same.
+//!
+//! I1. A partition is behind before anybody can be routed to it. It catches up once, and is never behind again.
+//! I2. A loser that trails is in the timeline's table until its last chain is undone, as analysis has found it. So checkpoints list it, the log
+//!     keeps its records, nothing that it touched is settled, and a partition of a dropped table is not buried; and whoever closes the
+//!     database, or lets it crash, leaves what is left to the next open.
+//! I3. It has no chain in the catalog, and none in a partition that is quarantined: there is nothing to be undone before open has returned
+//!     (hazard H11), and nobody but those who come to its partitions meets what it has locked.
+//! I4. The log has promised what its compensation takes.
+//! I5. A chain is undone by one thread at a time, some records after the other. Who has its lock has no latch, and no lock that undo takes.
+//! I6. If undo fails the handle is poisoned, and the partition stays behind: what is half undone is shown to nobody.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hamal_pager::PartitionId;
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::active::TxnEntry;
+use crate::engine::{Engine, PartitionHandle};
+use crate::ids::TxnId;
+use crate::{Error, ErrorKind, Result, rollback};
+
+/// Records undone between two looks at whether the chain is wanted by others, or the caller has waited long enough.
+const STEPS: usize = 64;
+
+/// What is left to be undone.
+#[derive(Debug, Default)]
+pub(crate) struct TrailingUndo {
+    behind: Mutex<BTreeMap<PartitionId, Behind>>,
+}
+
+/// A partition that is behind.
+#[derive(Debug)]
+struct Behind {
+    handle: Arc<PartitionHandle>,
+    chains: Vec<Arc<TrailingChain>>,
+}
+
+/// What a loser did in one partition.
+#[derive(Debug)]
+struct TrailingChain {
+    loser: Arc<Loser>,
+    partition: PartitionId,
+    is_undone: Mutex<bool>,
+}
+
+#[derive(Debug)]
+struct Loser {
+    entry: Arc<TxnEntry>,
+    /// Its chains that are not undone.
+    open: AtomicUsize,
+}
+
+impl TrailingUndo {
+    /// The partitions that are behind.
+    pub(crate) fn partitions(&self) -> Vec<PartitionId> {
+        self.behind.lock().keys().copied().collect()
+    }
+
+    /// How many transactions are not rolled back yet.
+    pub(crate) fn losers(&self) -> usize {
+        let behind = self.behind.lock();
+        let chains = behind.values().flat_map(|behind| &behind.chains);
+        chains.map(|chain| chain.loser.entry.id).collect::<BTreeSet<TxnId>>().len()
+    }
+
+    fn chains_of(&self, id: PartitionId) -> Vec<Arc<TrailingChain>> {
+        self.behind.lock().get(&id).map(|behind| behind.chains.clone()).unwrap_or_default()
+    }
+
+    /// Any chain that is left.
+    fn next(&self) -> Option<Arc<TrailingChain>> {
+        self.behind.lock().values().flat_map(|behind| &behind.chains).next().cloned()
+    }
+
+    /// A chain is undone.
+    fn forget(&self, chain: &Arc<TrailingChain>) {
+        let mut all = self.behind.lock();
+        let Some(behind) = all.get_mut(&chain.partition) else { return };
+        behind.chains.retain(|known| !Arc::ptr_eq(known, chain));
+        if behind.chains.is_empty() {
+            behind.handle.behind.store(false, Ordering::Release);
+            all.remove(&chain.partition);
+            tracing::info!(partition = chain.partition.0, "the partition has caught up");
+        }
+    }
+}
+
+impl Engine {
+    /// Leaves a loser, which is in the timeline and has its promise (I2, I4), to be rolled back later. Before anybody has begun.
+    pub(crate) fn let_trail(&self, entry: Arc<TxnEntry>) -> Result<()> {
+        let partitions: Vec<PartitionId> = entry.lock().chains.iter().map(|chain| chain.partition).collect();
+        let handles: Vec<_> = partitions.iter().map(|id| self.partition(*id)).collect::<Result<_>>()?;
+        let loser = Arc::new(Loser { entry, open: AtomicUsize::new(partitions.len()) });
+        let mut all = self.trailing.behind.lock();
+        for (partition, handle) in partitions.into_iter().zip(handles) {
+            handle.behind.store(true, Ordering::Release);
+            let behind = all.entry(partition).or_insert_with(|| Behind { handle, chains: Vec::new() });
+            let loser = loser.clone();
+            behind.chains.push(Arc::new(TrailingChain { loser, partition, is_undone: Mutex::new(false) }));
+        }
+        Ok(())
+    }
+
+    /// Undoes what a partition is behind by, beside others who do so too. `keep_on` is asked now and then, and can stop it. The caller has
+    /// no latch.
+    pub(crate) fn catch_up(&self, id: PartitionId, keep_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        for chain in self.trailing.chains_of(id) {
+            while !self.undo_some(&chain)? {
+                keep_on()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same, as long as `check` finds nothing wrong; `Conflict` if it takes longer than the timeout.
+    pub(crate) fn catch_up_within(
+        &self,
+        id: PartitionId,
+        timeout: Duration,
+        check: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
+        let began = self.storage.monotonic();
+        self.catch_up(id, &mut || {
+            check()?;
+            if self.storage.monotonic().saturating_sub(began) < timeout {
+                return Ok(());
+            }
+            let what =
+                "what a transaction that had not committed did there is still being undone since the database was opened";
+            Err(Error::new(ErrorKind::Conflict, format!("waited {timeout:?} for partition {id}: {what}")))
+        })
+    }
+
+    /// The same for all partitions, however long it takes.
+    pub(crate) fn catch_up_all(&self, keep_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        self.trailing.partitions().into_iter().try_for_each(|id| self.catch_up(id, keep_on))
+    }
+
+    /// Undoes some of what is left; whether there was any.
+    pub(crate) fn catch_up_some(&self) -> Result<bool> {
+        let Some(chain) = self.trailing.next() else { return Ok(false) };
+        self.undo_some(&chain)?;
+        Ok(true)
+    }
+
+    /// Goes on with a chain (I5); whether it is undone.
+    fn undo_some(&self, chain: &Arc<TrailingChain>) -> Result<bool> {
+        let mut is_undone = self.lock(&chain.is_undone, "an undo that trails");
+        if *is_undone {
+            return Ok(true);
+        }
+        self.check_poison()?;
+        let entry = &chain.loser.entry;
+        let is_over = rollback::roll_back_some(self, entry, chain.partition, STEPS).inspect_err(|error| {
+            if error.kind() != ErrorKind::Poisoned {
+                self.poison(error);
+            }
+        })?;
+        if !is_over {
+            // Whoever waits for it has come because it is in the way.
+            MutexGuard::unlock_fair(is_undone);
+            return Ok(false);
+        }
+        *is_undone = true;
+        self.trailing.forget(chain);
+        // Acquire and release: whoever ends the transaction has all that was done in its other chains behind it.
+        if chain.loser.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            rollback::note_rolled_back(self);
+            self.timeline.end(entry, None);
+            rollback::give_back_promise(self, entry);
+            tracing::info!(txn = entry.id.0, "a transaction that had not committed is rolled back");
+        }
+        Ok(true)
+    }
+}

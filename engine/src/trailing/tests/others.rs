@@ -1,0 +1,149 @@
+//! Splits, merges, drops, backups, checkpoints, damage and repairs beside an undo that trails.
+
+use super::*;
+use crate::backup::{self, BackupOptions, DirectoryTarget, RestoreOptions};
+use crate::{RepairOptions, ReshapeProgress};
+
+fn no_progress(_: ReshapeProgress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn go_on(_: backup::Progress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+#[test]
+fn splits_and_merges_undo_what_they_would_copy() {
+    let crashed = crashed(21);
+    let db = crashed.open();
+    db.split("t", &key(1, 60), &mut no_progress).unwrap();
+    assert_eq!(db.stats().trailing_partitions, 1);
+    db.split("t", &key(0, 60), &mut no_progress).unwrap();
+    assert_eq!(db.stats().trailing_partitions, 1, "the other was not needed");
+    db.merge("t", b"d", &mut no_progress).unwrap();
+    assert_eq!(db.stats().trailing_partitions, 0);
+    assert_eq!(scan(&db.snapshot().unwrap()), crashed.model);
+    let report = db.verify(&mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+
+    // Who does not wait is told, and nothing has changed.
+    let crashed = super::crashed(21);
+    let db = crashed.open_with(options().lock_timeout(Duration::ZERO));
+    let error = db.split("t", &key(1, 60), &mut no_progress).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(states(&db).len(), SLOTS);
+    db.finish_recovery().unwrap();
+    crashed.assert_sound(&db);
+}
+
+#[test]
+fn a_table_that_is_dropped_keeps_its_files_until_they_are_undone() {
+    for closes in [false, true] {
+        let crashed = crashed(22);
+        let db = crashed.open();
+        let files = || crashed.disk.list("part").unwrap().len();
+        let before = files();
+        db.transact(|tx| tx.drop_table("t")).unwrap();
+        db.checkpoint().unwrap();
+        assert_eq!(files(), before, "undo needs them");
+        db.handle.engine.catch_up_some().unwrap();
+        if closes {
+            db.close().unwrap();
+            assert_eq!(files(), before, "undo needs them");
+            let db = crashed.open();
+            assert_eq!(db.recovery_report().losers, 1);
+            assert_eq!(db.stats().trailing_losers, 0, "they were in the way of their removal");
+            assert_eq!(files(), 1, "the catalog's is left");
+            assert_eq!(db.stats().quarantines, 0);
+        } else {
+            while db.maintain().unwrap() {}
+            assert_eq!(files(), 1, "the catalog's is left");
+        }
+    }
+}
+
+#[test]
+fn a_backup_that_is_taken_meanwhile_has_what_was_committed() {
+    let crashed = crashed_with(23, |db| assert!(db.checkpoint().is_ok()));
+    let db = crashed.open();
+    db.handle.engine.catch_up_some().unwrap();
+    let vault = DirectoryTarget::within(Arc::new(SimStorage::new(1)), "");
+    db.backup(&vault, &BackupOptions::new(), &mut go_on).unwrap();
+    assert_eq!(db.stats().trailing_losers, 1, "a backup does not wait for it");
+    let fresh = SimStorage::new(2);
+    let storage: Arc<dyn Storage> = Arc::new(fresh.clone());
+    backup::restore_on(&vault, storage, &RestoreOptions::new(), &mut go_on).unwrap();
+    let restored = Crashed { disk: fresh, model: crashed.model.clone() };
+    restored.assert_sound(&restored.open());
+    crashed.assert_sound(&db);
+}
+
+#[test]
+fn checkpoints_keep_the_log_that_undo_needs() {
+    let crashed = crashed(24);
+    let db = crashed.open();
+    let first = db.recovery_report().oldest_loser_lsn;
+    for round in 0..6 {
+        db.transact(|tx| {
+            (0..100).try_for_each(|n| tx.open_bytes_table("t")?.put(&key(0, n), &[round; 3000]))
+        })
+        .unwrap();
+        let report = db.checkpoint().unwrap();
+        assert_eq!(report.active_transactions, 1, "{report:?}");
+        assert!(db.handle.engine.log.oldest().0 <= first);
+    }
+    db.finish_recovery().unwrap();
+    db.checkpoint().unwrap();
+    assert!(db.handle.engine.log.oldest().0 > first);
+}
+
+#[test]
+fn a_partition_that_is_lost_while_it_is_behind_is_repaired_to_what_was_committed() {
+    for is_undone_before in [false, true] {
+        let vault_disk = SimStorage::new(7);
+        let vault = DirectoryTarget::within(Arc::new(vault_disk.clone()), "");
+        let crashed = crashed_with(25, |db| {
+            db.backup(
+                &DirectoryTarget::within(Arc::new(vault_disk.clone()), ""),
+                &BackupOptions::new(),
+                &mut go_on,
+            )
+            .map(drop)
+            .unwrap();
+        });
+        let db = crashed.open_with(options().self_repair(false));
+        assert_eq!(db.stats().trailing_losers, 1);
+        let id = id_of(&db, 1);
+        if is_undone_before {
+            db.handle.engine.catch_up_some().unwrap();
+        }
+        db.handle.engine.quarantine(hamal_pager::PartitionId(id), "a test says so");
+        let get = |slot| db.snapshot().unwrap().open_bytes_table("t").unwrap().get(&key(slot, 1));
+        let error = get(1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PartitionUnavailable, "{error}");
+        assert_eq!(get(2).unwrap(), crashed.model.get(&key(2, 1)).cloned());
+        assert_eq!(db.stats().trailing_losers, 0, "what is left is the repair's");
+        // Restarts do not undo it either, and keep what that needs.
+        db.close().unwrap();
+        let db = crashed.open_with(options().self_repair(false));
+        assert_eq!(states(&db)[1], PartitionState::Quarantined);
+        let report = db.repair(id, Some(&vault), &RepairOptions::new(), &mut go_on).unwrap();
+        assert_eq!(report.losers, 1, "{report:?}");
+        crashed.assert_sound(&db);
+    }
+}
+
+#[test]
+fn a_repair_does_not_wait_for_an_undo_that_is_its_own() {
+    let vault_disk = SimStorage::new(7);
+    let target = || DirectoryTarget::within(Arc::new(vault_disk.clone()), "");
+    let crashed = crashed_with(26, |db| {
+        db.backup(&target(), &BackupOptions::new(), &mut go_on).map(drop).unwrap();
+    });
+    let db = crashed.open_with(options().self_repair(false));
+    let id = id_of(&db, 2);
+    db.handle.engine.quarantine(hamal_pager::PartitionId(id), "a test says so");
+    let report = db.repair(id, Some(&target()), &RepairOptions::new(), &mut go_on).unwrap();
+    assert_eq!(report.losers, 1, "{report:?}");
+    crashed.assert_sound(&db);
+}
