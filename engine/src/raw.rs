@@ -9,6 +9,7 @@ mod streams;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::active::TxnEntry;
 use crate::change::Row;
@@ -219,12 +220,13 @@ impl<'t> RawTable<'t> {
         Ok(Place { route, tree, chain: Chain { entry: writer.entry.clone(), partition: route.id() } })
     }
 
-    /// The tree of a partition. If something is left to be undone there, helps with that as long as it would wait for a lock.
+    /// The tree of a partition. If something is left to be undone there, helps with that: a transaction as long as it would wait for a lock, a
+    /// snapshot, which is never refused what it sees, to the end.
     pub(crate) fn tree<'r>(&self, route: &'r Route) -> Result<&'r Tree> {
         route.tree(|id| {
             let timeout = match self.owner {
                 Owner::Transaction(transaction) => transaction.lock_timeout(),
-                Owner::Snapshot(_) => self.engine().options.lock_timeout,
+                Owner::Snapshot(_) => Duration::MAX,
             };
             self.engine().catch_up_within(id, timeout, &|| self.check_readable())
         })

@@ -17,7 +17,9 @@ use crate::view::View;
 use crate::{Result, TableInfo};
 
 /// A read-only view of the committed state. `Send` and `Sync`; it keeps the database open. Reading it never waits for a transaction
-/// and never fails because of one. It sees every commit that had been acknowledged when it was taken.
+/// and never fails because of one; but where one of before the open is still to be rolled back
+/// ([`crate::Options::trailing_undo_bytes`]), the first to read a row of a partition that it has changed does that there. It sees every
+/// commit that had been acknowledged when it was taken.
 #[derive(Debug)]
 pub struct Snapshot {
     handle: Arc<Handle>,

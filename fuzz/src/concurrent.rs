@@ -33,7 +33,7 @@ use crate::crash::{Report, RunOptions};
 use crate::machine::{Machine, Verdict};
 use crate::plan::Plan;
 use crate::scheduler::{Task, Turns};
-use crate::workload::{Step, Stop, Trace, read_state, verify};
+use crate::workload::{Step, Stop, Trace, verify};
 
 /// Runs one seed. The error says what went wrong.
 pub fn run_seed(seed: u64, options: RunOptions) -> Result<Report, String> {
@@ -174,7 +174,7 @@ impl Run {
 
     /// The database was opened: finds out which commits are there.
     fn settle(&mut self, db: &Database) -> Step {
-        let found = read_state(db)?;
+        let found = self.machine.state(db)?;
         let commits = std::mem::take(&mut self.commits);
         let before = commits.len();
         let survivors = settle(&mut self.world, commits, self.required, &found).map_err(Stop::Wrong)?;

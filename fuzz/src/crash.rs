@@ -94,7 +94,7 @@ impl Run {
     }
 
     fn work(&mut self, db: &Database) -> Step {
-        let found = read_state(db)?;
+        let found = self.machine.state(db)?;
         let before = self.model.pending() as u64;
         let outcome = self.model.recovered(found).map_err(Stop::Wrong)?;
         self.machine.trace.say(|| format!("  of {before} pending commits: {outcome:?}"));

@@ -7,10 +7,11 @@ use hamal_storage::sim::{CrashMode, Fault, FaultKind, Repeat, When};
 
 use crate::choice::{Choices, mix};
 use crate::disk::Disk;
+use crate::model::State;
 use crate::plan::Plan;
 use crate::scheduler::Turns;
 use crate::tally::Tally;
-use crate::workload::{Step, Stop, Trace};
+use crate::workload::{Step, Stop, Trace, read_state};
 
 /// The machine of a run, and what the run is made of.
 #[derive(Debug)]
@@ -122,6 +123,18 @@ impl Machine {
             }
         }
         Ok(None)
+    }
+
+    /// What a database holds that was opened just now. If there is something left to be undone behind the open it is sometimes left
+    /// alone, and what is committed is read from a copy of the disk: reading would undo it.
+    pub(crate) fn state(&mut self, db: &Database) -> Step<State> {
+        if db.stats().trailing_losers == 0 || self.disk.sim().is_crashed() || self.choices.once_in(3) {
+            return read_state(db);
+        }
+        self.tally.left_behind += 1;
+        self.trace.say(|| "  read from a copy".to_owned());
+        let plan = Plan { trailing_undo: false, ..self.plan.clone() };
+        read_state(&self.disk.image(CrashMode::KeepAll, self.choices.fresh()).open(&plan, OpenMode::Open)?)
     }
 
     /// Whether this error may be, given what was done to the disk.

@@ -32,6 +32,8 @@ pub struct Plan {
     pub checkpoint_log_bytes: u64,
     /// Page cache, bytes.
     pub cache_bytes: u64,
+    /// What did not commit and can be undone behind an open is, however little it is.
+    pub trailing_undo: bool,
     /// Shapes of the keys of [`NAMES`].
     pub shapes: [Shape; NAMES.len()],
     /// Keys per table that are ever used.
@@ -79,6 +81,7 @@ impl Plan {
                 let partitions = choices.between(1, MOST_PARTITIONS);
                 (1..partitions).map(|_| choices.fresh()).collect()
             }),
+            trailing_undo: choices.once_in(2),
         }
     }
 
@@ -99,6 +102,7 @@ impl Plan {
             big_value_bytes: 20_000,
             relaxed_one_in: 3,
             transactions: 8,
+            trailing_undo: false,
             cuts: [vec![20, 40], vec![30], vec![], vec![10, 30]],
         }
     }
@@ -115,6 +119,7 @@ impl Plan {
             .checkpoint_log_bytes(self.checkpoint_log_bytes)
             .durability(Durability::Sync)
             .lock_timeout(LOCK_TIMEOUT)
+            .trailing_undo_bytes(if self.trailing_undo { 0 } else { u64::MAX })
             .maintenance(Maintenance::Manual)
     }
 

@@ -91,6 +91,10 @@ tally! {
     compensation_records: "compensation records",
     /// Losers met by recovery.
     losers: "losers",
+    /// Of these, the ones that were undone behind the open.
+    trailing_losers: "losers undone behind the open",
+    /// Opens after which that was left to what came then.
+    left_behind: "opens followed by work with something left to undo",
     /// Records undone by recovery.
     undone: "records undone by recovery",
     /// Page changes redone by recovery.
@@ -159,6 +163,7 @@ impl Tally {
         self.opens += 1;
         self.recoveries += u64::from(!report.clean && !report.created);
         self.losers += report.losers;
+        self.trailing_losers += report.trailing_losers;
         self.undone += report.undo.applied;
         self.redone += report.redo.applied;
         self.restored_pages += report.partitions.iter().map(|p| p.restored_pages).sum::<u64>();

@@ -15,6 +15,9 @@ use crate::{Database, ErrorKind, Maintenance, Options, PartitionState, Snapshot,
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
+const ONLINE: PartitionState = PartitionState::Online;
+const RECOVERING: PartitionState = PartitionState::Recovering;
+
 const SLOTS: usize = 4;
 /// Partitions in which the big loser has a chain; the others serve at once.
 const BEHIND: [usize; 2] = [1, 2];
@@ -77,7 +80,7 @@ fn crashed_with(seed: u64, before: impl FnOnce(&Database)) -> Crashed {
         for slot in BEHIND {
             let mut table = tx.open_bytes_table("t").unwrap();
             match rng.below(4) {
-                0 => drop(table.delete(&key(slot, number)).unwrap()),
+                0 => table.delete(&key(slot, number)).unwrap(),
                 1 if rng.chance(1, 10) => table.put(&key(slot, number), &[9; 9000]).unwrap(),
                 _ => table.put(&key(slot, number), &[9; 150]).unwrap(),
             }
@@ -111,7 +114,7 @@ impl Crashed {
         assert_eq!(scan(&db.snapshot().unwrap()), self.model);
         let report = db.verify(&mut |_| ControlFlow::Continue(())).unwrap();
         assert!(report.findings.is_empty(), "{:?}", report.findings);
-        assert_eq!(states(db), [PartitionState::Online; SLOTS]);
+        assert_eq!(states(db), [ONLINE; SLOTS]);
         let engine = &db.handle.engine;
         assert_eq!((db.stats().trailing_partitions, db.stats().trailing_losers), (0, 0));
         assert_eq!(engine.timeline.active(), 0);
@@ -150,8 +153,7 @@ fn the_other_partitions_serve_before_anything_is_undone() {
     assert_eq!((report.losers, report.trailing_losers, report.undo.records), (1, 1, 0), "{report:?}");
     let not_ready = report.partitions.iter().filter(|partition| partition.ready.is_none()).count();
     assert_eq!(not_ready, BEHIND.len(), "{report:?}");
-    use PartitionState::{Online, Recovering};
-    assert_eq!(states(&db), [Online, Recovering, Recovering, Online]);
+    assert_eq!(states(&db), [ONLINE, RECOVERING, RECOVERING, ONLINE]);
     assert_eq!((db.stats().trailing_partitions, db.stats().trailing_losers), (2, 1));
     for slot in [0, 3] {
         let snapshot = db.snapshot().unwrap();
@@ -166,18 +168,18 @@ fn the_other_partitions_serve_before_anything_is_undone() {
     let snapshot = db.snapshot().unwrap();
     assert_eq!(snapshot.open_bytes_table("t").unwrap().len().unwrap(), crashed.model.len() as u64);
     assert_eq!(undone(&db), 0);
-    assert_eq!(states(&db), [Online, Recovering, Recovering, Online]);
+    assert_eq!(states(&db), [ONLINE, RECOVERING, RECOVERING, ONLINE]);
 
     // The first to come undoes the one, and no more than that.
     let table = snapshot.open_bytes_table("t").unwrap();
     assert_eq!(table.get(&key(1, 3)).unwrap(), crashed.model.get(&key(1, 3)).cloned());
-    assert_eq!(states(&db), [Online, Online, Recovering, Online]);
+    assert_eq!(states(&db), [ONLINE, ONLINE, RECOVERING, ONLINE]);
     assert_eq!((db.stats().trailing_partitions, db.stats().trailing_losers), (1, 1));
     let in_the_one = undone(&db);
     assert!(in_the_one >= CHANGES / 2, "{in_the_one}");
     db.transact(|tx| tx.open_bytes_table("t")?.put(&key(2, 5), b"new")).unwrap();
     crashed.model.insert(key(2, 5), b"new".to_vec());
-    assert_eq!(states(&db), [Online; 4]);
+    assert_eq!(states(&db), [ONLINE; 4]);
     assert!(undone(&db) > in_the_one);
     crashed.assert_sound(&db);
 }
@@ -228,7 +230,7 @@ fn every_way_into_a_partition_waits_for_its_undo() {
             db.transact(|tx| tx.open_bytes_table("t")?.get_for_update(&key(1, 1)).map(drop))
         }),
         ("insert_from", |db| {
-            db.transact(|tx| tx.open_bytes_table("t")?.insert_from(&key(1, 1), &[5; 20_000][..]).map(drop))
+            db.transact(|tx| tx.open_bytes_table("t")?.insert_from(&key(1, 1), &*vec![5; 20_000]).map(drop))
         }),
     ];
     let crashed = crashed(3);
@@ -251,7 +253,7 @@ fn id_of(db: &Database, slot: usize) -> u32 {
 fn who_has_waited_long_enough_is_told_and_what_he_has_undone_stays_undone() {
     let crashed = crashed(4);
     let db = crashed.open_with(options().lock_timeout(Duration::ZERO));
-    let get = || db.snapshot().unwrap().open_bytes_table("t").unwrap().get(&key(1, 1));
+    let get = || db.begin().unwrap().open_bytes_table("t").unwrap().get(&key(1, 1));
     let error = get().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     let text = error.to_string();
@@ -267,12 +269,17 @@ fn who_has_waited_long_enough_is_told_and_what_he_has_undone_stays_undone() {
     assert!(tries > 2, "{tries}");
 
     // A transaction has a timeout of its own, and can be cancelled.
-    let patient = TransactionOptions::new().lock_timeout(Duration::from_secs(3600));
+    let patient = TransactionOptions::new().lock_timeout(Duration::from_hours(1));
     let tx = db.begin_with(patient).unwrap();
     tx.canceller().cancel();
     let error = tx.open_bytes_table("t").and_then(|table| table.get(&key(2, 1))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     drop(tx);
+    // A snapshot is not refused.
+    let before = undone(&db);
+    assert_eq!(states(&db), [ONLINE, ONLINE, RECOVERING, ONLINE]);
+    assert_eq!(scan(&db.snapshot().unwrap()), crashed.model);
+    assert!(undone(&db) > before);
     let tx = db.begin_with(patient).unwrap();
     assert_eq!(
         tx.open_bytes_table("t").unwrap().get(&key(2, 1)).unwrap(),
@@ -303,7 +310,7 @@ fn finish_recovery_and_verification_leave_nothing_behind() {
     let crashed = crashed(6);
     let db = crashed.open();
     db.finish_recovery().unwrap();
-    assert_eq!(states(&db), [PartitionState::Online; SLOTS]);
+    assert_eq!(states(&db), [ONLINE; SLOTS]);
     crashed.assert_sound(&db);
     let crashed = super::tests::crashed(6);
     let db = crashed.open();
@@ -377,11 +384,11 @@ fn the_log_has_room_for_what_trails_however_full_others_make_it() {
     assert!(took <= promised, "{took} of {promised}");
     assert!(took > promised / 3, "{took} of {promised}");
     assert!(engine.log.used_bytes() <= 2 * engine.options.max_log_bytes);
-    assert_eq!(states(&db), [PartitionState::Online; SLOTS]);
+    assert_eq!(states(&db), [ONLINE; SLOTS]);
 
     // And where others would have too little, nothing trails. What it did before the checkpoint could be as much as there is of log.
     let crashed = crashed_with(8, |db| {
-        for n in 0..1000 {
+        for n in 0..1000_u32 {
             db.transact(|tx| tx.open_bytes_table("t")?.put(&key(0, 1), &[n as u8; 600])).unwrap();
         }
         db.transact(|tx| tx.open_bytes_table("t")?.delete(&key(0, 1)).map(drop)).unwrap();
@@ -427,7 +434,7 @@ fn a_background_thread_undoes_it_beside_readers_and_writers_of_all_partitions() 
                 let (db, crashed) = (&db, &crashed);
                 scope.spawn(move || {
                     let mut rng = Rng::new(seed * 100 + thread);
-                    for n in 0..300 {
+                    for n in 0..300_u32 {
                         let slot = rng.index(SLOTS);
                         let at = rng.below(CHANGES / 2);
                         let expected = crashed.model.get(&key(slot, at)).cloned();
@@ -441,7 +448,7 @@ fn a_background_thread_undoes_it_beside_readers_and_writers_of_all_partitions() 
             }
         });
         db.finish_recovery().unwrap();
-        assert_eq!(states(&db), [PartitionState::Online; SLOTS]);
+        assert_eq!(states(&db), [ONLINE; SLOTS]);
         db.transact(|tx| tx.open_bytes_table("t")?.put(&key(1, 1), b"end")).unwrap();
         crashed.model.insert(key(1, 1), b"end".to_vec());
         assert_eq!(scan(&db.snapshot().unwrap()), crashed.model);
