@@ -194,6 +194,8 @@ fn options(cache_mib: u64) -> Options {
         .checkpoint_interval(Duration::from_hours(24))
         .durability(Durability::Relaxed)
         .maintenance(Maintenance::Manual)
+        // All of it is to be measured.
+        .trailing_undo_bytes(u64::MAX)
 }
 
 /// The files of a database as a crash leaves them.
