@@ -32,7 +32,7 @@ pub(crate) struct TxnState {
     pub(crate) chains: SmallVec<[ChainState; 2]>,
     /// Its oldest record: the log must keep it while the transaction may roll back.
     pub(crate) first_lsn: Lsn,
-    /// Log promised for its compensation, bytes.
+    /// Log promised for its compensation, bytes: what all of it would take now, at most.
     pub(crate) promised_bytes: u64,
     /// Its commit record, or its last end record, is reserved: a checkpoint no longer lists it.
     pub(crate) ended: bool,
@@ -120,7 +120,7 @@ impl TxnEntry {
                 undo_next_lsn: c.undo_next_lsn,
             })
             .collect();
-        Some(TxnImage { txn: self.id, first_lsn: state.first_lsn, chains })
+        Some(TxnImage { txn: self.id, first_lsn: state.first_lsn, undo_bytes: state.promised_bytes, chains })
     }
 
     /// Somebody wants it to end.

@@ -72,6 +72,7 @@ impl<E: Into<Error>> From<E> for Failure {
 impl Engine {
     /// Takes a checkpoint. The caller holds nothing.
     pub(crate) fn take_checkpoint(&self, effort: Effort) -> Result<CheckpointReport> {
+        self.give_up_trailing_undo_offline()?;
         let mut state = self.lock(&self.checkpoint, "a checkpoint");
         let span = tracing::debug_span!("checkpoint", ?effort).entered();
         let taken = self.take_checkpoint_locked(&mut state, effort);

@@ -14,7 +14,9 @@ use crate::checkpoint::Effort;
 use crate::engine::Engine;
 use crate::maintenance::Threads;
 use crate::options::{Durability, Maintenance};
-use crate::report::{CheckpointReport, RecoveryReport, Stats, VerifyProgress, VerifyReport};
+use crate::report::{
+    CheckpointReport, RecoveryProgress, RecoveryReport, Stats, VerifyProgress, VerifyReport,
+};
 use crate::validation::History;
 use crate::{
     ArchiveReport, BalanceAction, Error, ErrorKind, KeyRange, Options, PartitionInfo, RangeRestoreOptions,
@@ -262,7 +264,8 @@ impl Database {
         Ok(flushed?)
     }
 
-    /// Proves every invariant of every page of every partition. Read-write transactions wait meanwhile; `Conflict` if those that are
+    /// Proves every invariant of every page of every partition, once nothing trails behind the open any more
+    /// ([`Options::trailing_undo_bytes`]). Read-write transactions wait meanwhile; `Conflict` if those that are
     /// open do not end within the lock timeout. Damage is reported in the findings, not as an error; `Cancelled` if `progress` breaks.
     /// O(database).
     pub fn verify(
@@ -271,8 +274,9 @@ impl Database {
     ) -> Result<VerifyReport> {
         let engine = &self.handle.engine;
         engine.check_resolved()?;
-        engine.catch_up_all(&mut || match progress(VerifyProgress { pages_done: 0, pages_total: 0 }) {
-            ControlFlow::Continue(()) => Ok(()),
+        let pages_total = engine.open_partitions().iter().map(|h| u64::from(h.partition.file_pages())).sum();
+        engine.catch_up_all(&mut || match progress(VerifyProgress { pages_done: 0, pages_total }) {
+            ControlFlow::Continue(()) => Ok(Duration::MAX),
             ControlFlow::Break(()) => Err(Error::new(ErrorKind::Cancelled, "verification was stopped")),
         })?;
         let timeout = engine.options.lock_timeout;
@@ -297,9 +301,19 @@ impl Database {
     }
 
     /// Undoes what `open` has left to be undone behind it ([`Options::trailing_undo_bytes`]), beside the background thread: every partition is
-    /// ready when this returns. O(records left). Any error is that of the undo, and has poisoned the handle.
-    pub fn finish_recovery(&self) -> Result<()> {
-        self.handle.engine.catch_up_all(&mut || Ok(()))
+    /// ready when this returns. O(records left). `Cancelled` if `progress` breaks: what is undone stays undone. Any other error is that of the
+    /// undo, and has poisoned the handle.
+    pub fn finish_recovery(
+        &self,
+        progress: &mut dyn FnMut(RecoveryProgress) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let engine = &self.handle.engine;
+        engine.catch_up_all(&mut || match progress(engine.trailing.progress()) {
+            ControlFlow::Continue(()) => Ok(Duration::MAX),
+            ControlFlow::Break(()) => {
+                Err(Error::new(ErrorKind::Cancelled, "stopped by the progress callback"))
+            }
+        })
     }
 
     /// What opening found and did.
@@ -369,7 +383,7 @@ impl Database {
     }
 
     /// Closes the database: stops background work, writes everything back, takes a last checkpoint, and says whether all that
-    /// worked. `InvalidArgument` while another clone, a transaction or a snapshot is still there: the database stays open for them,
+    /// worked. What trails behind the open still ([`Options::trailing_undo_bytes`]) is left to the next one. `InvalidArgument` while another clone, a transaction or a snapshot is still there: the database stays open for them,
     /// and closes when the last of them is dropped.
     pub fn close(self) -> Result<()> {
         match Arc::try_unwrap(self.handle) {

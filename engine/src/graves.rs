@@ -2,7 +2,7 @@
 //!
 //! I1. A partition's file goes only when the commit that dropped it is durable, and every view sees that commit: nobody reads it any
 //!     more. What a crash leaves of them, recovery removes.
-//! I2. None goes while a backup copies files.
+//! I2. None goes while a backup copies files, or as long as something is to be undone there ([`crate::trailing`]).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -72,17 +72,15 @@ impl Graves {
         self.count.store(open.len(), Ordering::Relaxed);
     }
 
-    /// Whether there are any that nobody can read any more.
-    fn is_due(&self, horizon: TxnId) -> bool {
-        self.count.load(Ordering::Relaxed) > 0
-            && !self.are_kept()
-            && self.open.lock().iter().any(|grave| grave.dropper < horizon)
+    /// Whether any `is_due`.
+    fn are_due(&self, is_due: impl Fn(&Grave) -> bool) -> bool {
+        self.count.load(Ordering::Relaxed) > 0 && !self.are_kept() && self.open.lock().iter().any(is_due)
     }
 
-    /// Takes those that nobody can read any more.
-    fn take_due(&self, horizon: TxnId) -> Vec<Grave> {
+    /// Takes those that are due.
+    fn take_due(&self, is_due: impl Fn(&Grave) -> bool) -> Vec<Grave> {
         let mut open = self.open.lock();
-        let (due, kept) = open.iter().partition(|grave| grave.dropper < horizon);
+        let (due, kept) = open.iter().partition(|grave| is_due(grave));
         *open = kept;
         self.count.store(open.len(), Ordering::Relaxed);
         due
@@ -96,7 +94,10 @@ impl Engine {
     }
 
     fn bury_with<'e>(&'e self, lock: impl FnOnce() -> Option<FilesLocked<'e>>) -> Result<bool> {
-        if !self.graves.is_due(self.journal.horizon()) {
+        // Nobody can read it any more, nor is anything to be undone there (I1, I2).
+        let horizon = self.journal.horizon();
+        let is_due = |grave: &Grave| grave.dropper < horizon && !self.trailing.is_behind(grave.partition);
+        if !self.graves.are_due(is_due) {
             return Ok(false);
         }
         let Some(locked) = lock() else { return Ok(false) };
@@ -104,7 +105,7 @@ impl Engine {
         if self.graves.are_kept() {
             return Ok(false);
         }
-        let due = self.graves.take_due(self.journal.horizon());
+        let due = self.graves.take_due(is_due);
         for grave in &due {
             if grave.lsn != Lsn::NEVER {
                 self.log.make_durable(grave.lsn)?;

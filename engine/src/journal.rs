@@ -4,7 +4,8 @@
 //!     page LSN becomes the record's LSN.
 //! I2. `mark_dirty(tail)` comes before the reservation (hazard H2).
 //! I3. Nothing between reservation and the last page's change can fail or wait.
-//! I4. Every update has promised the log room its compensation will take, so rollback never meets a full log.
+//! I4. Every update has promised the log room its compensation will take, so rollback never meets a full log. Once that is written the promise
+//!     is given back: of a transaction half undone as much is promised as the rest takes.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -171,6 +172,10 @@ impl Journal {
                     let lsn = admission.permit.append(payload)?;
                     place.last_lsn = lsn;
                     place.undo_next_lsn = undo_next_lsn;
+                    // What was promised for it is others' now.
+                    let promise = Log::framed_bytes(payload.len()).min(state.promised_bytes);
+                    state.promised_bytes -= promise;
+                    self.log.release(promise);
                     self.compensations.fetch_add(1, Ordering::Relaxed);
                     Ok(lsn)
                 }

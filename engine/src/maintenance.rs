@@ -15,7 +15,6 @@ mod tests;
 
 use std::mem;
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -99,7 +98,7 @@ impl Engine {
         let mut looks = LOOK_LEAVES;
         for handle in self.open_partitions() {
             self.pause("between partitions of a vacuum");
-            if handle.partition.is_sealed() {
+            if handle.partition.is_sealed() || handle.is_behind() {
                 continue;
             }
             let vacuumed = self.free_pending(&handle).and_then(|freed| {
@@ -235,7 +234,7 @@ impl Engine {
         }
     }
 
-    /// Everything written back, a last checkpoint, and all log archived: the next open has nothing to do.
+    /// Everything written back, a last checkpoint, and all log archived: the next open has nothing to do, but to undo what trails still.
     pub(crate) fn close(&self) -> Result<()> {
         self.settle()?;
         self.archive_at_close();
@@ -443,15 +442,20 @@ fn archive_until_stopped(engine: &Engine, signal: &Signal) {
 
 /// Undoes what trails behind the open, then ends.
 fn undo_until_stopped(engine: &Engine, signal: &Signal) {
-    let undo = || -> Result<()> {
-        while !signal.state.lock().stop && engine.catch_up_some()? {}
-        Ok(())
-    };
-    match catch_unwind(AssertUnwindSafe(undo)) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "what open has left to be undone cannot be undone"),
-        // A partition that stays behind is asked for by others, who would wait for what has stopped half way.
-        Err(_panic) => engine.poison(&Error::new(ErrorKind::Poisoned, "undo behind the open panicked")),
+    loop {
+        if signal.state.lock().stop {
+            return;
+        }
+        // Nobody waits for this thread: it does not fill the log's buffer up for those who commit.
+        let flushed = if engine.buffer_is_half_full() { engine.log.flush() } else { Ok(()) };
+        match flushed.map_err(Error::from).and_then(|()| engine.catch_up_some()) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::error!(%error, "what open has left to be undone cannot be undone");
+                return;
+            }
+        }
     }
 }
 

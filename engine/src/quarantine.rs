@@ -164,7 +164,8 @@ impl Loaded {
 
 fn image(first_lsn: Lsn, partition: PartitionId, chain: DeferredChain) -> TxnImage {
     let DeferredChain { txn, last_lsn, undo_next_lsn } = chain;
-    TxnImage { txn, first_lsn, chains: vec![ChainImage { partition, last_lsn, undo_next_lsn }] }
+    let chains = vec![ChainImage { partition, last_lsn, undo_next_lsn }];
+    TxnImage { txn, first_lsn, undo_bytes: 0, chains }
 }
 
 impl Quarantine {

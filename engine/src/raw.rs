@@ -228,7 +228,7 @@ impl<'t> RawTable<'t> {
                 Owner::Transaction(transaction) => transaction.lock_timeout(),
                 Owner::Snapshot(_) => Duration::MAX,
             };
-            self.engine().catch_up_within(id, timeout, &|| self.check_readable())
+            self.engine().catch_up_within(id, timeout, &mut || self.check_readable())
         })
     }
 

@@ -70,6 +70,8 @@ pub(crate) struct ChainImage {
 pub(crate) struct TxnImage {
     pub(crate) txn: TxnId,
     pub(crate) first_lsn: Lsn,
+    /// Log promised for its compensation, bytes; [`u64::MAX`]: a program that did not say has taken the checkpoint.
+    pub(crate) undo_bytes: u64,
     pub(crate) chains: Vec<ChainImage>,
 }
 
@@ -126,10 +128,12 @@ pub(crate) mod kind {
     pub(crate) const PAGES_CLEAN: u8 = 7;
     pub(crate) const BEGIN_CHECKPOINT: u8 = 8;
     pub(crate) const CHECKPOINT_PAGES: u8 = 9;
-    pub(crate) const CHECKPOINT_TRANSACTIONS: u8 = 10;
+    /// Written no more: without what undo takes.
+    pub(crate) const OLD_CHECKPOINT_TRANSACTIONS: u8 = 10;
     pub(crate) const CHECKPOINT_COUNTS: u8 = 11;
     pub(crate) const END_CHECKPOINT: u8 = 12;
     pub(crate) const PARTITION_DELETED: u8 = 13;
+    pub(crate) const CHECKPOINT_TRANSACTIONS: u8 = 14;
 }
 
 /// Bytes of a page part beside its change.
@@ -293,6 +297,7 @@ impl Record<'_> {
                 put_list(out, transactions, |out, t| {
                     put_u64(out, t.txn.0);
                     put_u64(out, t.first_lsn.0);
+                    put_u64(out, t.undo_bytes);
                     put_list(out, &t.chains, |out, c| {
                         put_u32(out, c.partition.0);
                         put_u64(out, c.last_lsn.0);
@@ -350,7 +355,8 @@ impl<'a> Record<'a> {
 
     /// Takes a record of any other kind.
     fn other(i: &mut &'a [u8]) -> Result<Self> {
-        Ok(match take_u8(i, "a record's kind")? {
+        let which = take_u8(i, "a record's kind")?;
+        Ok(match which {
             kind::COMMIT => Record::Commit {
                 txn: TxnId(take_u64(i, "a transaction id")?),
                 micros: take_u64(i, "a commit's time")?,
@@ -381,21 +387,27 @@ impl<'a> Record<'a> {
                     Ok((PageNo(take_u32(i, "a page number")?), Lsn(take_u64(i, "rec_lsn")?)))
                 })?,
             },
-            kind::CHECKPOINT_TRANSACTIONS => Record::CheckpointTransactions {
-                transactions: take_list(i, 20, "transactions", |i| {
-                    Ok(TxnImage {
-                        txn: TxnId(take_u64(i, "a transaction id")?),
-                        first_lsn: Lsn(take_u64(i, "first_lsn")?),
-                        chains: take_list(i, 20, "chains", |i| {
-                            Ok(ChainImage {
-                                partition: PartitionId(take_u32(i, "a partition id")?),
-                                last_lsn: Lsn(take_u64(i, "last_lsn")?),
-                                undo_next_lsn: Lsn(take_u64(i, "undo_next_lsn")?),
-                            })
-                        })?,
-                    })
-                })?,
-            },
+            kind::CHECKPOINT_TRANSACTIONS | kind::OLD_CHECKPOINT_TRANSACTIONS => {
+                Record::CheckpointTransactions {
+                    transactions: take_list(i, 20, "transactions", |i| {
+                        Ok(TxnImage {
+                            txn: TxnId(take_u64(i, "a transaction id")?),
+                            first_lsn: Lsn(take_u64(i, "first_lsn")?),
+                            undo_bytes: match which {
+                                kind::CHECKPOINT_TRANSACTIONS => take_u64(i, "what undo takes")?,
+                                _ => u64::MAX,
+                            },
+                            chains: take_list(i, 20, "chains", |i| {
+                                Ok(ChainImage {
+                                    partition: PartitionId(take_u32(i, "a partition id")?),
+                                    last_lsn: Lsn(take_u64(i, "last_lsn")?),
+                                    undo_next_lsn: Lsn(take_u64(i, "undo_next_lsn")?),
+                                })
+                            })?,
+                        })
+                    })?,
+                }
+            }
             kind::CHECKPOINT_COUNTS => Record::CheckpointCounts {
                 counts: take_list(i, 12, "row counts", |i| {
                     Ok((take_u32(i, "a table id")?, take_u64(i, "a row count")?))

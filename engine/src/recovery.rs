@@ -173,6 +173,7 @@ fn recover(
     undo::run(&engine, &analysis, &mut report, began)?;
     engine.end_lifted_quarantines()?;
     remove_orphans(&engine)?;
+    note_undone_orphans(&engine, &mut report);
     // One that is restored in part goes on from the same checkpoint when there is more of it.
     if engine.options.only.is_none() && (!report.clean || engine.quarantine.has_open()) {
         engine.take_checkpoint(Effort::Fuzzy)?;
@@ -340,7 +341,11 @@ fn remove_orphans(engine: &Engine) -> Result<()> {
         engine.next_id.fetch_max(id.0.saturating_add(1), std::sync::atomic::Ordering::Relaxed);
         tracing::info!(partition = id.0, "removing the file of a partition that no table has");
         // A loser's chain may be there still if its undo trailed already when the table was dropped.
-        engine.catch_up(id, &mut || Ok(()))?;
+        engine.catch_up(id, &mut || {
+            let RecoveryProgress { pass, done, total } = engine.trailing.progress();
+            progress(&engine.options, pass, done, total)?;
+            Ok(Duration::MAX)
+        })?;
         engine.delete_partition(&engine.lock_files(), id)?;
     }
     for id in engine.quarantine.all().into_iter().filter(|id| !known.contains(id)) {
@@ -360,6 +365,17 @@ fn remove_orphans(engine: &Engine) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Of what was to trail, some may have been in the way of a file's removal.
+fn note_undone_orphans(engine: &Engine, report: &mut RecoveryReport) {
+    let RecoveryProgress { done, .. } = engine.trailing.progress();
+    report.undo.records += done;
+    report.undo.applied += done;
+    report.trailing_losers = engine.trailing.losers() as u64;
+    let behind = engine.trailing.partitions();
+    let now = report.partitions.iter_mut().filter(|p| p.ready.is_none());
+    now.filter(|p| !behind.contains(&PartitionId(p.partition))).for_each(|p| p.ready = Some(report.elapsed));
 }
 
 /// All tables in the catalog as it is, whoever has written it: for when nobody writes. `Corrupt` if two claim one id or partition.

@@ -113,8 +113,6 @@ pub(crate) fn run(
     engine.check_resolved()?;
     let _one_at_a_time = engine.lock(&engine.quarantine.repairing, "a repair");
     let _span = tracing::info_span!("repair", partition = id.0).entered();
-    // What trails there is the repair's to undo.
-    engine.catch_up(id, &mut || Ok(()))?;
     let settled = settle(engine, id)?;
     // Nor is it dropped meanwhile.
     let _files = {
@@ -215,7 +213,8 @@ fn lift(engine: &Engine, id: PartitionId, settled: &Settled) -> Result<Vec<Arc<T
                 undo_next_lsn: chain.undo_next_lsn,
             }];
             // Of what is older the log need keep nothing: it is kept aside.
-            Arc::new(TxnEntry::restored(&TxnImage { txn: chain.txn, first_lsn: lifted, chains }))
+            let image = TxnImage { txn: chain.txn, first_lsn: lifted, undo_bytes: 0, chains };
+            Arc::new(TxnEntry::restored(&image))
         })
         .collect();
     if !losers.is_empty() {

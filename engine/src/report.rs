@@ -69,7 +69,7 @@ pub struct Stats {
     pub checkpoints: u64,
     /// Structure changes: splits, merges, purges, pages allocated and freed.
     pub structure_changes: u64,
-    /// Active read-write transactions.
+    /// Active read-write transactions, and `trailing_losers`.
     pub active_transactions: u64,
     /// Partitions (one per table, and the catalog's).
     pub partitions: u64,

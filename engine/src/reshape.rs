@@ -124,9 +124,10 @@ impl<'e> Reshaping<'e> {
     }
 
     /// Whether a partition can be read: it is not quarantined, and is not behind, or is no longer in time.
-    fn check_ready(&self, handle: &PartitionHandle) -> Result<()> {
+    fn check_ready(&self, handle: &PartitionHandle, on_progress: &mut OnProgress<'_>) -> Result<()> {
         self.engine.check_online(handle)?;
-        self.engine.catch_up_within(handle.partition.id(), self.tx.lock_timeout(), &|| Ok(()))
+        let mut check = || tell(on_progress, 0, 0);
+        self.engine.catch_up_within(handle.partition.id(), self.tx.lock_timeout(), &mut check)
     }
 
     /// Copies the rows from `lower` on, up to `upper` (`None`: to the end), from a partition into another: most of them while writers go
@@ -185,7 +186,7 @@ pub(crate) fn split(
     let meta = work.meta.clone();
     let slot = meta.routes.slot_of(key);
     let left = &meta.routes.at(slot).handle;
-    work.check_ready(left)?;
+    work.check_ready(left, on_progress)?;
     let right = work.tx.grow(&meta.gate)?;
     let moved = work.copy((left, &right), key, meta.routes.upper(slot), on_progress)?;
     work.tx.add_cut(meta.id, key, right.partition.id())?;
@@ -213,8 +214,8 @@ pub(crate) fn merge(
     let meta = work.meta.clone();
     let (slot, before) = (meta.routes.slot_of(key), meta.routes.slot_before(Some(key)));
     let (left, right) = (&meta.routes.at(before).handle, &meta.routes.at(slot).handle);
-    work.check_ready(left)?;
-    work.check_ready(right)?;
+    work.check_ready(left, on_progress)?;
+    work.check_ready(right, on_progress)?;
     if !work.tx.is_settled_cut(meta.id, key)? {
         return Err(Error::new(
             ErrorKind::Conflict,

@@ -204,26 +204,37 @@ pub(crate) fn roll_back_chain(
     Ok(undone)
 }
 
-/// As [`roll_back_chain`], but goes on with it for `steps` records at most. Whether it is at its end.
+/// What came of going on with a rollback.
+pub(crate) struct Rolled {
+    /// Records undone.
+    pub(crate) undone: u64,
+    /// The chain is at its end, or left to a repair.
+    pub(crate) is_over: bool,
+}
+
+/// As [`roll_back_chain`], but goes on with it for `steps` records at most.
 pub(crate) fn roll_back_some(
     engine: &Engine,
     entry: &Arc<TxnEntry>,
     partition: PartitionId,
-    steps: usize,
-) -> Result<bool> {
+    steps: u64,
+) -> Result<Rolled> {
+    let mut undone = 0;
     let roll_back = |handle| {
         let chain = Chain { entry: entry.clone(), partition };
-        for _ in 0..steps {
+        while undone < steps {
             if !undo_step(engine, &handle, &chain, Lsn::NEVER, Lock::Release)? {
                 end_chain(engine, &chain)?;
                 return Ok(true);
             }
+            undone += 1;
             engine.pause("between steps of an undo");
         }
         Ok(false)
     };
     let rolled_back = engine.partition(partition).and_then(roll_back);
-    Ok(or_defer(engine, entry, partition, rolled_back)?.unwrap_or(true))
+    let is_over = or_defer(engine, entry, partition, rolled_back)?.unwrap_or(true);
+    Ok(Rolled { undone, is_over })
 }
 
 /// A chain's undo in a partition that cannot be used waits for that one's repair (I4): then `None`.

@@ -4,7 +4,8 @@
 //! are checked against. All under one mutex, held for short steps that neither wait nor do I/O.
 //!
 //! I1. A transaction is in the table before its id can be in a page or record, and leaves it in the step that reserves its commit
-//!     record, or when its last change is undone. So a stamp in a page is of a transaction in the table, or of a committed one.
+//!     record, or when its last change is undone. So a stamp in a page is of a transaction in the table, or of a committed one; or of a
+//!     loser that is set aside, in a partition whose rows nobody is shown ([`crate::trailing`]).
 //! I2. Commit records are reserved under the mutex, after the last check and before the transaction leaves the table: log order is
 //!     commit order is the order in which views see them, and every view sees a prefix of it (hazard H8).
 //! I3. A read-only view sees the longest prefix that no crash can take back, or that somebody was told of: all commits that are durable,
@@ -105,6 +106,8 @@ struct State {
     closed: bool,
     /// By id, which is here so that who looks for one need not look at what others write; in place while they are few, as [`Views`].
     active: SmallVec<[(TxnId, Arc<TxnEntry>); 4]>,
+    /// Transactions of before the open that are still to be rolled back, where nobody meets what they have done.
+    aside: Vec<Arc<TxnEntry>>,
     views: Views,
     history: History,
     /// Committed, not exposed, in order of commit.
@@ -160,6 +163,7 @@ impl Timeline {
         let state = State {
             next: next.0,
             active: SmallVec::new(),
+            aside: Vec::new(),
             hidden: VecDeque::new(),
             exposed: Lsn::NEVER,
             newest: Lsn::NEVER,
@@ -203,7 +207,7 @@ impl Timeline {
     /// Lets no transaction begin, once there is none. `None` if there is one all of the time that the `patience` lasts.
     pub(crate) fn close(&self, patience: Duration) -> Option<Closed<'_>> {
         let mut state = self.state.lock();
-        let is_busy = |state: &State| state.closed || !state.active.is_empty();
+        let is_busy = |state: &State| state.closed || !state.active.is_empty() || !state.aside.is_empty();
         if is_busy(&state) && !self.wait_while(&mut state, patience, is_busy) {
             return None;
         }
@@ -242,6 +246,15 @@ impl Timeline {
         // The only time that it falls: nobody has asked for it yet.
         self.hints.horizon.fetch_min(image.txn.0, Ordering::AcqRel);
         entry
+    }
+
+    /// Sets a loser that was put back aside: it is to be rolled back, but nobody meets its rows before. So no view need leave it out, and
+    /// it holds no horizon back.
+    pub(crate) fn set_aside(&self, entry: &Arc<TxnEntry>) {
+        let mut state = self.state.lock();
+        state.forget(entry.id);
+        state.aside.push(entry.clone());
+        self.publish(&state);
     }
 
     /// A read-only view, as of the newest commit that no crash takes back. The log is durable to `durable`.
@@ -424,12 +437,13 @@ impl Timeline {
         self.hints.commits.load(Ordering::Relaxed)
     }
 
-    /// Number of active transactions.
+    /// Number of active transactions, and of those set aside.
     pub(crate) fn active(&self) -> usize {
-        self.state.lock().active.len()
+        let state = self.state.lock();
+        state.active.len() + state.aside.len()
     }
 
-    /// The other active transactions that `is_one` is true of in their sections.
+    /// The other transactions, active or set aside, that `is_one` is true of in their sections.
     pub(crate) fn others(&self, than: TxnId, is_one: impl Fn(&TxnState) -> bool) -> Option<TxnId> {
         let entries: Vec<_> = self.state.lock().entries().collect();
         entries.iter().find(|entry| entry.id != than && is_one(&entry.lock())).map(|entry| entry.id)
@@ -489,13 +503,15 @@ impl State {
     }
 
     fn entries(&self) -> impl Iterator<Item = Arc<TxnEntry>> {
-        self.active.iter().map(|(_, entry)| entry.clone())
+        self.active.iter().map(|(_, entry)| entry).chain(&self.aside).cloned()
     }
 
     /// A transaction is active no more.
     fn forget(&mut self, id: TxnId) {
         if let Ok(at) = self.position(id) {
             self.active.remove(at);
+        } else {
+            self.aside.retain(|entry| entry.id != id);
         }
     }
 

@@ -335,7 +335,7 @@ impl Transaction {
             let full = e.kind() == ErrorKind::LogFull;
             self.roll_back_to_mark(&mark)?;
             if full {
-                self.engine().take_checkpoint(Effort::Full)?;
+                self.make_log_room()?;
                 result = run();
                 if result.is_err() {
                     self.roll_back_to_mark(&mark)?;
@@ -367,13 +367,21 @@ impl Transaction {
         };
         let unfinished = Unfinished(self);
         let result = match attempt() {
-            Err(e) if e.kind() == ErrorKind::LogFull => {
-                self.engine().take_checkpoint(Effort::Full).and_then(|_| attempt())
-            }
+            Err(e) if e.kind() == ErrorKind::LogFull => self.make_log_room().and_then(|()| attempt()),
             other => other,
         };
         mem::forget(unfinished);
         result
+    }
+
+    /// The log is full: gives back what nobody needs. Losers whose undo trails keep theirs, so that comes first.
+    fn make_log_room(&self) -> Result<()> {
+        let engine = self.engine();
+        for id in engine.trailing.partitions() {
+            engine.catch_up_within(id, self.lock_timeout, &mut || self.check_usable())?;
+        }
+        engine.take_checkpoint(Effort::Full)?;
+        Ok(())
     }
 
     /// The transaction can only be rolled back from here on.

@@ -111,7 +111,9 @@ fn look(
                 Err(e) if e.kind() == ErrorKind::PartitionUnavailable => (u64::MAX, false),
                 size => size?,
             };
-            let in_transition = handle.strays.are_possible() || handle.partition.is_sealed();
+            // Of a partition that is behind, the pages tell of rows that were never committed.
+            let in_transition =
+                handle.strays.are_possible() || handle.partition.is_sealed() || handle.is_behind();
             let operations = handle.load.operations();
             let partition = Seen { id, used_bytes, operations, in_transition, appends };
             let rate = memory.observe(options, &partition, now);

@@ -19,6 +19,8 @@ impl<'t> RawTable<'t> {
         let transaction = writer.transaction;
         self.check_key(key)?;
         let inline = Tree::max_inline_bytes(self.engine().page_bytes, key.len());
+        // Before the source is touched, for it can be refused.
+        let place = self.place(&writer, key)?;
         let mut head = Vec::new();
         transaction.call_out(|| read_up_to(source, &mut head, inline + 1))?;
         if head.len() <= inline {
@@ -27,7 +29,6 @@ impl<'t> RawTable<'t> {
         }
         // A source can be read only once, so this statement is not tried again when the log is full.
         let mut once = Some(source);
-        let place = self.place(&writer, key)?;
         transaction.row_statement(&self.table, &place.chain, || {
             let source = once.take().ok_or_else(|| {
                 Error::new(ErrorKind::LogFull, "the log is full, and the value's source cannot be read again")

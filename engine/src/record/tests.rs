@@ -64,6 +64,7 @@ pub(crate) fn samples<'a>() -> Vec<Record<'a>> {
             transactions: vec![TxnImage {
                 txn,
                 first_lsn: Lsn(1),
+                undo_bytes: 77,
                 chains: vec![ChainImage {
                     partition: PartitionId(3),
                     last_lsn: Lsn(9),
@@ -81,6 +82,18 @@ pub(crate) fn encoded(record: &Record<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     record.encode(&mut out);
     out
+}
+
+#[test]
+fn transactions_of_a_checkpoint_of_before_are_read_as_of_unknown_size() {
+    let record = samples().into_iter().find(|r| matches!(r, Record::CheckpointTransactions { .. })).unwrap();
+    let mut bytes = encoded(&record);
+    bytes[0] = kind::OLD_CHECKPOINT_TRANSACTIONS;
+    let at = bytes.windows(8).position(|window| window == 77_u64.to_le_bytes()).unwrap();
+    drop(bytes.drain(at..at + 8));
+    let Record::CheckpointTransactions { mut transactions } = record else { unreachable!() };
+    transactions[0].undo_bytes = u64::MAX;
+    assert_eq!(Record::decode(&bytes).unwrap(), Record::CheckpointTransactions { transactions });
 }
 
 #[test]

@@ -75,27 +75,29 @@ struct DirtyEntry {
 #[derive(Debug, Default)]
 struct Txn {
     first_lsn: Lsn,
-    /// Updates seen, and what these take in the log, bytes.
+    /// Updates seen.
     updates: u64,
-    update_bytes: u64,
+    /// What compensation of all it did takes in the log at most, bytes; saturating: it may be unknown.
+    undo_bytes: u64,
     /// Partition -> (`last_lsn`, `undo_next_lsn`).
     chains: BTreeMap<PartitionId, (Lsn, Lsn)>,
 }
+
+/// Most that the record of a chain's end takes in the log, bytes.
+const END_BYTES: u64 = 64;
 
 /// What undo has to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct UndoSize {
     /// Records seen: an estimate.
     pub(crate) records: u64,
-    /// No more than these take in the log, bytes.
+    /// Log that it takes at most, bytes; [`u64::MAX`]: unknown.
     pub(crate) bytes: u64,
 }
 
 /// What analysis found.
 #[derive(Debug)]
 pub(crate) struct Analysis {
-    /// The checkpoint's BEGIN.
-    begin: Lsn,
     /// Pages that one bitmap has.
     coverage: u32,
     transactions: BTreeMap<TxnId, Txn>,
@@ -132,7 +134,6 @@ impl Analysis {
     /// Nothing seen yet.
     pub(crate) fn new(master: &Master) -> Analysis {
         Analysis {
-            begin: master.checkpoint_lsn,
             coverage: Geometry::new(master.page_bytes).coverage(),
             transactions: BTreeMap::new(),
             finished: HashSet::new(),
@@ -202,7 +203,8 @@ impl Analysis {
         }
         if let Changer::Update { .. } = changes.changer {
             entry.updates += 1;
-            entry.update_bytes += changes.log_bytes();
+            // The old value for the new one; beside these a compensation has a head that is longer by 8 bytes.
+            entry.undo_bytes = entry.undo_bytes.saturating_add(changes.log_bytes() + 8);
         }
         match entry.chains.get_mut(&partition) {
             Some(chain) => *chain = (lsn, undo_next_lsn),
@@ -336,6 +338,8 @@ impl Analysis {
         if entry.first_lsn == Lsn::NEVER || image.first_lsn < entry.first_lsn {
             entry.first_lsn = image.first_lsn;
         }
+        // Between BEGIN and the copy there may be updates that both tell of.
+        entry.undo_bytes = entry.undo_bytes.saturating_add(image.undo_bytes);
         for c in chains {
             let known = entry.chains.entry(c.partition).or_default();
             if known.0 < c.last_lsn {
@@ -525,9 +529,9 @@ impl Analysis {
     /// What there is to undo of a transaction.
     pub(crate) fn undo_size(&self, id: TxnId) -> UndoSize {
         let Some(txn) = self.transactions.get(&id) else { return UndoSize::default() };
-        // Of what it did before, as much may be its own.
-        let unseen_bytes = self.begin.0.saturating_sub(txn.first_lsn.0);
-        UndoSize { records: txn.updates, bytes: txn.update_bytes + unseen_bytes }
+        // Each chain has a record of its end.
+        let ends = txn.chains.len() as u64 * END_BYTES;
+        UndoSize { records: txn.updates, bytes: txn.undo_bytes.saturating_add(ends) }
     }
 
     /// Transactions to roll back, oldest first.
@@ -537,6 +541,7 @@ impl Analysis {
             .map(|(txn, t)| TxnImage {
                 txn: *txn,
                 first_lsn: t.first_lsn,
+                undo_bytes: t.undo_bytes,
                 chains: t
                     .chains
                     .iter()

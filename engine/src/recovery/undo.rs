@@ -23,7 +23,7 @@ use std::time::Duration;
 use hamal_pager::PartitionId;
 use parking_lot::Mutex;
 
-use super::analysis::Analysis;
+use super::analysis::{Analysis, UndoSize};
 use super::{partition_report, progress, recovery_workers};
 use crate::active::TxnEntry;
 use crate::catalog::CATALOG;
@@ -84,37 +84,50 @@ struct Pass<'p, 'r> {
     told: Mutex<Told<'r>>,
 }
 
-/// Whether a loser is left to be rolled back behind the open; then the log has promised what that takes. `bytes`: no more than its updates
-/// take there.
-fn trails(engine: &Engine, entry: &TxnEntry, bytes: u64) -> Result<bool> {
-    let mut state = entry.lock();
-    let partitions: Vec<PartitionId> = state.chains.iter().map(|chain| chain.partition).collect();
-    if bytes < engine.options.trailing_undo_bytes || engine.options.only.is_some() || partitions.is_empty() {
-        return Ok(false);
+/// Decides who trails.
+struct Trailing<'e> {
+    engine: &'e Engine,
+    /// Log that they may be promised, all of them: something is to be left for others.
+    room_bytes: u64,
+}
+
+impl<'e> Trailing<'e> {
+    fn new(engine: &'e Engine) -> Trailing<'e> {
+        Trailing { engine, room_bytes: engine.log.free_bytes() / 4 * 3 }
     }
-    for partition in partitions {
-        if partition == CATALOG {
+
+    /// Whether a loser is left to be rolled back behind the open; then the log has promised what that takes.
+    fn takes(&mut self, entry: &TxnEntry, size: UndoSize) -> Result<bool> {
+        let engine = self.engine;
+        let UndoSize { bytes, .. } = size;
+        if bytes < engine.options.trailing_undo_bytes || bytes > self.room_bytes {
             return Ok(false);
         }
-        // Finds out whether it can be opened.
-        engine.partition(partition)?;
-        if engine.quarantine.stage(partition).is_some() {
+        let chains = entry.lock().chains.clone();
+        if engine.options.only.is_some() || chains.is_empty() {
             return Ok(false);
         }
-    }
-    // Something is to be left for others.
-    if bytes > engine.log.free_bytes() / 4 * 3 {
-        return Ok(false);
-    }
-    match engine.log.promise(bytes) {
-        Ok(()) => {
-            state.promised_bytes = bytes;
-            Ok(true)
+        for chain in chains {
+            if chain.partition == CATALOG {
+                return Ok(false);
+            }
+            // Finds out whether it can be opened.
+            engine.partition(chain.partition)?;
+            if engine.quarantine.stage(chain.partition).is_some() {
+                return Ok(false);
+            }
         }
-        Err(error) => {
-            tracing::debug!(%error, "no room to undo a transaction later");
-            Ok(false)
+        match engine.log.promise(bytes).map_err(Error::from) {
+            Ok(()) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::LogFull | ErrorKind::NoSpace) => {
+                tracing::debug!(%error, "no room to undo a transaction later");
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
         }
+        self.room_bytes -= bytes;
+        entry.lock().promised_bytes = bytes;
+        Ok(true)
     }
 }
 
@@ -128,12 +141,13 @@ pub(super) fn run(
     let _span = tracing::info_span!("undo", losers = report.losers).entered();
     let started = engine.storage.monotonic();
     let (mut losers, mut records) = (Vec::new(), 0);
+    let mut trailing = Trailing::new(engine);
     for image in analysis.losers() {
         let entry = engine.timeline.restore(&image);
         entry.lock().chains.retain(|c| !analysis.deleted.contains(&c.partition));
         let size = analysis.undo_size(image.txn);
-        if trails(engine, &entry, size.bytes)? {
-            engine.let_trail(entry)?;
+        if trailing.takes(&entry, size)? {
+            engine.let_trail(entry, size.records)?;
             report.trailing_losers += 1;
         } else {
             losers.push(Loser::new(entry));

@@ -78,7 +78,9 @@ impl Engine {
     pub(crate) fn clear_strays(&self) -> Result<bool> {
         let Some(_no_reshaping) = self.reshaping.try_lock() else { return Ok(false) };
         let mut handles = self.open_partitions();
-        handles.retain(|handle| handle.strays.are_possible() && !handle.partition.is_sealed());
+        handles.retain(|handle| {
+            handle.strays.are_possible() && !handle.partition.is_sealed() && !handle.is_behind()
+        });
         if handles.is_empty() {
             return Ok(false);
         }

@@ -140,6 +140,10 @@ fn states(db: &Database) -> Vec<PartitionState> {
     db.partitions().unwrap().iter().skip(1).map(|partition| partition.state).collect()
 }
 
+fn finish(db: &Database) {
+    db.finish_recovery(&mut |_| ControlFlow::Continue(())).unwrap();
+}
+
 fn undone(db: &Database) -> u64 {
     let Stats { compensation_records, .. } = db.stats();
     compensation_records
@@ -297,7 +301,7 @@ fn maintenance_by_hand_undoes_all_of_it_bit_by_bit() {
     while db.stats().trailing_losers > 0 {
         let before = undone(&db);
         assert!(db.maintain().unwrap());
-        assert!(undone(&db) <= before + super::STEPS as u64);
+        assert!(undone(&db) <= before + super::STEPS);
         rounds += 1;
     }
     assert!(rounds > 8, "{rounds}");
@@ -309,7 +313,16 @@ fn maintenance_by_hand_undoes_all_of_it_bit_by_bit() {
 fn finish_recovery_and_verification_leave_nothing_behind() {
     let crashed = crashed(6);
     let db = crashed.open();
-    db.finish_recovery().unwrap();
+    let mut heard = Vec::new();
+    let error = db.finish_recovery(&mut |progress| {
+        assert_eq!(progress.pass, crate::RecoveryPass::Undo);
+        heard.push((progress.done, progress.total));
+        if heard.len() < 4 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert!(heard.is_sorted() && heard[3].0 > 0 && heard[3].0 == undone(&db), "{heard:?}");
+    assert!(heard.iter().all(|(done, total)| *total > CHANGES && done <= total), "{heard:?}");
+    finish(&db);
     assert_eq!(states(&db), [ONLINE; SLOTS]);
     crashed.assert_sound(&db);
     let crashed = super::tests::crashed(6);
@@ -354,50 +367,161 @@ fn little_losers_and_those_that_cannot_wait_are_undone_by_open() {
     crashed.assert_sound(&db);
 }
 
-fn without(mut model: Model, key: &[u8]) -> Model {
-    model.remove(key);
-    model
+/// What it has promised beside what any database does.
+fn promised(db: &Database) -> u64 {
+    let engine = &db.handle.engine;
+    engine.log.promised_bytes() - crate::checkpoint::standing_promise(&engine.options, engine.page_bytes)
 }
 
 #[test]
 fn the_log_has_room_for_what_trails_however_full_others_make_it() {
-    let crashed = crashed(8);
-    let small = || options().max_log_bytes(2 << 20).durability(crate::Durability::Relaxed);
-    let db = crashed.open_with(small());
-    assert_eq!(db.stats().trailing_losers, 1);
-    let engine = &db.handle.engine;
-    let standing = crate::checkpoint::standing_promise(&engine.options, engine.page_bytes);
-    let promised = engine.log.promised_bytes() - standing;
-    assert!(promised > 0);
-    // Writers of a healthy partition, until there is no room.
-    let error = (0..).find_map(|n| {
-        let put = |tx: &crate::Transaction| tx.open_bytes_table("t")?.put(&key(0, n % 100), &[n as u8; 500]);
-        let tx = db.begin().unwrap();
-        put(&tx).and_then(|()| tx.commit()).err()
-    });
-    let error = error.unwrap();
-    assert_eq!(error.kind(), ErrorKind::LogFull, "{error}");
-    let tail = engine.log.tail();
-    db.finish_recovery().unwrap();
-    let took = engine.log.tail().0 - tail.0;
-    // The rest of the promise is more than the end records of two chains.
-    assert!(took <= promised, "{took} of {promised}");
-    assert!(took > promised / 3, "{took} of {promised}");
-    assert!(engine.log.used_bytes() <= 2 * engine.options.max_log_bytes);
-    assert_eq!(states(&db), [ONLINE; SLOTS]);
+    // Seen since the checkpoint, told by it, or both.
+    for checkpoints in [false, true] {
+        let crashed = crashed_with(8, |db| assert!(!checkpoints || db.checkpoint().is_ok()));
+        let db = crashed.open_with(options().max_log_bytes(2 << 20));
+        let engine = &db.handle.engine;
+        let (before, tail) = (promised(&db), engine.log.tail());
+        // Others take all that is left of the log, and of the disk.
+        while engine.log.promise(512).is_ok() {}
+        crashed.disk.set_capacity_bytes(Some(crashed.disk.used_bytes()));
+        finish(&db);
+        let took = engine.log.tail().0 - tail.0;
+        assert!(took <= before && took > before / 3, "{took} of {before}");
+        assert_eq!(states(&db), [ONLINE; SLOTS]);
+    }
+}
 
-    // And where others would have too little, nothing trails. What it did before the checkpoint could be as much as there is of log.
-    let crashed = crashed_with(8, |db| {
-        for n in 0..1000_u32 {
-            db.transact(|tx| tx.open_bytes_table("t")?.put(&key(0, 1), &[n as u8; 600])).unwrap();
+#[test]
+fn what_is_promised_is_enough_for_rows_of_next_to_nothing() {
+    let set: crate::TableDef<'_, u64, ()> = crate::TableDef::new("set");
+    for checkpoints in [false, true] {
+        let disk = SimStorage::new(1);
+        let db = options().open_on(Arc::new(disk.clone())).unwrap();
+        db.transact(|tx| tx.open_table(set).map(drop)).unwrap();
+        let tx = db.begin().unwrap();
+        for n in 0..500 {
+            tx.open_table(set).unwrap().put(n, ()).unwrap();
+            if checkpoints && n == 250 {
+                db.checkpoint().unwrap();
+            }
         }
-        db.transact(|tx| tx.open_bytes_table("t")?.delete(&key(0, 1)).map(drop)).unwrap();
-        db.checkpoint().unwrap();
-    });
-    let crashed = Crashed { model: without(crashed.model, &key(0, 1)), ..crashed };
-    let db = crashed.open_with(options().max_log_bytes(256 << 10));
+        db.flush().unwrap();
+        let disk = disk.crash(CrashMode::Kill, 1);
+        drop(tx);
+        let db = options().open_on(Arc::new(disk)).unwrap();
+        let (before, tail) = (promised(&db), db.handle.engine.log.tail());
+        finish(&db);
+        assert_eq!(undone(&db), 500);
+        let took = db.handle.engine.log.tail().0 - tail.0;
+        assert!(took <= before && took > before / 2, "{took} of {before}");
+    }
+}
+
+#[test]
+fn what_is_undone_gives_its_promise_back_and_others_the_room() {
+    let crashed = crashed(8);
+    let db = crashed.open();
+    let log = &db.handle.engine.log;
+    let (free, first) = (log.free_bytes(), promised(&db));
+    let mut last = first;
+    while db.handle.engine.catch_up_some().unwrap() && db.stats().trailing_losers > 0 {
+        assert!(promised(&db) < last);
+        last = promised(&db);
+        // But for what threads have in stock.
+        assert!(log.free_bytes() + (64 << 10) > free, "{} of {free}", log.free_bytes());
+    }
+    // It is promised as if each old value were as long as the new one too.
+    assert!(last < first * 3 / 4, "{last} of {first}");
+    crashed.assert_sound(&db);
+}
+
+#[test]
+fn who_meets_a_full_log_undoes_what_keeps_it_full() {
+    let mut crashed = crashed(8);
+    let db = crashed.open_with(options().max_log_bytes(1 << 20).durability(crate::Durability::Relaxed));
+    assert_eq!(db.stats().trailing_losers, 1);
+    for n in 0..4000_u32 {
+        let (key, value) = (key(0, u64::from(n % 50)), vec![n as u8; 500]);
+        db.transact(|tx| tx.open_bytes_table("t")?.put(&key, &value)).unwrap();
+        crashed.model.insert(key, value);
+    }
+    assert_eq!(db.stats().trailing_losers, 0);
+    crashed.assert_sound(&db);
+}
+
+#[test]
+fn nothing_trails_that_would_leave_others_too_little_of_the_log() {
+    let crashed = crashed(8);
+    let size = crashed.open_with(options().trailing_undo_bytes(u64::MAX)).stats();
+    drop(size);
+    let crashed = super::tests::crashed(8);
+    let db = crashed.open();
+    let takes = promised(&db);
+    let used = db.stats().log_used_bytes;
+    drop(db);
+    // Some limit is just too small.
+    let (mut trails, mut waits) = (0, 0);
+    for extra in 0..8 {
+        let disk = crashed.disk.crash_image(CrashMode::KeepAll, 1);
+        let db = options().max_log_bytes(used * 2 + takes * extra / 2).open_on(Arc::new(disk)).unwrap();
+        let report = db.recovery_report();
+        if report.trailing_losers == 1 {
+            trails += 1
+        } else {
+            waits += 1
+        }
+        assert!(report.trailing_losers == 0 || db.handle.engine.log.free_bytes() >= takes / 4);
+    }
+    println!("{trails} trail, {waits} wait");
+}
+
+#[test]
+fn several_losers_in_one_partition_are_all_undone_before_it_is_shown() {
+    let disk = SimStorage::new(31);
+    let db = options().open_on(Arc::new(disk.clone())).unwrap();
+    let splits = splits();
+    db.transact(|tx| tx.create_bytes_table("t", &splits).map(drop)).unwrap();
+    let mut model = Model::new();
+    db.transact(|tx| {
+        for slot in 0..SLOTS {
+            for number in 0..CHANGES {
+                tx.open_bytes_table("t")?.put(&key(slot, number), b"old")?;
+                model.insert(key(slot, number), b"old".to_vec());
+            }
+        }
+        Ok(())
+    })
+    .unwrap();
+    db.checkpoint().unwrap();
+    // Two large ones that meet in a partition, and a small one that has changed it and another.
+    let losers: Vec<_> = (0..3).map(|_| db.begin().unwrap()).collect();
+    for number in 0..CHANGES {
+        let which = (number % 3) as usize;
+        let slots: &[usize] = match which {
+            0 => &[1],
+            1 => &[1, 2],
+            _ if number < 6 => &[1, 3],
+            _ => &[],
+        };
+        for slot in slots {
+            losers[which].open_bytes_table("t").unwrap().put(&key(*slot, number), &[7; 200]).unwrap();
+        }
+    }
+    db.flush().unwrap();
+    let disk = disk.crash(CrashMode::Kill, 1);
+    drop(losers);
+    let crashed = Crashed { disk, model };
+    let db = crashed.open_with(options().trailing_undo_bytes(10_000));
     let report = db.recovery_report();
-    assert_eq!((report.losers, report.trailing_losers), (1, 0), "{report:?}");
+    assert_eq!((report.losers, report.trailing_losers), (3, 2), "{report:?}");
+    assert_eq!(states(&db), [ONLINE, RECOVERING, RECOVERING, ONLINE]);
+    assert_eq!((db.stats().trailing_partitions, db.stats().trailing_losers), (2, 2));
+    let snapshot = db.snapshot().unwrap();
+    let table = snapshot.open_bytes_table("t").unwrap();
+    assert_eq!(table.get(&key(1, 0)).unwrap().as_deref(), Some(&b"old"[..]));
+    assert_eq!(states(&db), [ONLINE, ONLINE, RECOVERING, ONLINE]);
+    assert_eq!((db.stats().trailing_partitions, db.stats().trailing_losers), (1, 1), "one is done with");
+    drop(snapshot);
     crashed.assert_sound(&db);
 }
 
@@ -418,8 +542,11 @@ fn what_cannot_be_undone_poisons_and_is_shown_to_nobody() {
     }
     assert_eq!(get(0).unwrap(), crashed.model.get(&key(0, 1)).cloned(), "the others are shown");
     assert_eq!(db.begin().map(drop).unwrap_err().kind(), ErrorKind::Poisoned);
-    assert_eq!(db.finish_recovery().unwrap_err().kind(), ErrorKind::Poisoned);
-    drop(db);
+    assert_eq!(
+        db.finish_recovery(&mut |_| ControlFlow::Continue(())).unwrap_err().kind(),
+        ErrorKind::Poisoned
+    );
+    assert_eq!(db.close().unwrap_err().kind(), ErrorKind::Poisoned);
     crashed.assert_sound(&crashed.open());
 }
 
@@ -447,7 +574,7 @@ fn a_background_thread_undoes_it_beside_readers_and_writers_of_all_partitions() 
                 });
             }
         });
-        db.finish_recovery().unwrap();
+        finish(&db);
         assert_eq!(states(&db), [ONLINE; SLOTS]);
         db.transact(|tx| tx.open_bytes_table("t")?.put(&key(1, 1), b"end")).unwrap();
         crashed.model.insert(key(1, 1), b"end".to_vec());
@@ -466,7 +593,7 @@ fn a_close_stops_the_background_thread_between_two_steps() {
         crashed.open_with(background()).close().unwrap();
     }
     let db = crashed.open_with(background());
-    db.finish_recovery().unwrap();
+    finish(&db);
     assert_eq!(scan(&db.snapshot().unwrap()), crashed.model);
     db.close().unwrap();
     let db = crashed.open();

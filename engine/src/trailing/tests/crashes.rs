@@ -15,7 +15,7 @@ fn closes_midway_lose_nothing_of_what_is_undone_and_undo_nothing_twice() {
     let whole = {
         let crashed = crashed(11);
         let db = crashed.open();
-        db.finish_recovery().unwrap();
+        db.finish_recovery(&mut |_| ControlFlow::Continue(())).unwrap();
         undone(&db)
     };
     let crashed = crashed(11);
@@ -93,7 +93,9 @@ fn a_crash_at_any_io_leaves_what_was_committed() {
             }
             Ok(())
         };
-        let done = (0..8).try_for_each(&mut work).and_then(|()| db.finish_recovery());
+        let done = (0..8)
+            .try_for_each(&mut work)
+            .and_then(|()| db.finish_recovery(&mut |_| ControlFlow::Continue(())));
         drop(db);
         let disk = disk.crash(CrashMode::Any, 1000 + io);
         let mut next = Crashed { disk, model };
