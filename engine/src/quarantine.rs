@@ -165,7 +165,8 @@ impl Loaded {
 fn image(first_lsn: Lsn, partition: PartitionId, chain: DeferredChain) -> TxnImage {
     let DeferredChain { txn, last_lsn, undo_next_lsn } = chain;
     let chains = vec![ChainImage { partition, last_lsn, undo_next_lsn }];
-    TxnImage { txn, first_lsn, undo_bytes: 0, chains }
+    // Its promise went with the transaction.
+    TxnImage { txn, first_lsn, undo_bytes: u64::MAX, chains }
 }
 
 impl Quarantine {

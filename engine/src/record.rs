@@ -70,7 +70,7 @@ pub(crate) struct ChainImage {
 pub(crate) struct TxnImage {
     pub(crate) txn: TxnId,
     pub(crate) first_lsn: Lsn,
-    /// Log promised for its compensation, bytes; [`u64::MAX`]: a program that did not say has taken the checkpoint.
+    /// Log promised for its compensation, bytes; [`u64::MAX`]: unknown.
     pub(crate) undo_bytes: u64,
     pub(crate) chains: Vec<ChainImage>,
 }

@@ -172,8 +172,9 @@ fn recover(
     redo::run(&engine, &log_options, &analysis, &mut report, began)?;
     undo::run(&engine, &analysis, &mut report, began)?;
     engine.end_lifted_quarantines()?;
+    let behind = engine.trailing.partitions();
     remove_orphans(&engine)?;
-    note_undone_orphans(&engine, &mut report);
+    note_undone_orphans(&engine, &behind, &mut report, began);
     // One that is restored in part goes on from the same checkpoint when there is more of it.
     if engine.options.only.is_none() && (!report.clean || engine.quarantine.has_open()) {
         engine.take_checkpoint(Effort::Fuzzy)?;
@@ -343,7 +344,9 @@ fn remove_orphans(engine: &Engine) -> Result<()> {
         // A loser's chain may be there still if its undo trailed already when the table was dropped.
         engine.catch_up(id, &mut || {
             let RecoveryProgress { pass, done, total } = engine.trailing.progress();
-            progress(&engine.options, pass, done, total)?;
+            progress(&engine.options, pass, done, total).inspect_err(|_| {
+                let _next_time_then = engine.log.flush();
+            })?;
             Ok(Duration::MAX)
         })?;
         engine.delete_partition(&engine.lock_files(), id)?;
@@ -367,15 +370,21 @@ fn remove_orphans(engine: &Engine) -> Result<()> {
     Ok(())
 }
 
-/// Of what was to trail, some may have been in the way of a file's removal.
-fn note_undone_orphans(engine: &Engine, report: &mut RecoveryReport) {
+/// Of what was to trail, some may have been in the way of a file's removal. `behind`: the partitions in which something was left.
+fn note_undone_orphans(
+    engine: &Engine,
+    behind: &[PartitionId],
+    report: &mut RecoveryReport,
+    began: Duration,
+) {
     let RecoveryProgress { done, .. } = engine.trailing.progress();
     report.undo.records += done;
     report.undo.applied += done;
     report.trailing_losers = engine.trailing.losers() as u64;
-    let behind = engine.trailing.partitions();
-    let now = report.partitions.iter_mut().filter(|p| p.ready.is_none());
-    now.filter(|p| !behind.contains(&PartitionId(p.partition))).for_each(|p| p.ready = Some(report.elapsed));
+    let ready = engine.storage.monotonic().saturating_sub(began);
+    for partition in behind.iter().filter(|id| !engine.trailing.is_behind(**id)) {
+        partition_report(report, *partition).ready = Some(ready);
+    }
 }
 
 /// All tables in the catalog as it is, whoever has written it: for when nobody writes. `Corrupt` if two claim one id or partition.

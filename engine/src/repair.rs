@@ -213,7 +213,7 @@ fn lift(engine: &Engine, id: PartitionId, settled: &Settled) -> Result<Vec<Arc<T
                 undo_next_lsn: chain.undo_next_lsn,
             }];
             // Of what is older the log need keep nothing: it is kept aside.
-            let image = TxnImage { txn: chain.txn, first_lsn: lifted, undo_bytes: 0, chains };
+            let image = TxnImage { txn: chain.txn, first_lsn: lifted, undo_bytes: u64::MAX, chains };
             Arc::new(TxnEntry::restored(&image))
         })
         .collect();

@@ -36,7 +36,6 @@ use parking_lot::MutexGuard;
 use self::copy::{Copied, Copy};
 use self::strays::Cleared;
 use crate::catalog::Cut;
-use crate::checkpoint::Effort;
 use crate::database::Handle;
 use crate::engine::{Engine, PartitionHandle};
 use crate::options::Isolation;
@@ -244,7 +243,7 @@ fn clear_all_strays(engine: &Engine, handle: &Arc<PartitionHandle>, upper: &[u8]
             Ok(Cleared::NotNow) => return Err(Error::new(ErrorKind::Conflict, "a verification runs")),
             Ok(Cleared::All | Cleared::Some) => retried = false,
             Err(e) if e.kind() == ErrorKind::LogFull && !retried => {
-                engine.take_checkpoint(Effort::Full)?;
+                engine.make_log_room(engine.options.lock_timeout)?;
                 retried = true;
             }
             Err(e) => return Err(e),

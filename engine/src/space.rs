@@ -28,6 +28,7 @@ use crate::change::{BitmapCount, Image, PageChange};
 use crate::ids::TxnId;
 use crate::journal::{Author, Journal};
 use crate::node::Damage;
+use crate::tree::Patience;
 use crate::{Error, ErrorKind, Result};
 
 const MAGIC: &[u8; 8] = b"HAMALPRT";
@@ -236,6 +237,7 @@ impl Space {
         let bytes = changes.iter().map(PageChange::encoded_bytes).sum();
         let mut admission = journal.admit(Author::System, 2, bytes, 0)?;
         let [count, image] = changes;
+        let mut patience = Patience::default();
         loop {
             let mut bitmap = self.partition.fix_new(page, PageClass::Plain)?;
             if let Attempt::Fixed(mut header) = self.partition.try_exclusive(HEADER_PAGE) {
@@ -246,6 +248,7 @@ impl Space {
             }
             bitmap.discard();
             drop(self.partition.fix_shared(HEADER_PAGE)?);
+            patience.loaded(&self.partition)?;
         }
     }
 

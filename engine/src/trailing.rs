@@ -5,12 +5,12 @@
 //! who need another partition, or the same.
 //!
 //! I1. A partition is behind before anybody can be routed to it. It catches up once, and is never behind again.
-//! I2. The timeline has a loser that trails, set aside, until its last chain is undone, as analysis has found it. So checkpoints list it
+//! I2. The timeline has a loser that trails, set aside, until its last chain is undone, or left to a repair. So checkpoints list it
 //!     and the log keeps its records; and whoever closes the database, or lets it crash, leaves what is left to the next open. No view
 //!     knows of it, nor does the horizon: elsewhere nobody need mind it.
 //! I3. It has no chain in the catalog, and none in a partition that is quarantined: there is nothing to be undone before open has returned
 //!     (hazard H11), and nobody but those who come to its partitions meets what it has locked.
-//! I4. In a partition that is behind nothing is purged, trimmed or freed, and its file stays, whatever the horizon says.
+//! I4. In a partition that is behind nothing is purged, trimmed or freed but by undo, and its file stays, whatever the horizon says.
 //! I5. The log has promised what its compensation takes.
 //! I6. A chain is undone by one thread at a time, some records after the other. Who has its lock has no latch, and no lock that undo takes.
 //! I7. If undo fails, or panics, the handle is poisoned, and the partition stays behind: what is half undone is shown to nobody.
@@ -157,12 +157,21 @@ impl Engine {
         self.catch_up(id, &mut || {
             check()?;
             let left = timeout.saturating_sub(self.storage.monotonic().saturating_sub(began));
-            if !left.is_zero() || mem::take(&mut is_first) {
+            if mem::take(&mut is_first) || !left.is_zero() {
                 return Ok(left);
             }
             let what =
                 "what a transaction that had not committed did there is still being undone since the database was opened";
             Err(Error::new(ErrorKind::Conflict, format!("waited {timeout:?} for partition {id}: {what}")))
+        })
+    }
+
+    /// The same for all partitions together.
+    pub(crate) fn catch_up_all_within(&self, timeout: Duration) -> Result<()> {
+        let began = self.storage.monotonic();
+        self.trailing.partitions().into_iter().try_for_each(|id| {
+            let left = timeout.saturating_sub(self.storage.monotonic().saturating_sub(began));
+            self.catch_up_within(id, left, &mut || Ok(()))
         })
     }
 

@@ -33,7 +33,6 @@ use smallvec::SmallVec;
 
 use crate::active::TxnEntry;
 use crate::catalog::CATALOG;
-use crate::checkpoint::Effort;
 use crate::database::Handle;
 use crate::engine::{Engine, TableGate};
 use crate::ids::TxnId;
@@ -335,7 +334,7 @@ impl Transaction {
             let full = e.kind() == ErrorKind::LogFull;
             self.roll_back_to_mark(&mark)?;
             if full {
-                self.make_log_room()?;
+                self.engine().make_log_room(self.lock_timeout)?;
                 result = run();
                 if result.is_err() {
                     self.roll_back_to_mark(&mark)?;
@@ -346,7 +345,7 @@ impl Transaction {
     }
 
     /// Runs a statement on the rows of one table, whose records are all in one chain; if it fails, takes back what it did (I1).
-    /// `LogFull` is tried once more after a checkpoint.
+    /// `LogFull` is tried once more after [`Engine::make_log_room`].
     pub(crate) fn row_statement<T>(
         &self,
         table: &OpenTable,
@@ -367,21 +366,13 @@ impl Transaction {
         };
         let unfinished = Unfinished(self);
         let result = match attempt() {
-            Err(e) if e.kind() == ErrorKind::LogFull => self.make_log_room().and_then(|()| attempt()),
+            Err(e) if e.kind() == ErrorKind::LogFull => {
+                self.engine().make_log_room(self.lock_timeout).and_then(|()| attempt())
+            }
             other => other,
         };
         mem::forget(unfinished);
         result
-    }
-
-    /// The log is full: gives back what nobody needs. Losers whose undo trails keep theirs, so that comes first.
-    fn make_log_room(&self) -> Result<()> {
-        let engine = self.engine();
-        for id in engine.trailing.partitions() {
-            engine.catch_up_within(id, self.lock_timeout, &mut || self.check_usable())?;
-        }
-        engine.take_checkpoint(Effort::Full)?;
-        Ok(())
     }
 
     /// The transaction can only be rolled back from here on.

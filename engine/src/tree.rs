@@ -38,6 +38,7 @@ use crate::transaction::Obstacle;
 use crate::versions::Write;
 
 pub(crate) use copy::{Eyes, LeafCopy};
+pub(crate) use descent::Patience;
 pub(crate) use merge::Unsettled;
 pub(crate) use verify::{PageSet, TreeReport};
 

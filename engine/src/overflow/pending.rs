@@ -11,7 +11,7 @@ use crate::ids::TxnId;
 use crate::journal::{Author, Chain, Journal};
 use crate::node::{Node, Target};
 use crate::space::{Space, damaged};
-use crate::tree::{Decision, LeafCopy, SYSTEM_ROOT, Tree};
+use crate::tree::{Decision, LeafCopy, Patience, SYSTEM_ROOT, Tree};
 use crate::{Error, ErrorKind, Result};
 
 const KEY_BYTES: usize = 8;
@@ -132,6 +132,7 @@ fn free(journal: &Journal, tree: &Tree, run: Run, horizon: TxnId) -> Result<()> 
     let bytes = clear.encoded_bytes() + gone.encoded_bytes();
     let bitmap_no = space.geometry().bitmap_of(run.first);
     let mut admission = journal.admit(Author::System, 2, bytes, 0)?;
+    let mut patience = Patience::default();
     loop {
         let mut leaf = tree.leaf_exclusive(Target::At(&key))?;
         let entry = Node::leaf(leaf.bytes()).and_then(|node| match node.search(&key)? {
@@ -145,6 +146,7 @@ fn free(journal: &Journal, tree: &Tree, run: Run, horizon: TxnId) -> Result<()> 
         let Attempt::Fixed(mut bitmap) = partition.try_exclusive(bitmap_no) else {
             drop(leaf);
             drop(partition.fix_shared(bitmap_no)?);
+            patience.loaded(partition)?;
             continue;
         };
         debug_assert_eq!(header::kind(leaf.bytes()), header::kind::LEAF, "the entry is in a leaf");

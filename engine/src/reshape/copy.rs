@@ -31,7 +31,6 @@ use super::errand::Errand;
 use super::walk::Walk;
 use super::{OnProgress, tell};
 use crate::change::Row;
-use crate::checkpoint::Effort;
 use crate::engine::{Engine, PartitionHandle};
 use crate::ids::TxnId;
 use crate::journal::Author;
@@ -336,7 +335,7 @@ fn is_same(row: Row<'_>, copy: Row<'_>) -> bool {
 pub(super) fn with_log<T>(engine: &Engine, mut run: impl FnMut() -> Result<T>) -> Result<T> {
     match run() {
         Err(e) if e.kind() == ErrorKind::LogFull => {
-            engine.take_checkpoint(Effort::Full)?;
+            engine.make_log_room(engine.options.lock_timeout)?;
             run()
         }
         other => other,

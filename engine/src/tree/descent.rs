@@ -13,7 +13,7 @@ use std::hint;
 use std::thread;
 
 use hamal_pager::{
-    Attempt, EpochGuard, ExclusivePage, OptimisticPage, PageNo, SharedPage, header, pin_epoch,
+    Attempt, EpochGuard, ExclusivePage, OptimisticPage, PageNo, Partition, SharedPage, header, pin_epoch,
 };
 
 use super::Tree;
@@ -98,7 +98,7 @@ fn believe(page: PageNo, found: Option<Route>, expected: Option<u8>) -> Result<R
 
 /// What a series of descents has been through.
 #[derive(Debug, Default)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     /// Pages read in.
     loads: u32,
     /// How often room was made when that had come to nothing.
@@ -195,16 +195,7 @@ impl Tree {
     pub(super) fn overcome(&self, halt: Halt, patience: &mut Patience) -> Result<()> {
         match halt {
             Halt::Absent(page) => match self.partition.load(page) {
-                Ok(()) => match patience.load_again() {
-                    Crowding::No => Ok(()),
-                    Crowding::Odd => Ok(self.partition.check_poison()?),
-                    // Pages that a full disk keeps in memory are no reason to ask for more of it.
-                    Crowding::Hopeless if self.partition.make_room()? && patience.begin_anew() => Ok(()),
-                    Crowding::Hopeless => Err(Error::new(
-                        ErrorKind::Limit,
-                        "the page cache cannot hold one path through a tree; use fewer threads or raise cache_bytes",
-                    )),
-                },
+                Ok(()) => patience.loaded(&self.partition),
                 Err(error) => patience.unreadable(page, error.into()),
             },
             Halt::Busy(page) | Halt::Unread(page) => {
@@ -243,6 +234,20 @@ impl Patience {
             thread::yield_now();
         }
         self.restarts <= OPTIMISTIC_RESTARTS
+    }
+
+    /// A page had to be read in that has to be in memory along with others. Fails if they push each other out again and again.
+    pub(crate) fn loaded(&mut self, partition: &Partition) -> Result<()> {
+        match self.load_again() {
+            Crowding::No => Ok(()),
+            Crowding::Odd => Ok(partition.check_poison()?),
+            // Pages that a full disk keeps in memory are no reason to ask for more of it.
+            Crowding::Hopeless if partition.make_room()? && self.begin_anew() => Ok(()),
+            Crowding::Hopeless => Err(Error::new(
+                ErrorKind::Limit,
+                "the page cache cannot hold one path through a tree; use fewer threads or raise cache_bytes",
+            )),
+        }
     }
 
     /// Counts a page that had to be read in: how likely is it that the pages of one path push each other out? That happens

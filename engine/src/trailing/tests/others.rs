@@ -233,3 +233,20 @@ fn a_backup_does_not_ask_for_the_end_of_a_transaction_that_nobody_has() {
     db.repair(id, Some(&target()), &RepairOptions::new(), &mut go_on).unwrap();
     crashed.assert_sound(&db);
 }
+
+#[test]
+fn of_a_chain_that_was_left_to_a_repair_nobody_knows_what_its_undo_takes() {
+    let crashed = crashed(30);
+    let db = crashed.open_with(options().self_repair(false));
+    let id = hamal_pager::PartitionId(id_of(&db, 2));
+    // Lost for a moment, and its case not settled by the checkpoint: another transaction has changed it.
+    db.transact(|tx| tx.open_bytes_table("t")?.put(&key(2, 0), b"x")).unwrap();
+    let tx = db.begin().unwrap();
+    tx.open_bytes_table("t").unwrap().put(&key(2, 1), b"y").unwrap();
+    let engine = &db.handle.engine;
+    db.finish_recovery(&mut |_| ControlFlow::Continue(())).unwrap();
+    engine.quarantine(id, "a test says so");
+    tx.rollback().unwrap();
+    let images = engine.quarantine.images();
+    assert!(!images.is_empty() && images.iter().all(|image| image.undo_bytes == u64::MAX), "{images:?}");
+}
