@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 
 use hamal_pager::{Pager, PagerOptions, PartitionId};
-use hamal_storage::sim::{Fault, FaultKind, Operation, Repeat, SimStorage, When};
+use hamal_storage::sim::SimStorage;
 use hamal_wal::{Log, LogOptions, Lsn};
 use proptest::prelude::*;
 
@@ -626,24 +626,4 @@ fn runs_join_only_side_by_side_and_up_to_256_kib() {
     let mut runs = vec![run(10, 1)];
     run::push(&mut runs, run(11, 1), 65536);
     assert_eq!(runs, [run(10, 2)]);
-}
-
-#[test]
-fn freeing_ends_where_the_cache_is_poisoned_and_has_no_room_for_two_pages() {
-    let world = World::new(4096, 1 << 20);
-    let chain = world.begin();
-    let reference = world.write(&chain, &[1; 40_000]);
-    unlink(&world.journal, &chain, &world.space, &reference).unwrap();
-    world.commit(&chain);
-    world.pager.write_back(Lsn(u64::MAX), usize::MAX).unwrap();
-    // Pages that cannot be written fill the cache.
-    world.storage.inject(
-        Fault::new(FaultKind::Eio, When::Nth(1), Repeat::Forever).only(&[Operation::Sync]).on("doublewrite"),
-    );
-    let other = world.begin();
-    let mut writer = world.writer(&other);
-    let filled = (0..1000).try_for_each(|_| writer.write(&[2; 4096]));
-    assert!(filled.is_err() && world.space.partition().check_poison().is_err());
-    let error = free_pending(&world.journal, &world.space, 100).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Poisoned | ErrorKind::Io), "{error}");
 }
