@@ -8,7 +8,7 @@
 //! | resume | - | the log's unattested end again, its torn tail away, synced (F6) |
 //! | torn pages | doublewrite area | pages whose copy in place is torn (F5, hazard H13) |
 //! | redo ([`redo`]) of what is left | log from the oldest `rec_lsn` of these pages | pages |
-//! | undo ([`undo`], [`crate::rollback`]) | losers' chains, backwards | compensation and end records |
+//! | undo ([`undo`], [`crate::rollback`]) of what does not trail ([`crate::trailing`]) | losers' chains, backwards | compensation and end records |
 //! | orphans | catalog, `part/` | partition-deleted records; files without a catalog row go (F8) |
 //! | checkpoint | - | so that the next open starts here |
 //!
