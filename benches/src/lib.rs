@@ -8,6 +8,7 @@ pub mod memory;
 pub mod peer;
 pub mod place;
 pub mod plot;
+pub mod process;
 pub mod rows;
 pub mod spread;
 pub mod writers;

@@ -383,8 +383,8 @@ impl Database {
     }
 
     /// Closes the database: stops background work, writes everything back, takes a last checkpoint, and says whether all that
-    /// worked. What trails behind the open still ([`Options::trailing_undo_bytes`]) is left to the next one. `InvalidArgument` while another clone, a transaction or a snapshot is still there: the database stays open for them,
-    /// and closes when the last of them is dropped.
+    /// worked. What trails behind the open still ([`Options::trailing_undo_bytes`]) is left to the next one. `InvalidArgument` while another
+    /// clone, a transaction or a snapshot is still there: the database stays open for them, and closes when the last of them is dropped.
     pub fn close(self) -> Result<()> {
         match Arc::try_unwrap(self.handle) {
             Ok(mut handle) => handle.shut_down(),

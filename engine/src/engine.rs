@@ -1,7 +1,7 @@
 //! The open engine: what every transaction, checkpoint and recovery pass shares.
 //!
-//! Lock order, outermost first: `restoring`, `reshaping`, a chain of [`crate::trailing`], `checkpoint`, `vacuum`, log room, page latches, the timeline, a transaction's
-//! section ([`crate::active`]). `partitions`, the schema, the row locks and the before-images are leaves: nothing is taken under them.
+//! Lock order, outermost first: `restoring`, `reshaping`, a chain of [`crate::trailing`], `checkpoint`, `vacuum`, log room, page latches, the
+//! timeline, a transaction's section ([`crate::active`]). `partitions`, the schema, the row locks and the before-images are leaves: nothing is taken under them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

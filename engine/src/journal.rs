@@ -174,8 +174,10 @@ impl Journal {
                     place.undo_next_lsn = undo_next_lsn;
                     // What was promised for it is others' now.
                     let promise = Log::framed_bytes(payload.len()).min(state.promised_bytes);
-                    state.promised_bytes -= promise;
-                    self.log.release(promise);
+                    if promise > 0 {
+                        state.promised_bytes -= promise;
+                        self.log.release(promise);
+                    }
                     self.compensations.fetch_add(1, Ordering::Relaxed);
                     Ok(lsn)
                 }

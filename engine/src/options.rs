@@ -312,12 +312,12 @@ impl Options {
         self
     }
 
-    /// When a transaction that had not committed is rolled back after the database is open: if that takes at least so much log, bytes. `open` then returns without waiting for that, and the partitions that it has not changed serve at once; whoever reads or
-    /// writes a row of one that it has changed first helps to undo there: a snapshot to the end, a transaction for its lock timeout at each
-    /// of them, behind which it gets `Conflict`. A background thread undoes the rest; with [`Maintenance::Manual`] [`crate::Database::maintain`] does some of it
-    /// at each call.
-    /// [`crate::Database::finish_recovery`] does all of it at once, [`crate::Stats::trailing_losers`] says what is left. Default 4 MiB: some tens of
-    /// thousands of rows; [`u64::MAX`]: all is undone when `open` returns.
+    /// When a transaction that had not committed is rolled back after the database is open: if that takes at least so much log, bytes. `open`
+    /// then returns without waiting for that, and the partitions that it has not changed serve at once; whoever reads or writes a row of
+    /// one that it has changed first helps to undo there: a snapshot to the end, a transaction for its lock timeout at each of them, behind
+    /// which it gets `Conflict`. A background thread undoes the rest; with [`Maintenance::Manual`] [`crate::Database::maintain`] does some of
+    /// it at each call. [`crate::Database::finish_recovery`] does all of it at once, [`crate::Stats::trailing_losers`] says what is left.
+    /// Default 4 MiB: some ten thousand rows; [`u64::MAX`]: all is undone when `open` returns.
     ///
     /// As long as something is left, the log is kept from where that begins.
     ///

@@ -287,7 +287,10 @@ impl Quarantine {
         }
         // In this order: a chain moves from the loser to the case, within the loser's section.
         let losers: Vec<_> = self.cases.lock().values().flat_map(|case| case.losers.clone()).collect();
-        let mut images: Vec<TxnImage> = losers.iter().filter_map(|entry| entry.image()).collect();
+        // What they take is promised to nobody.
+        let unknown = |image| TxnImage { undo_bytes: u64::MAX, ..image };
+        let mut images: Vec<TxnImage> =
+            losers.iter().filter_map(|entry| entry.image()).map(unknown).collect();
         for (id, case) in self.cases.lock().iter().filter(|(_, case)| case.stage == Stage::Open) {
             images.extend(case.chains.iter().map(|(first, chain)| image(*first, *id, *chain)));
         }

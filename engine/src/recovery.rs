@@ -174,7 +174,7 @@ fn recover(
     engine.end_lifted_quarantines()?;
     let behind = engine.trailing.partitions();
     remove_orphans(&engine)?;
-    note_undone_orphans(&engine, &behind, &mut report, began);
+    note_trailing(&engine, &behind, &mut report, began);
     // One that is restored in part goes on from the same checkpoint when there is more of it.
     if engine.options.only.is_none() && (!report.clean || engine.quarantine.has_open()) {
         engine.take_checkpoint(Effort::Fuzzy)?;
@@ -370,13 +370,8 @@ fn remove_orphans(engine: &Engine) -> Result<()> {
     Ok(())
 }
 
-/// Of what was to trail, some may have been in the way of a file's removal. `behind`: the partitions in which something was left.
-fn note_undone_orphans(
-    engine: &Engine,
-    behind: &[PartitionId],
-    report: &mut RecoveryReport,
-    began: Duration,
-) {
+/// What trails; some of that may have been in the way of a file's removal. `behind`: the partitions in which something was left before.
+fn note_trailing(engine: &Engine, behind: &[PartitionId], report: &mut RecoveryReport, began: Duration) {
     let RecoveryProgress { done, .. } = engine.trailing.progress();
     report.undo.records += done;
     report.undo.applied += done;

@@ -15,6 +15,7 @@ use hamal::{Durability, Options};
 use hamal_benches::peer::Outcome;
 use hamal_benches::place::{fresh_directory, fresh_directory_in};
 use hamal_benches::plot::{Line, Plot};
+use hamal_benches::process::in_a_process_of_its_own;
 use hamal_benches::rows::{ROW_BYTES, ascending_key, value};
 use hamal_benches::spread::Spread;
 use serde::{Deserialize, Serialize};
@@ -240,12 +241,7 @@ fn copy(from: &Path, to: &Path) -> Outcome<()> {
     Ok(())
 }
 
-fn in_a_process_of_its_own(
-    arguments: &Arguments,
-    loser_rows: u64,
-    part: Part,
-    home: &Path,
-) -> Outcome<Vec<u8>> {
+fn do_part(arguments: &Arguments, loser_rows: u64, part: Part, home: &Path) -> Outcome<Vec<u8>> {
     let part = clap::ValueEnum::to_possible_value(&part).ok_or("a part without a name")?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("--part").arg(part.get_name()).arg("--home").arg(home);
@@ -253,11 +249,7 @@ fn in_a_process_of_its_own(
     command.args(
         ["--losers", "--partitions", "--data-mib"].iter().zip(&sizes).flat_map(|(n, s)| [*n, s.as_str()]),
     );
-    let done = command.output()?;
-    if done.status.success() {
-        return Ok(done.stdout);
-    }
-    Err(format!("{command:?}: {}", String::from_utf8_lossy(&done.stderr)).into())
+    in_a_process_of_its_own(&mut command)
 }
 
 /// All runs with a loser of one size.
@@ -267,13 +259,13 @@ fn measure(arguments: &Arguments, loser_rows: u64) -> Outcome<Vec<Cell>> {
         None => fresh_directory()?,
     };
     let (crashed, home) = (place.path().join("crashed.hamal"), place.path().join("opened.hamal"));
-    in_a_process_of_its_own(arguments, loser_rows, Part::Build, &crashed)?;
+    do_part(arguments, loser_rows, Part::Build, &crashed)?;
     let mut cells = KINDS.map(|kind| Cell { loser_rows, kind, runs: Vec::new() });
     for round in 0..arguments.rounds {
         for turn in 0..cells.len() {
             let cell = &mut cells[(round + turn) % KINDS.len()];
             copy(&crashed, &home)?;
-            let run = in_a_process_of_its_own(arguments, loser_rows, cell.kind, &home)?;
+            let run = do_part(arguments, loser_rows, cell.kind, &home)?;
             cell.runs.push(serde_json::from_slice(&run)?);
             fs::remove_dir_all(&home)?;
         }

@@ -19,6 +19,7 @@ use hamal::{Database, Durability, Maintenance, Options, TableDef};
 use hamal_benches::peer::Outcome;
 use hamal_benches::place::{fresh_directory, fresh_directory_in};
 use hamal_benches::plot::{Line, Plot};
+use hamal_benches::process::in_a_process_of_its_own;
 use hamal_benches::rows::{Picks, ROW_BYTES, Seed, key, value};
 use hamal_benches::spread::Spread;
 use serde::{Deserialize, Serialize};
@@ -369,15 +370,6 @@ impl Image {
         }
         Ok(())
     }
-}
-
-/// Runs it, and returns what it says.
-fn in_a_process_of_its_own(command: &mut Command) -> Outcome<Vec<u8>> {
-    let done = command.output()?;
-    if done.status.success() {
-        return Ok(done.stdout);
-    }
-    Err(format!("{command:?}: {}", String::from_utf8_lossy(&done.stderr)).into())
 }
 
 /// All runs of one number of partitions.

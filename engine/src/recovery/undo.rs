@@ -148,7 +148,6 @@ pub(super) fn run(
         let size = analysis.undo_size(image.txn);
         if trailing.takes(&entry, size)? {
             engine.let_trail(entry, size.records)?;
-            report.trailing_losers += 1;
         } else {
             losers.push(Loser::new(entry));
             records += size.records;
