@@ -1,5 +1,7 @@
 //! Splits, merges, drops, backups, checkpoints, damage and repairs beside an undo that trails.
 
+use std::sync::mpsc;
+
 use super::*;
 use crate::backup::{self, BackupOptions, DirectoryTarget, RestoreOptions};
 use crate::{RepairOptions, ReshapeProgress};
@@ -198,6 +200,39 @@ fn a_repair_does_not_wait_for_an_undo_that_is_its_own() {
     let report = db.repair(id, Some(&target()), &RepairOptions::new(), &mut go_on).unwrap();
     assert_eq!(report.losers, 1, "{report:?}");
     crashed.assert_sound(&db);
+}
+
+#[test]
+fn a_repair_and_the_undo_of_the_same_loser_elsewhere_do_not_disturb_each_other() {
+    for seed in 40..48 {
+        let vault_disk = SimStorage::new(seed);
+        let target = || DirectoryTarget::within(Arc::new(vault_disk.clone()), "");
+        let crashed = crashed_with(seed, |db| {
+            db.backup(&target(), &BackupOptions::new(), &mut go_on).map(drop).unwrap();
+        });
+        let db = crashed.open_with(options().self_repair(false));
+        let id = id_of(&db, 2);
+        db.handle.engine.quarantine(hamal_pager::PartitionId(id), "a test says so");
+        let (said, heard) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let db = &db;
+            let repair = scope.spawn(move || {
+                db.repair(id, Some(&target()), &RepairOptions::new(), &mut |_| {
+                    // Nobody listens any more once the undo has begun.
+                    let _late = said.send(());
+                    ControlFlow::Continue(())
+                })
+            });
+            // So far into the repair, or when it is over.
+            let _heard = heard.iter().take((seed - 40) as usize).count();
+            while db.handle.engine.catch_up_some().unwrap() {}
+            let report = repair.join().unwrap().unwrap();
+            assert_eq!(report.losers, 1, "seed {seed}: {report:?}");
+        });
+        crashed.assert_sound(&db);
+        db.close().unwrap();
+        crashed.assert_sound(&crashed.open());
+    }
 }
 
 #[test]
