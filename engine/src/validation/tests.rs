@@ -1,6 +1,5 @@
-//! Behaviours one by one; at random against a naive oracle in [`oracle`]; costs in [`cost`].
+//! Behaviours one by one; at random against a naive oracle in [`oracle`].
 
-mod cost;
 mod oracle;
 
 use std::ops::Bound;

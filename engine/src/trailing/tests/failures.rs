@@ -1,5 +1,6 @@
 //! Undo behind the open that fails, panics, or finds the disk full.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -70,6 +71,9 @@ fn what_trails_is_undone_on_a_disk_that_is_full() {
         let crashed = crashed(seed);
         let db = crashed.open();
         crashed.disk.set_capacity_bytes(Some(crashed.disk.used_bytes()));
+        let refused = crashed.disk.create("filler").unwrap().write_at(&[1], 0).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+        crashed.disk.remove("filler").unwrap();
         // By whoever comes first, and then the rest.
         let get = |slot| db.snapshot().unwrap().open_bytes_table("t").unwrap().get(&key(slot, 1)).unwrap();
         assert_eq!(get(2), crashed.model.get(&key(2, 1)).cloned());

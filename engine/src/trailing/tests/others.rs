@@ -204,7 +204,7 @@ fn a_repair_does_not_wait_for_an_undo_that_is_its_own() {
 
 #[test]
 fn a_repair_and_the_undo_of_the_same_loser_elsewhere_do_not_disturb_each_other() {
-    for seed in 40..48 {
+    for (reports, seed) in (40..48).enumerate() {
         let vault_disk = SimStorage::new(seed);
         let target = || DirectoryTarget::within(Arc::new(vault_disk.clone()), "");
         let crashed = crashed_with(seed, |db| {
@@ -223,8 +223,9 @@ fn a_repair_and_the_undo_of_the_same_loser_elsewhere_do_not_disturb_each_other()
                     ControlFlow::Continue(())
                 })
             });
-            // So far into the repair, or when it is over.
-            let _heard = heard.iter().take((seed - 40) as usize).count();
+            // So far into the repair.
+            assert_eq!(heard.iter().take(reports).count(), reports, "the repair has ended");
+            assert_eq!(states(db)[1], RECOVERING, "seed {seed}");
             while db.handle.engine.catch_up_some().unwrap() {}
             let report = repair.join().unwrap().unwrap();
             assert_eq!(report.losers, 1, "seed {seed}: {report:?}");
