@@ -5,6 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What [`File::write_direct_at`] writes past the cache lies at multiples of this, in memory and in the file.
+pub const DIRECT_BLOCK_BYTES: usize = 4096;
+
 /// A directory with files in it, a clock and a random source: all of the outside that Hamal sees.
 ///
 /// Names are relative, `/`-separated and UTF-8 (`"wal/00000000000000001000.log"`); the directory itself is
@@ -74,6 +77,11 @@ pub trait File: Debug + Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes at `offset`, extending the file if needed; returns how many bytes went. May be short.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+    /// Writes as [`File::write_at`] does, and where the system can do that, past its cache: for what is synced at once and not read back
+    /// soon, and then faster. It can if the bytes lie in memory, and go to the file, at multiples of [`DIRECT_BLOCK_BYTES`].
+    fn write_direct_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.write_at(bytes, offset)
+    }
     /// A hint that the range will be read soon: the system may begin to read it. It returns at once, and whatever goes wrong is told by the
     /// read itself.
     fn will_need(&self, _offset: u64, _len: u64) {}
@@ -111,9 +119,22 @@ pub fn read_exact_at(file: &dyn File, mut buffer: &mut [u8], mut offset: u64) ->
 }
 
 /// Writes all of `bytes` at `offset`, looping over short writes and `EINTR`.
-pub fn write_all_at(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+pub fn write_all_at(file: &dyn File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    write_all(|bytes, offset| file.write_at(bytes, offset), bytes, offset)
+}
+
+/// Writes all of `bytes` at `offset` with [`File::write_direct_at`], looping over short writes and `EINTR`.
+pub fn write_all_direct_at(file: &dyn File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    write_all(|bytes, offset| file.write_direct_at(bytes, offset), bytes, offset)
+}
+
+fn write_all(
+    write: impl Fn(&[u8], u64) -> io::Result<usize>,
+    mut bytes: &[u8],
+    mut offset: u64,
+) -> io::Result<()> {
     while !bytes.is_empty() {
-        match file.write_at(bytes, offset) {
+        match write(bytes, offset) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => {
                 bytes = &bytes[n..];

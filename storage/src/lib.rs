@@ -5,7 +5,7 @@
 //! tears, reorders and corrupts on a seed's command. A [`Subdirectory`] of either is a storage too.
 //!
 //! I1. Nothing else in the workspace touches `std::fs`, `SystemTime` or a random source.
-//! I2. A short transfer or `EINTR` is never an error by itself: [`read_exact_at`] and [`write_all_at`] loop.
+//! I2. A short transfer or `EINTR` is never an error by itself: [`read_exact_at`], [`write_all_at`] and [`write_all_direct_at`] loop.
 
 mod error;
 mod file;
@@ -15,6 +15,9 @@ pub mod sim;
 mod subdirectory;
 
 pub use error::{Error, Result, is_refused};
-pub use file::{File, FileId, Lock, Scheduler, Storage, read_exact_at, write_all_at};
+pub use file::{
+    DIRECT_BLOCK_BYTES, File, FileId, Lock, Scheduler, Storage, read_exact_at, write_all_at,
+    write_all_direct_at,
+};
 pub use os::OsStorage;
 pub use subdirectory::Subdirectory;

@@ -6,7 +6,9 @@
 //!
 //! I1. Nothing outside the directory is touched, but for the missing directories above it, which
 //!     `create_directory` makes (and whose entries it syncs, as no caller could name them).
-//! I2. `EINTR` is retried here where the call has no partial result (sync, allocate, lock); reads and writes hand it
+//! I2. What is written past the system's cache goes through a file description of its own, made at the first such write: others read and
+//!     write through the cache, which the kernel keeps in step as long as nobody else writes the same range at the same time.
+//! I3. `EINTR` is retried here where the call has no partial result (sync, allocate, lock); reads and writes hand it
 //!     to [`crate::read_exact_at`] and [`crate::write_all_at`].
 
 use std::collections::hash_map::RandomState;
@@ -15,14 +17,14 @@ use std::hash::BuildHasher;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::name;
-use crate::{File, FileId, Lock, Storage};
+use crate::{DIRECT_BLOCK_BYTES, File, FileId, Lock, Storage};
 
 /// Zeros are written in pieces of this size where the file system cannot reserve space.
 const FILL_BYTES: usize = 64 << 10;
@@ -61,13 +63,13 @@ impl OsStorage {
 impl Storage for OsStorage {
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let file = fs::OpenOptions::new().read(true).write(true).open(self.file_path(name)?)?;
-        Ok(Arc::new(OsFile { file }))
+        Ok(Arc::new(OsFile::new(file)))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let file =
             fs::OpenOptions::new().read(true).write(true).create_new(true).open(self.file_path(name)?)?;
-        Ok(Arc::new(OsFile { file }))
+        Ok(Arc::new(OsFile::new(file)))
     }
 
     fn exists(&self, name: &str) -> io::Result<bool> {
@@ -202,6 +204,35 @@ impl Drop for OsLock {
 #[derive(Debug)]
 struct OsFile {
     file: fs::File,
+    /// Writes past the cache, where the system lets it (I2).
+    direct: OnceLock<Option<fs::File>>,
+}
+
+impl OsFile {
+    fn new(file: fs::File) -> Self {
+        OsFile { file, direct: OnceLock::new() }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn direct(&self) -> Option<&fs::File> {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::fs::OpenOptionsExt;
+
+        use rustix::fs::OFlags;
+
+        let open = || {
+            // By the descriptor, as the file may have another name by now, or none.
+            let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let flags = OFlags::DIRECT.bits().cast_signed();
+            fs::OpenOptions::new().write(true).custom_flags(flags).open(path).ok()
+        };
+        self.direct.get_or_init(open).as_ref()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn direct(&self) -> Option<&fs::File> {
+        None
+    }
 }
 
 impl File for OsFile {
@@ -211,6 +242,21 @@ impl File for OsFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         self.file.write_at(bytes, offset)
+    }
+
+    fn write_direct_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        let block = DIRECT_BLOCK_BYTES;
+        let is_aligned = bytes.as_ptr().addr().is_multiple_of(block)
+            && bytes.len().is_multiple_of(block)
+            && offset.is_multiple_of(block as u64);
+        if is_aligned && let Some(direct) = self.direct() {
+            match direct.write_at(bytes, offset) {
+                // The file system cannot, or not with blocks of this size.
+                Err(e) if e.kind() == io::ErrorKind::InvalidInput => {}
+                other => return other,
+            }
+        }
+        self.write_at(bytes, offset)
     }
 
     #[cfg(target_os = "linux")]
@@ -329,7 +375,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("f");
         fs::write(&path, b"kept").unwrap();
-        let file = OsFile { file: fs::OpenOptions::new().read(true).write(true).open(&path).unwrap() };
+        let file = OsFile::new(fs::OpenOptions::new().read(true).write(true).open(&path).unwrap());
         file.fill(2, 100_000).unwrap();
         let bytes = read_all(&file);
         assert_eq!(bytes.len(), 100_002);

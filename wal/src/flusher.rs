@@ -3,11 +3,15 @@
 //! I1. Every write starts and ends on a block boundary, so the kernel never reads to complete a page; the bytes
 //!     after the last record of a block are zeros. The block that the frontier lies in is kept here and written
 //!     again, its durable bytes unchanged.
-//! I2. Order of a flush: copy, write, sync each segment touched, move the durable frontier, zero and free the ring.
+//! I2. A flush that writes little writes past the system's cache: a copy into it and the work of writing it back are a third of what such a
+//!     flush takes, and its records are seldom read back. One that writes much gains nothing by that, and a long transaction, which reads
+//!     it again if it is rolled back, finds it in the cache.
+//! I3. Order of a flush: copy, write, sync each segment touched, move the durable frontier, zero and free the ring.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use hamal_storage::{Error, File, Result, write_all_at};
+use hamal_storage::{DIRECT_BLOCK_BYTES, Error, File, Result, write_all_at, write_all_direct_at};
 
 use crate::group::Group;
 use crate::ring::Ring;
@@ -15,6 +19,10 @@ use crate::segments::{BLOCK_BYTES, Segments, segment_name};
 
 /// Largest single write, bytes.
 const CHUNK_BYTES: u64 = 1 << 20;
+/// Most bytes that are written past the system's cache.
+const DIRECT_BYTES: usize = 64 << 10;
+
+const _: () = assert!((BLOCK_BYTES as usize).is_multiple_of(DIRECT_BLOCK_BYTES));
 
 /// What only the leader touches.
 #[derive(Debug)]
@@ -22,8 +30,39 @@ pub(crate) struct Flusher {
     /// Everything below is in the files and synced.
     position: u64,
     /// Holds the bytes from `position` rounded down to a block.
-    staging: Box<[u8]>,
+    staging: Staging,
     current: Option<(u64, Arc<dyn File>)>,
+}
+
+/// Memory that starts where a write past the cache may.
+#[derive(Debug)]
+struct Staging {
+    memory: Box<[u8]>,
+    from: usize,
+    len: usize,
+}
+
+impl Staging {
+    fn new(len: usize) -> Self {
+        let memory = vec![0; len + DIRECT_BLOCK_BYTES].into_boxed_slice();
+        // If that cannot be told, writes go through the cache.
+        let from = memory.as_ptr().align_offset(DIRECT_BLOCK_BYTES).min(DIRECT_BLOCK_BYTES);
+        Staging { memory, from, len }
+    }
+}
+
+impl Deref for Staging {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.memory[self.from..self.from + self.len]
+    }
+}
+
+impl DerefMut for Staging {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.from..self.from + self.len]
+    }
 }
 
 /// What a flush did.
@@ -38,8 +77,7 @@ impl Flusher {
     pub(crate) fn new(position: u64, block: &[u8], buffer_bytes: usize) -> Self {
         debug_assert_eq!(block.len() as u64, position % BLOCK_BYTES);
         // One block more than the ring holds: a full ring may start inside a block.
-        let mut staging =
-            vec![0; CHUNK_BYTES.min(buffer_bytes as u64 + BLOCK_BYTES) as usize].into_boxed_slice();
+        let mut staging = Staging::new(CHUNK_BYTES.min(buffer_bytes as u64 + BLOCK_BYTES) as usize);
         staging[..block.len()].copy_from_slice(block);
         Flusher { position, staging, current: None }
     }
@@ -75,7 +113,8 @@ impl Flusher {
             let whole = used.next_multiple_of(BLOCK_BYTES as usize);
             ring.copy_out(self.position, &mut self.staging[kept..used]);
             self.staging[used..whole].fill(0);
-            write_all_at(file.as_ref(), &self.staging[..whole], start - first)
+            let write_all = if whole <= DIRECT_BYTES { write_all_direct_at } else { write_all_at };
+            write_all(file.as_ref(), &self.staging[..whole], start - first)
                 .map_err(|e| Error::io("write", segment_name(first), e))?;
             done.written_bytes += whole as u64;
             // Keep the block that `upto` lies in.
