@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use hamal_benches::floor::Floor;
 use hamal_benches::place::fresh_directory;
 use hamal_storage::{OsStorage, Storage};
@@ -60,10 +60,11 @@ fn commit(c: &mut Criterion) {
     let directory = fresh_directory().unwrap();
     let storage: Arc<dyn Storage> = Arc::new(OsStorage::new(directory.path()));
     let log = Log::create(storage, LogOptions::default(), 1).unwrap();
-    let mut floor = Floor::create(&directory.path().join("floor"), 64 << 20, 4096).unwrap();
+    let mut floor = Floor::create(directory.path(), 64 << 20, 4096).unwrap();
     let payload = [7; PAYLOAD_BYTES];
     let mut group = c.benchmark_group("log commit");
-    group.bench_function("pwrite + fdatasync of 4 KiB (floor)", |b| b.iter(|| floor.commit().unwrap()));
+    group.bench_function("pwrite + fdatasync of 4 KiB", |b| b.iter(|| floor.commit_cached().unwrap()));
+    group.bench_function("the same past the cache (floor)", |b| b.iter(|| floor.commit().unwrap()));
     group.bench_function("append + make durable", |b| {
         b.iter(|| log.make_durable(append_one(&log, &payload)).unwrap());
     });
@@ -83,6 +84,34 @@ fn commit(c: &mut Criterion) {
             });
         });
     }
+}
+
+/// A rollback beside many who commit: what it reads back was written by small flushes.
+fn walk_back(c: &mut Criterion) {
+    const FLUSHES: usize = 64;
+    const RECORDS: usize = 200;
+    let directory = fresh_directory().unwrap();
+    let storage: Arc<dyn Storage> = Arc::new(OsStorage::new(directory.path()));
+    let log = Log::create(storage, LogOptions::default(), 1).unwrap();
+    let mut group = c.benchmark_group("log walk back");
+    group.sample_size(10).throughput(Throughput::Elements((FLUSHES * RECORDS) as u64));
+    group.bench_function("records of 240 bytes, after flushes of 200", |b| {
+        let write = || {
+            let mut written = Vec::with_capacity(FLUSHES * RECORDS);
+            for _ in 0..FLUSHES {
+                written.extend((0..RECORDS).map(|_| append_one(&log, &[7; PAYLOAD_BYTES])));
+                log.flush().unwrap();
+            }
+            log.truncate(written[0]).unwrap();
+            written
+        };
+        let read = |written: Vec<Lsn>| {
+            for lsn in written.into_iter().rev() {
+                black_box(log.read(lsn).unwrap());
+            }
+        };
+        b.iter_batched(write, read, BatchSize::PerIteration);
+    });
 }
 
 fn scan(c: &mut Criterion) {
@@ -112,5 +141,5 @@ fn scan(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, append, commit, scan);
+criterion_group!(benches, append, commit, walk_back, scan);
 criterion_main!(benches);

@@ -1,42 +1,62 @@
 //! The floor under a synchronous commit: the least that makes bytes durable.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
+
+use hamal_storage::{DIRECT_BLOCK_BYTES, File, OsStorage, Storage, write_all_at, write_all_direct_at};
 
 /// Writes blocks one after another into a preallocated, zero-filled file and syncs each: what a log can cost at best.
 #[derive(Debug)]
 pub struct Floor {
-    file: File,
-    block: Vec<u8>,
+    file: Arc<dyn File>,
+    /// Has the block, at a place that a write past the system's cache may come from.
+    memory: Vec<u8>,
+    block_bytes: usize,
     at: u64,
     file_bytes: u64,
 }
 
 impl Floor {
-    /// Makes the file of `file_bytes`, filled with zeros and synced, so that no later write touches metadata.
-    pub fn create(path: &Path, file_bytes: u64, block_bytes: usize) -> io::Result<Floor> {
-        let file = OpenOptions::new().create_new(true).read(true).write(true).open(path)?;
+    /// Makes the file of `file_bytes` in a directory, filled with zeros and synced, so that no later write touches metadata.
+    pub fn create(directory: &Path, file_bytes: u64, block_bytes: usize) -> io::Result<Floor> {
+        let file = OsStorage::new(directory).create("floor")?;
         let zeros = vec![0; 1 << 20];
         let mut at = 0;
         while at < file_bytes {
             let step = zeros.len().min(usize::try_from(file_bytes - at).unwrap_or(usize::MAX));
-            file.write_all_at(&zeros[..step], at)?;
+            write_all_at(&*file, &zeros[..step], at)?;
             at += step as u64;
         }
-        file.sync_all()?;
-        Ok(Floor { file, block: vec![0x5a; block_bytes], at: 0, file_bytes })
+        file.sync_data()?;
+        Ok(Floor {
+            file,
+            memory: vec![0x5a; block_bytes + DIRECT_BLOCK_BYTES],
+            block_bytes,
+            at: 0,
+            file_bytes,
+        })
     }
 
-    /// One `pwrite` and one `fdatasync`.
+    /// One `pwrite` past the system's cache, where it can be passed, and one `fdatasync`.
     pub fn commit(&mut self) -> io::Result<()> {
-        if self.at + self.block.len() as u64 > self.file_bytes {
+        self.write(write_all_direct_at)
+    }
+
+    /// One `pwrite` through the system's cache and one `fdatasync`.
+    pub fn commit_cached(&mut self) -> io::Result<()> {
+        self.write(write_all_at)
+    }
+
+    fn write(&mut self, write: fn(&dyn File, &[u8], u64) -> io::Result<()>) -> io::Result<()> {
+        if self.at + self.block_bytes as u64 > self.file_bytes {
             self.at = 0;
         }
-        self.block[0] = self.block[0].wrapping_add(1);
-        self.file.write_all_at(&self.block, self.at)?;
-        self.at += self.block.len() as u64;
+        let from = self.memory.as_ptr().align_offset(DIRECT_BLOCK_BYTES).min(DIRECT_BLOCK_BYTES);
+        let block = &mut self.memory[from..from + self.block_bytes];
+        block[0] = block[0].wrapping_add(1);
+        write(&*self.file, block, self.at)?;
+        self.at += self.block_bytes as u64;
         self.file.sync_data()
     }
 }

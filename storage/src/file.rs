@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What [`File::write_direct_at`] writes past the cache lies at multiples of this, in memory and in the file.
+/// What [`File::write_direct_at`] writes past the cache begins at multiples of this, in memory and in the file, and is a multiple of it long.
 pub const DIRECT_BLOCK_BYTES: usize = 4096;
 
 /// A directory with files in it, a clock and a random source: all of the outside that Hamal sees.
@@ -78,7 +78,8 @@ pub trait File: Debug + Send + Sync {
     /// Writes at `offset`, extending the file if needed; returns how many bytes went. May be short.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
     /// Writes as [`File::write_at`] does, and where the system can do that, past its cache: for what is synced at once and not read back
-    /// soon, and then faster. It can if the bytes lie in memory, and go to the file, at multiples of [`DIRECT_BLOCK_BYTES`].
+    /// soon, and then faster. It can if the bytes begin in memory, begin in the file, and are as many as, multiples of
+    /// [`DIRECT_BLOCK_BYTES`]. They are no more durable before [`File::sync_data`] than those of any write.
     fn write_direct_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         self.write_at(bytes, offset)
     }

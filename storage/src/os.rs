@@ -7,7 +7,8 @@
 //! I1. Nothing outside the directory is touched, but for the missing directories above it, which
 //!     `create_directory` makes (and whose entries it syncs, as no caller could name them).
 //! I2. What is written past the system's cache goes through a file description of its own, made at the first such write: others read and
-//!     write through the cache, which the kernel keeps in step as long as nobody else writes the same range at the same time.
+//!     write through the cache, which the kernel keeps in step as long as nobody else writes the same range, or has it mapped, at the same
+//!     time. It is opened by the descriptor and compared with the file before it is used.
 //! I3. `EINTR` is retried here where the call has no partial result (sync, allocate, lock); reads and writes hand it
 //!     to [`crate::read_exact_at`] and [`crate::write_all_at`].
 
@@ -17,6 +18,7 @@ use std::hash::BuildHasher;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -206,33 +208,48 @@ struct OsFile {
     file: fs::File,
     /// Writes past the cache, where the system lets it (I2).
     direct: OnceLock<Option<fs::File>>,
+    /// The file system has refused such a write.
+    direct_refused: AtomicBool,
 }
 
 impl OsFile {
     fn new(file: fs::File) -> Self {
-        OsFile { file, direct: OnceLock::new() }
+        OsFile { file, direct: OnceLock::new(), direct_refused: AtomicBool::new(false) }
     }
 
-    #[cfg(target_os = "linux")]
     fn direct(&self) -> Option<&fs::File> {
-        use std::os::fd::AsRawFd;
-        use std::os::unix::fs::OpenOptionsExt;
-
-        use rustix::fs::OFlags;
-
-        let open = || {
-            // By the descriptor, as the file may have another name by now, or none.
-            let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-            let flags = OFlags::DIRECT.bits().cast_signed();
-            fs::OpenOptions::new().write(true).custom_flags(flags).open(path).ok()
-        };
-        self.direct.get_or_init(open).as_ref()
+        if self.direct_refused.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.direct.get_or_init(|| direct_again(&self.file)).as_ref()
     }
+}
 
-    #[cfg(not(target_os = "linux"))]
-    fn direct(&self) -> Option<&fs::File> {
-        None
-    }
+/// Opens a file once more, for writes past the cache.
+#[cfg(target_os = "linux")]
+fn direct_again(file: &fs::File) -> Option<fs::File> {
+    use std::os::fd::AsRawFd;
+
+    // By the descriptor, as the file may have another name by now, or none. The thread's own: it need not share the process's.
+    open_direct(Path::new(&format!("/proc/thread-self/fd/{}", file.as_raw_fd())), file)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn direct_again(_file: &fs::File) -> Option<fs::File> {
+    None
+}
+
+/// Opens what is at a path for writes past the cache, if that is this file: whatever the path leads to, nothing else may be written to.
+#[cfg(target_os = "linux")]
+fn open_direct(path: &Path, file: &fs::File) -> Option<fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use rustix::fs::OFlags;
+
+    let direct = OFlags::DIRECT.bits().cast_signed();
+    let opened = fs::OpenOptions::new().write(true).custom_flags(direct).open(path).ok()?;
+    let is_same = file_id(&opened.metadata().ok()?) == file_id(&file.metadata().ok()?);
+    is_same.then_some(opened)
 }
 
 impl File for OsFile {
@@ -251,8 +268,10 @@ impl File for OsFile {
             && offset.is_multiple_of(block as u64);
         if is_aligned && let Some(direct) = self.direct() {
             match direct.write_at(bytes, offset) {
-                // The file system cannot, or not with blocks of this size.
-                Err(e) if e.kind() == io::ErrorKind::InvalidInput => {}
+                // The file system cannot, or not with blocks of this size: it is not asked again.
+                Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+                    self.direct_refused.store(true, Ordering::Relaxed);
+                }
                 other => return other,
             }
         }
@@ -384,6 +403,46 @@ mod tests {
         file.fill(0, 10).unwrap();
         assert_eq!(file.len().unwrap(), 100_002);
         assert_eq!(file.fill(u64::MAX, 2).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn aligned_writes_pass_the_cache_where_the_file_system_lets_them() {
+        use std::os::unix::fs::OpenOptionsExt;
+
+        use rustix::fs::{OFlags, fcntl_getfl};
+
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("f");
+        let file = OsFile::new(fs::File::create_new(&path).unwrap());
+        let memory = vec![7; 3 * DIRECT_BLOCK_BYTES];
+        let from = memory.as_ptr().align_offset(DIRECT_BLOCK_BYTES);
+        let block = &memory[from..from + DIRECT_BLOCK_BYTES];
+        for (bytes, offset) in
+            [(&block[..8], 0), (block, 8), (&memory[from + 8..from + 8 + DIRECT_BLOCK_BYTES], 0)]
+        {
+            file.write_direct_at(bytes, offset).unwrap();
+            assert!(file.direct.get().is_none(), "what is not aligned goes through the cache");
+        }
+        // Another name, as a recycled segment of the log has.
+        let renamed = root.path().join("g");
+        fs::rename(&path, &renamed).unwrap();
+        assert_eq!(file.write_direct_at(block, 0).unwrap(), DIRECT_BLOCK_BYTES);
+        let direct = OFlags::DIRECT.bits().cast_signed();
+        let lets = fs::OpenOptions::new().write(true).custom_flags(direct).open(&renamed).is_ok();
+        let opened = file.direct.get().unwrap();
+        assert_eq!(opened.is_some(), lets);
+        if let Some(opened) = opened {
+            assert!(fcntl_getfl(opened).unwrap().contains(OFlags::DIRECT));
+            assert_eq!(file_id(&opened.metadata().unwrap()), file.identity().unwrap());
+        }
+        assert_eq!(open_direct(&renamed, &file.file).is_some(), lets);
+        fs::write(&path, b"another file").unwrap();
+        assert!(open_direct(&path, &file.file).is_none(), "nothing but this file is written to");
+        file.direct_refused.store(true, Ordering::Relaxed);
+        assert!(file.direct().is_none());
+        assert_eq!(file.write_direct_at(block, 0).unwrap(), DIRECT_BLOCK_BYTES);
+        assert_eq!(fs::read(&renamed).unwrap().len(), DIRECT_BLOCK_BYTES + 8);
     }
 
     #[test]

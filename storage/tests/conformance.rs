@@ -30,6 +30,7 @@ macro_rules! on_both {
 on_both! {
     bytes_written_are_read_back_at_any_offset
     writes_past_the_cache_and_through_it_see_each_other
+    writes_past_the_cache_go_to_the_file_that_was_opened
     reads_stop_at_the_end_of_the_file
     gaps_read_as_zeros
     a_file_is_cut_and_extended_with_zeros
@@ -80,42 +81,52 @@ fn bytes_written_are_read_back_at_any_offset(storage: &dyn Storage) {
     assert_eq!(content(&*file), bytes);
 }
 
-/// Blocks, pieces of blocks, and blocks that are out of step in memory, each over what was written the other way.
+/// Blocks, pieces of blocks, and blocks that are out of step in memory, each over bytes that were written through the cache and not synced.
 fn writes_past_the_cache_and_through_it_see_each_other(storage: &dyn Storage) {
     const BLOCK: usize = DIRECT_BLOCK_BYTES;
-    let memory = vec![0; 5 * BLOCK];
-    let aligned = memory.as_ptr().align_offset(BLOCK);
     let file = create_with(storage, "f", &vec![1; 8 * BLOCK]);
     let other = storage.open("f").unwrap();
     let mut expected = content(&*file);
+    let mut memory = vec![0; 5 * BLOCK];
+    let aligned = memory.as_ptr().align_offset(BLOCK);
     let pieces = [
         (aligned, 2 * BLOCK, 2 * BLOCK),
         (aligned, 100, BLOCK),
         (aligned, BLOCK, 3 * BLOCK + 8),
         (aligned + 8, BLOCK, 4 * BLOCK),
         (aligned + BLOCK, BLOCK, 0),
+        // Over itself, and beyond the end of the file.
+        (aligned + BLOCK, BLOCK, 0),
         (aligned, 3 * BLOCK, 7 * BLOCK),
     ];
     for (round, (from, len, offset)) in (2..).zip(pieces) {
-        let mut memory = memory.clone();
-        // Another place in memory has another alignment.
-        let from = from + memory.as_ptr().align_offset(BLOCK) - aligned;
+        let around = offset.saturating_sub(1);
+        write_all_at(&*other, &vec![100 + round; len + 2], around as u64).unwrap();
+        expected.resize(expected.len().max(around + len + 2), 0);
+        expected[around..around + len + 2].fill(100 + round);
         memory[from..from + len].fill(round);
         write_all_direct_at(&*file, &memory[from..from + len], offset as u64).unwrap();
-        expected.resize(expected.len().max(offset + len), 0);
         expected[offset..offset + len].fill(round);
         assert!(content(&*other) == expected, "after {len} bytes at {offset}");
-        write_all_at(&*other, &[0], offset as u64 + 1).unwrap();
-        expected[offset + 1] = 0;
-        file.sync_data().unwrap();
     }
+    file.sync_data().unwrap();
+    assert!(content(&*other) == expected, "once it is synced");
+}
+
+/// What a reopening by name would get wrong.
+fn writes_past_the_cache_go_to_the_file_that_was_opened(storage: &dyn Storage) {
+    const BLOCK: usize = DIRECT_BLOCK_BYTES;
+    let file = create_with(storage, "f", &vec![1; BLOCK]);
     storage.rename("f", "g").unwrap();
-    let renamed = storage.open("g").unwrap();
     storage.remove("g").unwrap();
-    let from = aligned;
-    write_all_direct_at(&*renamed, &memory[from..from + BLOCK], 0).unwrap();
-    expected[..BLOCK].fill(0);
-    assert!(content(&*file) == expected, "an open file without a name");
+    let others = ["f", "g"].map(|name| create_with(storage, name, &vec![2; BLOCK]));
+    let memory = vec![3; 2 * BLOCK];
+    let aligned = memory.as_ptr().align_offset(BLOCK);
+    write_all_direct_at(&*file, &memory[aligned..aligned + BLOCK], 0).unwrap();
+    assert!(content(&*file) == vec![3; BLOCK]);
+    for other in others {
+        assert!(content(&*other) == vec![2; BLOCK], "a file that has its name now");
+    }
 }
 
 fn reads_stop_at_the_end_of_the_file(storage: &dyn Storage) {

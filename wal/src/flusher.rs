@@ -3,9 +3,8 @@
 //! I1. Every write starts and ends on a block boundary, so the kernel never reads to complete a page; the bytes
 //!     after the last record of a block are zeros. The block that the frontier lies in is kept here and written
 //!     again, its durable bytes unchanged.
-//! I2. A flush that writes little writes past the system's cache: a copy into it and the work of writing it back are a third of what such a
-//!     flush takes, and its records are seldom read back. One that writes much gains nothing by that, and a long transaction, which reads
-//!     it again if it is rolled back, finds it in the cache.
+//! I2. A flush that writes little writes past the system's cache, one that writes much through it (docs/adr/0019): all of a flush is written
+//!     in the same way.
 //! I3. Order of a flush: copy, write, sync each segment touched, move the durable frontier, zero and free the ring.
 
 use std::ops::{Deref, DerefMut};
@@ -19,8 +18,8 @@ use crate::segments::{BLOCK_BYTES, Segments, segment_name};
 
 /// Largest single write, bytes.
 const CHUNK_BYTES: u64 = 1 << 20;
-/// Most bytes that are written past the system's cache.
-const DIRECT_BYTES: usize = 64 << 10;
+/// A flush that writes no more than this writes past the system's cache.
+const DIRECT_BYTES: u64 = 64 << 10;
 
 const _: () = assert!((BLOCK_BYTES as usize).is_multiple_of(DIRECT_BLOCK_BYTES));
 
@@ -104,6 +103,8 @@ impl Flusher {
     }
 
     fn write(&mut self, ring: &Ring, segments: &Segments, to: u64, done: &mut Flushed) -> Result<()> {
+        let is_small = to - (self.position - self.position % BLOCK_BYTES) <= DIRECT_BYTES;
+        let write_all = if is_small { write_all_direct_at } else { write_all_at };
         while self.position < to {
             let start = self.position - self.position % BLOCK_BYTES;
             let first = segments.first_of(start);
@@ -113,7 +114,6 @@ impl Flusher {
             let whole = used.next_multiple_of(BLOCK_BYTES as usize);
             ring.copy_out(self.position, &mut self.staging[kept..used]);
             self.staging[used..whole].fill(0);
-            let write_all = if whole <= DIRECT_BYTES { write_all_direct_at } else { write_all_at };
             write_all(file.as_ref(), &self.staging[..whole], start - first)
                 .map_err(|e| Error::io("write", segment_name(first), e))?;
             done.written_bytes += whole as u64;
@@ -150,5 +150,19 @@ impl Flusher {
             done.syncs += 1;
         }
         Ok(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn staging_starts_where_a_write_past_the_cache_may() {
+        for len in [1, 4096, 12_288, 1 << 20] {
+            let staging = Staging::new(len);
+            assert_eq!(staging.len(), len);
+            assert!(staging.as_ptr().addr().is_multiple_of(DIRECT_BLOCK_BYTES));
+        }
     }
 }

@@ -17,6 +17,7 @@
 //! shelves (`stock`) under the mutex of `group`; nothing is locked under a shelf.
 #![forbid(unsafe_code)]
 
+mod behind;
 mod budget;
 mod flusher;
 mod frame;

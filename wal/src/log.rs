@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hamal_storage::{Error, Result, Storage};
 use parking_lot::Mutex;
 
+use crate::behind::ReadBehind;
 use crate::budget::{Budget, Shortage};
 use crate::flusher::Flusher;
 use crate::frame::{HEADER_BYTES, Header, MAX_FRAME_BYTES};
@@ -110,6 +111,7 @@ pub struct Log {
     pub(crate) incarnation: u32,
     options: LogOptions,
     segments: Segments,
+    behind: ReadBehind,
     /// The leader's; no one else ever waits for it.
     flusher: Mutex<Flusher>,
     counters: Counters,
@@ -176,6 +178,7 @@ impl Log {
             stock: Stock::new(&options),
             incarnation,
             segments,
+            behind: ReadBehind::new(),
             flusher: Mutex::new(Flusher::new(tail, block, options.buffer_bytes)),
             counters: Counters::default(),
             options,
@@ -355,6 +358,9 @@ impl Log {
     fn read_file(&self, at: u64) -> Result<Vec<u8>> {
         // Most records are short: one read gets header and payload.
         const FIRST_READ_BYTES: u64 = 1024;
+        if let Some(behind) = self.behind.step(at) {
+            self.segments.will_need(behind.start.max(self.budget.oldest()), behind.end);
+        }
         let durable = self.group.durable();
         let mut frame = vec![0; FIRST_READ_BYTES.min(durable - at) as usize];
         self.segments.read(at, &mut frame)?;

@@ -175,6 +175,18 @@ impl Segments {
         Ok(())
     }
 
+    /// A hint that stream positions `from` to `to` will be read soon.
+    pub(crate) fn will_need(&self, mut from: u64, to: u64) {
+        while from < to {
+            let first = self.first_of(from);
+            let end = to.min(first + self.segment_bytes);
+            if let Some(file) = self.file(first) {
+                file.will_need(from - first, end - from);
+            }
+            from = end;
+        }
+    }
+
     /// Prepares segments until everything below `up_to` has one.
     pub(crate) fn prepare_to(&self, up_to: u64) -> Result<()> {
         let mut maintenance = self.maintenance.lock();

@@ -147,7 +147,7 @@ fn main() -> Outcome<()> {
     );
     results.print();
     if let Some(floor) = Spread::of(floors.iter().copied()) {
-        println!("\nBare `pwrite` + `fdatasync` of 4 KiB: {floor} ns.");
+        println!("\nBare `pwrite` past the cache + `fdatasync` of 4 KiB: {floor} ns.");
         for engine in ["Hamal", "LMDB", "redb"] {
             let ratios = results.of(COMMIT, engine).iter().zip(&floors).map(|(ns, floor)| ns / floor);
             if let Some(ratio) = Spread::of(ratios) {
@@ -261,7 +261,7 @@ fn durable_round(arguments: &Arguments, round: u64, results: &mut Results) -> Ou
         peer.settle()?;
         results.add("insert, random keys, durable batches", peer.name(), ns);
     }
-    let mut floor = Floor::create(&home.path().join("floor"), 64 << 20, 4096)?;
+    let mut floor = Floor::create(home.path(), 64 << 20, 4096)?;
     // Turns of a few commits, so that drift of the disk hits everybody alike.
     let turns = 10;
     let per_turn = commits.div_ceil(turns);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use hamal_storage::{Error, OsStorage, Storage};
 
-use super::support::{append, payload, scan, small};
-use crate::{Log, Lsn};
+use super::support::{Lazy, append, append_all, payload, scan, small};
+use crate::{Log, LogOptions, Lsn};
 
 fn directory() -> (tempfile::TempDir, Arc<dyn Storage>) {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -62,6 +62,38 @@ fn what_is_not_flushed_is_not_in_the_files() {
     assert_eq!(log.flushes(), 1);
     log.make_durable(second).unwrap();
     assert_eq!(log.flushes(), 1, "what is durable is not flushed again");
+}
+
+#[test]
+fn small_flushes_pass_the_cache_and_large_ones_do_not_in_any_part() {
+    let disk = Lazy::new(1);
+    let options =
+        LogOptions { segment_bytes: 128 << 10, buffer_bytes: 512 << 10, max_bytes: 4 << 20, ..small() };
+    let log = Log::create(disk.shared(), options, 1).unwrap();
+    let mut expected = 0;
+    // Of the large ones, some cross segments and end in a piece that is small.
+    let rounds = [
+        (1, 100),
+        (1, 5000),
+        (2, 100_000),
+        (1, 100),
+        (1, 60_000),
+        (7, 20_000),
+        (2, 20_000),
+        (3, 100_000),
+        (1, 24),
+    ];
+    for (round, (count, len)) in (0..).zip(rounds) {
+        let written = log.stats().written_bytes;
+        append_all(&log, round, &vec![len; count]);
+        log.flush().unwrap();
+        let written = log.stats().written_bytes - written;
+        if written <= 64 << 10 {
+            expected += written;
+        }
+        assert_eq!(disk.direct_bytes(), expected, "{written} bytes written for {count} records of {len}");
+    }
+    assert!(expected > 100_000);
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hamal_storage::sim::{CrashMode, SimStorage};
-use hamal_storage::{File, FileId, Lock, Result, Storage};
+use hamal_storage::{DIRECT_BLOCK_BYTES, File, FileId, Lock, Result, Storage};
 
 use crate::{Frame, FrameBatch, Log, LogOptions, Lsn, Resume, Scanner};
 
@@ -198,20 +198,26 @@ pub(super) fn corruption<T: std::fmt::Debug>(result: Result<T>) -> String {
     }
 }
 
-/// A simulated disk that, once told so, only pretends to sync: what a flush wrote stays at the mercy of the next crash.
+/// A simulated disk that, once told so, only pretends to sync: what a flush wrote stays at the mercy of the next crash. It counts bytes
+/// written past the cache.
 #[derive(Clone, Debug)]
 pub(super) struct Lazy {
     pub(super) sim: SimStorage,
-    lazy: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
+    direct_bytes: Arc<AtomicU64>,
 }
 
 impl Lazy {
     pub(super) fn new(seed: u64) -> Lazy {
-        Lazy { sim: SimStorage::new(seed), lazy: Arc::default() }
+        Lazy { sim: SimStorage::new(seed), stopped: Arc::default(), direct_bytes: Arc::default() }
     }
 
     pub(super) fn stop_syncing(&self) {
-        self.lazy.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn direct_bytes(&self) -> u64 {
+        self.direct_bytes.load(Ordering::Relaxed)
     }
 
     pub(super) fn shared(&self) -> Arc<dyn Storage> {
@@ -219,14 +225,14 @@ impl Lazy {
     }
 
     fn file(&self, inner: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(LazyFile { inner, lazy: Arc::clone(&self.lazy) })
+        Arc::new(LazyFile { inner, disk: self.clone() })
     }
 }
 
 #[derive(Debug)]
 struct LazyFile {
     inner: Arc<dyn File>,
-    lazy: Arc<AtomicBool>,
+    disk: Lazy,
 }
 
 impl File for LazyFile {
@@ -236,8 +242,15 @@ impl File for LazyFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         self.inner.write_at(bytes, offset)
     }
+    fn write_direct_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        assert!(bytes.as_ptr().addr().is_multiple_of(DIRECT_BLOCK_BYTES));
+        assert!(bytes.len().is_multiple_of(DIRECT_BLOCK_BYTES));
+        assert!(offset.is_multiple_of(DIRECT_BLOCK_BYTES as u64));
+        self.disk.direct_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.inner.write_direct_at(bytes, offset)
+    }
     fn sync_data(&self) -> io::Result<()> {
-        if self.lazy.load(Ordering::Relaxed) { Ok(()) } else { self.inner.sync_data() }
+        if self.disk.stopped.load(Ordering::Relaxed) { Ok(()) } else { self.inner.sync_data() }
     }
     fn len(&self) -> io::Result<u64> {
         self.inner.len()
