@@ -78,7 +78,7 @@ pub trait File: Debug + Send + Sync {
     /// Writes at `offset`, extending the file if needed; returns how many bytes went. May be short.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
     /// Writes as [`File::write_at`] does, and where the system can do that, past its cache: for what is synced at once and not read back
-    /// soon, and then faster. It can if the bytes begin in memory, begin in the file, and are as many as, multiples of
+    /// soon, and then faster. It can if their address, their number and `offset` are multiples of
     /// [`DIRECT_BLOCK_BYTES`]. They are no more durable before [`File::sync_data`] than those of any write.
     fn write_direct_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         self.write_at(bytes, offset)

@@ -10,7 +10,7 @@
 //!     write through the cache, which the kernel keeps in step as long as nobody else writes the same range, or has it mapped, at the same
 //!     time. It is opened by the descriptor and compared with the file before it is used.
 //! I3. `EINTR` is retried here where the call has no partial result (sync, allocate, lock); reads and writes hand it
-//!     to [`crate::read_exact_at`] and [`crate::write_all_at`].
+//!     to [`crate::read_exact_at`], [`crate::write_all_at`] and [`crate::write_all_direct_at`].
 
 use std::collections::hash_map::RandomState;
 use std::fs;

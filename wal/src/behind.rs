@@ -1,7 +1,7 @@
 //! Asking the system for what a walk back through the log, as a rollback's, will read next. Systems read ahead, not behind, and what
 //! small flushes wrote is in no cache.
 //!
-//! I1. All of it is a hint: a race of two walks costs a question too many, or one too few.
+//! I1. All of it is a hint: two walks at once, or reads that only look like a walk, cost questions too many or too few, never a wrong read.
 
 use std::ops::Range;
 
