@@ -4,15 +4,13 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use hamal_storage::{DIRECT_BLOCK_BYTES, File, OsStorage, Storage, write_all_at, write_all_direct_at};
+use hamal_storage::{DirectBuffer, File, OsStorage, Storage, write_all_at, write_all_direct_at};
 
 /// Writes blocks one after another into a preallocated, zero-filled file and syncs each: what a log can cost at best.
 #[derive(Debug)]
 pub struct Floor {
     file: Arc<dyn File>,
-    /// Has the block, at a place that a write past the system's cache may come from.
-    memory: Vec<u8>,
-    block_bytes: usize,
+    block: DirectBuffer,
     at: u64,
     file_bytes: u64,
 }
@@ -29,13 +27,9 @@ impl Floor {
             at += step as u64;
         }
         file.sync_data()?;
-        Ok(Floor {
-            file,
-            memory: vec![0x5a; block_bytes + DIRECT_BLOCK_BYTES],
-            block_bytes,
-            at: 0,
-            file_bytes,
-        })
+        let mut block = DirectBuffer::new(block_bytes);
+        block.fill(0x5a);
+        Ok(Floor { file, block, at: 0, file_bytes })
     }
 
     /// One `pwrite` past the system's cache, where it can be passed, and one `fdatasync`.
@@ -49,14 +43,12 @@ impl Floor {
     }
 
     fn write(&mut self, write: fn(&dyn File, &[u8], u64) -> io::Result<()>) -> io::Result<()> {
-        if self.at + self.block_bytes as u64 > self.file_bytes {
+        if self.at + self.block.len() as u64 > self.file_bytes {
             self.at = 0;
         }
-        let from = self.memory.as_ptr().align_offset(DIRECT_BLOCK_BYTES).min(DIRECT_BLOCK_BYTES);
-        let block = &mut self.memory[from..from + self.block_bytes];
-        block[0] = block[0].wrapping_add(1);
-        write(&*self.file, block, self.at)?;
-        self.at += self.block_bytes as u64;
+        self.block[0] = self.block[0].wrapping_add(1);
+        write(&*self.file, &self.block, self.at)?;
+        self.at += self.block.len() as u64;
         self.file.sync_data()
     }
 }

@@ -7,6 +7,7 @@
 //! I1. Nothing else in the workspace touches `std::fs`, `SystemTime` or a random source.
 //! I2. A short transfer or `EINTR` is never an error by itself: [`read_exact_at`], [`write_all_at`] and [`write_all_direct_at`] loop.
 
+mod direct_buffer;
 mod error;
 mod file;
 mod name;
@@ -14,6 +15,7 @@ mod os;
 pub mod sim;
 mod subdirectory;
 
+pub use direct_buffer::DirectBuffer;
 pub use error::{Error, Result, is_refused};
 pub use file::{
     DIRECT_BLOCK_BYTES, File, FileId, Lock, Scheduler, Storage, read_exact_at, write_all_at,

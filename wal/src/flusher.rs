@@ -7,10 +7,11 @@
 //!     in the same way.
 //! I3. Order of a flush: copy, write, sync each segment touched, move the durable frontier, zero and free the ring.
 
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use hamal_storage::{DIRECT_BLOCK_BYTES, Error, File, Result, write_all_at, write_all_direct_at};
+use hamal_storage::{
+    DIRECT_BLOCK_BYTES, DirectBuffer, Error, File, Result, write_all_at, write_all_direct_at,
+};
 
 use crate::group::Group;
 use crate::ring::Ring;
@@ -29,39 +30,8 @@ pub(crate) struct Flusher {
     /// Everything below is in the files and synced.
     position: u64,
     /// Holds the bytes from `position` rounded down to a block.
-    staging: Staging,
+    staging: DirectBuffer,
     current: Option<(u64, Arc<dyn File>)>,
-}
-
-/// Memory that starts where a write past the cache may.
-#[derive(Debug)]
-struct Staging {
-    memory: Box<[u8]>,
-    from: usize,
-    len: usize,
-}
-
-impl Staging {
-    fn new(len: usize) -> Self {
-        let memory = vec![0; len + DIRECT_BLOCK_BYTES].into_boxed_slice();
-        // If that cannot be told, writes go through the cache.
-        let from = memory.as_ptr().align_offset(DIRECT_BLOCK_BYTES).min(DIRECT_BLOCK_BYTES);
-        Staging { memory, from, len }
-    }
-}
-
-impl Deref for Staging {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.memory[self.from..self.from + self.len]
-    }
-}
-
-impl DerefMut for Staging {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.from..self.from + self.len]
-    }
 }
 
 /// What a flush did.
@@ -76,7 +46,7 @@ impl Flusher {
     pub(crate) fn new(position: u64, block: &[u8], buffer_bytes: usize) -> Self {
         debug_assert_eq!(block.len() as u64, position % BLOCK_BYTES);
         // One block more than the ring holds: a full ring may start inside a block.
-        let mut staging = Staging::new(CHUNK_BYTES.min(buffer_bytes as u64 + BLOCK_BYTES) as usize);
+        let mut staging = DirectBuffer::new(CHUNK_BYTES.min(buffer_bytes as u64 + BLOCK_BYTES) as usize);
         staging[..block.len()].copy_from_slice(block);
         Flusher { position, staging, current: None }
     }
@@ -150,19 +120,5 @@ impl Flusher {
             done.syncs += 1;
         }
         Ok(())
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn staging_starts_where_a_write_past_the_cache_may() {
-        for len in [1, 4096, 12_288, 1 << 20] {
-            let staging = Staging::new(len);
-            assert_eq!(staging.len(), len);
-            assert!(staging.as_ptr().addr().is_multiple_of(DIRECT_BLOCK_BYTES));
-        }
     }
 }
