@@ -12,7 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use crate::ids::TxnId;
-use crate::locks::LockedKey;
+use crate::locks::LockId;
 use crate::record::{ChainImage, TxnImage};
 
 /// Where one chain stands.
@@ -39,7 +39,7 @@ pub(crate) struct TxnState {
     /// Tables whose rows it writes, or is about to: nobody may drop them.
     pub(crate) writes_to: SmallVec<[u32; 2]>,
     /// Its row locks that no row shows.
-    pub(crate) locked: Vec<LockedKey>,
+    pub(crate) locked: Vec<LockId>,
 }
 
 impl TxnState {

@@ -5,59 +5,103 @@
 //!
 //! I1. Taking and asking happen under the exclusive latch of the leaf that answers for the key, so of two writers one sees the other.
 //! I2. An entry of a transaction that is no longer active locks nothing.
+//! I3. A key has at most one entry, in the part that its hash says: who locks other keys is met elsewhere, mostly.
 
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::ids::TxnId;
+use crate::shard::Shards;
 
-/// A table's key.
-pub(crate) type LockedKey = (u32, Box<[u8]>);
+/// A lock, for its holder to release it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LockId(u64);
+
+#[derive(Debug)]
+struct RowLock {
+    id: LockId,
+    holder: TxnId,
+    table: u32,
+    /// In place while it is short.
+    key: SmallVec<[u8; 24]>,
+}
+
+impl RowLock {
+    fn is_of(&self, table: u32, key: &[u8]) -> bool {
+        self.table == table && *self.key == *key
+    }
+}
+
+/// Some of the locks.
+#[derive(Debug, Default)]
+struct Part {
+    locks: Mutex<HashTable<RowLock>>,
+    /// How many there are. Asked without the mutex; the leaf's latch orders it (I1).
+    held: AtomicUsize,
+}
 
 /// All row locks that no row shows.
 #[derive(Debug, Default)]
 pub(crate) struct RowLocks {
-    holders: Mutex<HashMap<LockedKey, TxnId>>,
-    /// Entries there are. Asked without the mutex; the leaf's latch orders it (I1).
-    held: AtomicUsize,
+    hasher: DefaultHashBuilder,
+    parts: Shards<Part>,
 }
 
 impl RowLocks {
+    fn id(&self, table: u32, key: &[u8]) -> LockId {
+        LockId(self.hasher.hash_one((table, key)))
+    }
+
+    /// Where locks with this id are. By other bits of the hash than tables look at.
+    fn part(&self, id: LockId) -> &Part {
+        self.parts.at(id.0 >> 32)
+    }
+
     /// Who has locked the key; it may have ended meanwhile.
     pub(crate) fn holder(&self, table: u32, key: &[u8]) -> Option<TxnId> {
-        if self.held.load(Ordering::Relaxed) == 0 {
+        let id = self.id(table, key);
+        let part = self.part(id);
+        if part.held.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        self.holders.lock().get(&(table, Box::from(key))).copied()
+        part.locks.lock().find(id.0, |lock| lock.is_of(table, key)).map(|lock| lock.holder)
     }
 
-    /// Locks the key. Whoever had locked it has ended. Whether the lock is a new one of this transaction's.
-    pub(crate) fn take(&self, holder: TxnId, table: u32, key: &[u8]) -> bool {
-        let mut holders = self.holders.lock();
-        let before = holders.insert((table, Box::from(key)), holder);
-        self.held.store(holders.len(), Ordering::Relaxed);
-        before != Some(holder)
-    }
-
-    /// Forgets the locks of a transaction that has ended, but for keys that somebody else has locked since.
-    pub(crate) fn release(&self, holder: TxnId, keys: &[LockedKey]) {
-        if keys.is_empty() {
-            return;
+    /// Locks the key. Whoever had locked it has ended. `None` if this transaction had.
+    pub(crate) fn take(&self, holder: TxnId, table: u32, key: &[u8]) -> Option<LockId> {
+        let id = self.id(table, key);
+        let part = self.part(id);
+        let mut locks = part.locks.lock();
+        if let Some(lock) = locks.find_mut(id.0, |lock| lock.is_of(table, key)) {
+            let before = std::mem::replace(&mut lock.holder, holder);
+            return (before != holder).then_some(id);
         }
-        let mut holders = self.holders.lock();
-        for key in keys {
-            if holders.get(key) == Some(&holder) {
-                holders.remove(key);
+        let lock = RowLock { id, holder, table, key: SmallVec::from_slice(key) };
+        locks.insert_unique(id.0, lock, |lock| lock.id.0);
+        part.held.store(locks.len(), Ordering::Relaxed);
+        Some(id)
+    }
+
+    /// Forgets these locks of a transaction that has ended, but for those that somebody else has taken since.
+    pub(crate) fn release(&self, holder: TxnId, held: &[LockId]) {
+        for id in held {
+            let part = self.part(*id);
+            let mut locks = part.locks.lock();
+            // Of two keys with one hash each is in the list, so either may go first.
+            if let Ok(lock) = locks.find_entry(id.0, |lock| lock.id == *id && lock.holder == holder) {
+                let _gone = lock.remove();
+                part.held.store(locks.len(), Ordering::Relaxed);
             }
         }
-        self.held.store(holders.len(), Ordering::Relaxed);
     }
 
     /// Keys locked.
     pub(crate) fn len(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
+        self.parts.iter().map(|part| part.held.load(Ordering::Relaxed)).sum()
     }
 }
 
@@ -69,13 +113,34 @@ mod tests {
     fn a_lock_taken_over_is_not_released_by_its_last_holder() {
         let locks = RowLocks::default();
         assert_eq!(locks.holder(1, b"k"), None);
-        assert!(locks.take(TxnId(1), 1, b"k"));
-        assert!(!locks.take(TxnId(1), 1, b"k"), "it has it already");
-        assert!(locks.take(TxnId(2), 1, b"k"));
-        locks.release(TxnId(1), &[(1, Box::from(&b"k"[..]))]);
+        let first = locks.take(TxnId(1), 1, b"k").unwrap();
+        assert_eq!(locks.take(TxnId(1), 1, b"k"), None, "it has it already");
+        let second = locks.take(TxnId(2), 1, b"k").unwrap();
+        locks.release(TxnId(1), &[first]);
         assert_eq!(locks.holder(1, b"k"), Some(TxnId(2)));
         assert_eq!(locks.holder(2, b"k"), None);
-        locks.release(TxnId(2), &[(1, Box::from(&b"k"[..]))]);
+        locks.release(TxnId(2), &[second]);
         assert_eq!((locks.holder(1, b"k"), locks.len()), (None, 0));
+    }
+
+    #[test]
+    fn keys_of_all_lengths_are_told_apart_and_released_one_by_one() {
+        let locks = RowLocks::default();
+        let keys: Vec<Vec<u8>> = (0..200).map(|bytes| vec![7; bytes]).collect();
+        let places = || keys.iter().flat_map(|key| [(1, key), (2, key)]);
+        let held: Vec<LockId> =
+            places().map(|(table, key)| locks.take(TxnId(u64::from(table)), table, key).unwrap()).collect();
+        assert_eq!(locks.len(), 400);
+        for (table, key) in places() {
+            assert_eq!(locks.holder(table, key), Some(TxnId(u64::from(table))));
+            assert_eq!(locks.holder(3, key), None);
+        }
+        // Locks of others stay, whatever list they are in.
+        locks.release(TxnId(1), &held);
+        for (table, key) in places() {
+            assert_eq!(locks.holder(table, key), (table == 2).then_some(TxnId(2)));
+        }
+        locks.release(TxnId(2), &held);
+        assert_eq!(locks.len(), 0);
     }
 }

@@ -149,8 +149,10 @@ fn give_up_row(engine: &Engine, entry: &TxnEntry, table: u32, key: &[u8], lock: 
     if let Some(versions) = engine.versions.of(entry.id) {
         versions.undone(table, key);
     }
-    if lock == Lock::Keep && engine.row_locks.take(entry.id, table, key) {
-        entry.lock().locked.push((table, Box::from(key)));
+    if lock == Lock::Keep
+        && let Some(lock) = engine.row_locks.take(entry.id, table, key)
+    {
+        entry.lock().locked.push(lock);
     }
 }
 

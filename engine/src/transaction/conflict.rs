@@ -71,10 +71,13 @@ impl Transaction {
     ) -> Option<Obstacle> {
         let timeline = &self.engine().timeline;
         let unseen = row.map(|row| row.stamp).filter(|stamp| !self.view().sees(*stamp));
+        // A row with this transaction's stamp nobody else can have locked.
+        let is_own = row.is_some_and(|row| row.stamp == self.entry.id);
         if let Some(holder) = unseen.filter(|stamp| timeline.is_active(*stamp)) {
             return Some(Obstacle::Locked(holder));
         }
-        if let Some(holder) = self.engine().row_locks.holder(table, key)
+        if !is_own
+            && let Some(holder) = self.engine().row_locks.holder(table, key)
             && holder != self.entry.id
             && timeline.is_active(holder)
         {
@@ -224,8 +227,8 @@ impl Transaction {
 
     /// Locks a key that this transaction has not written. The key's leaf is latched exclusively.
     pub(crate) fn lock_key(&self, table: u32, key: &[u8]) {
-        if self.engine().row_locks.take(self.entry.id, table, key) {
-            self.entry.lock().locked.push((table, Box::from(key)));
+        if let Some(lock) = self.engine().row_locks.take(self.entry.id, table, key) {
+            self.entry.lock().locked.push(lock);
         }
     }
 
