@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
@@ -26,16 +26,16 @@ use hamal_wal::Lsn;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use smallvec::SmallVec;
 
-use crate::Result;
 use crate::active::{TxnEntry, TxnState};
 use crate::counts::RowCounts;
 use crate::ids::TxnId;
 use crate::planted::{PlantedBug, is_planted};
 use crate::record::TxnImage;
 use crate::shard;
-use crate::validation::{History, Published};
+use crate::validation::{Garbage, History, Published};
 use crate::view::{TxnIds, View};
 use crate::views::{ViewKind, Views};
+use crate::{Error, Result};
 
 /// Most memory that the history of commits takes, bytes.
 const HISTORY_BYTES: usize = 16 << 20;
@@ -59,6 +59,8 @@ pub(crate) struct LiveView {
     number: u64,
     /// Commits there had been.
     commits: u64,
+    /// Others were active that will validate: they, or others, are likely to be when it goes.
+    pub(crate) in_company: bool,
 }
 
 /// What a commit changes besides rows.
@@ -71,13 +73,19 @@ pub(crate) struct Committing<'c> {
     pub(crate) exposed: bool,
 }
 
-/// What goes on beside a transaction.
+/// A transaction has committed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Company {
-    /// Other transactions are active that will validate.
-    pub(crate) others: bool,
-    /// The newest commit that is in the history.
-    pub(crate) newest: Lsn,
+pub(crate) struct Committed {
+    pub(crate) lsn: Lsn,
+    /// Commits since its view was taken, itself included.
+    pub(crate) since_view: u64,
+}
+
+/// What is left of those who have gone, to be dropped where that holds up nobody.
+#[derive(Debug, Default)]
+struct Remains {
+    _entry: Option<Arc<TxnEntry>>,
+    _pruned: Garbage,
 }
 
 /// A commit that readers must not see yet.
@@ -104,12 +112,12 @@ struct State {
     waiting: usize,
     /// No transaction may begin.
     closed: bool,
+    history: History,
     /// By id, which is here so that who looks for one need not look at what others write; in place while they are few, as [`Views`].
     active: SmallVec<[(TxnId, Arc<TxnEntry>); 4]>,
     /// Transactions of before the open that are still to be rolled back, where nobody meets what they have done.
     aside: Vec<Arc<TxnEntry>>,
     views: Views,
-    history: History,
     /// Committed, not exposed, in order of commit.
     hidden: VecDeque<Hidden>,
     counts: RowCounts,
@@ -131,11 +139,6 @@ pub(crate) struct Timeline {
 pub(crate) struct Hints {
     /// See I4.
     horizon: AtomicU64,
-    /// Transactions that will validate.
-    validating: AtomicUsize,
-    /// The newest commit in the history.
-    newest: AtomicU64,
-    commits: AtomicU64,
 }
 
 impl Hints {
@@ -285,17 +288,17 @@ impl Timeline {
         check(&state.history)?;
         let view = state.view_of_all(live.view.own);
         let kind = live.kind;
-        state.dismiss(live);
+        let pruned = state.dismiss(live);
         *live = state.enlist(view, kind, now);
-        self.publish(&state);
+        self.leave(state, Remains { _pruned: pruned, _entry: None });
         Ok(())
     }
 
     /// A view is no longer used.
     pub(crate) fn release(&self, live: &LiveView) {
         let mut state = self.state.lock();
-        state.dismiss(live);
-        self.leave(state);
+        let pruned = state.dismiss(live);
+        self.leave(state, Remains { _pruned: pruned, _entry: None });
     }
 
     /// Whether a transaction may still change something.
@@ -305,14 +308,14 @@ impl Timeline {
 
     /// The commit section. `check` is shown the history; then `reserve` reserves the commit record in the transaction's own section; then
     /// everybody sees it. If one of them fails nothing has happened.
-    pub(crate) fn commit(
+    pub(crate) fn commit<E: From<Error>>(
         &self,
         entry: &TxnEntry,
         live: &LiveView,
-        check: impl FnOnce(&History) -> Result<()>,
+        check: impl FnOnce(&History) -> std::result::Result<(), E>,
         reserve: impl FnOnce() -> Result<Lsn>,
         what: &mut Committing<'_>,
-    ) -> Result<Lsn> {
+    ) -> std::result::Result<Committed, E> {
         let mut guard = self.state.lock();
         let state = &mut **guard;
         check(&state.history)?;
@@ -323,11 +326,12 @@ impl Timeline {
             lsn
         };
         let floor = state.active.first().map_or(entry.id, |(oldest, _)| *oldest);
-        state.forget(entry.id);
-        state.dismiss(live);
+        let remains = Remains { _entry: state.forget(entry.id), _pruned: state.dismiss(live) };
         state.newest = lsn;
         if what.exposed {
-            state.hidden.clear();
+            if !state.hidden.is_empty() {
+                state.hidden.clear();
+            }
             state.exposed = lsn;
         } else {
             state.hidden.push_back(Hidden { lsn, txn: entry.id, floor });
@@ -339,18 +343,19 @@ impl Timeline {
             state.history.push(lsn, (what.publish)());
         }
         state.commits += 1;
-        self.leave(guard);
-        Ok(lsn)
+        let since_view = state.commits - live.commits;
+        self.leave(guard, remains);
+        Ok(Committed { lsn, since_view })
     }
 
-    /// A transaction is over without a commit: it changed nothing, or all is undone.
-    pub(crate) fn end(&self, entry: &TxnEntry, live: Option<&LiveView>) {
+    /// A transaction is over without a commit: it changed nothing, or all is undone. Returns the commits since its view was taken.
+    pub(crate) fn end(&self, entry: &TxnEntry, live: Option<&LiveView>) -> u64 {
         let mut state = self.state.lock();
-        state.forget(entry.id);
-        if let Some(live) = live {
-            state.dismiss(live);
-        }
-        self.leave(state);
+        let entry = state.forget(entry.id);
+        let pruned = live.map_or_else(Garbage::new, |live| state.dismiss(live));
+        let since_view = live.map_or(0, |live| state.commits - live.commits);
+        self.leave(state, Remains { _entry: entry, _pruned: pruned });
+        since_view
     }
 
     /// The log is durable to `durable`: readers may see more.
@@ -365,19 +370,6 @@ impl Timeline {
         let mut state = self.state.lock();
         state.expose_through(lsn);
         self.publish(&state);
-    }
-
-    /// What goes on beside a transaction: a moment ago.
-    pub(crate) fn company(&self, live: &LiveView) -> Company {
-        // Relaxed: hints, which the commit section does not rely on.
-        let others =
-            self.hints.validating.load(Ordering::Relaxed) > usize::from(live.kind == ViewKind::Validated);
-        Company { others, newest: Lsn(self.hints.newest.load(Ordering::Relaxed)) }
-    }
-
-    /// Commits since the view was taken, a moment ago.
-    pub(crate) fn commits_since(&self, live: &LiveView) -> u64 {
-        self.hints.commits.load(Ordering::Relaxed).saturating_sub(live.commits)
     }
 
     /// Puts commits, given in their order, into groups: no view stands, or can be taken, between those of a group. Leaves out those
@@ -434,7 +426,7 @@ impl Timeline {
 
     /// Commits since the database was opened.
     pub(crate) fn commits(&self) -> u64 {
-        self.hints.commits.load(Ordering::Relaxed)
+        self.state.lock().commits
     }
 
     /// Number of active transactions, and of those set aside.
@@ -461,12 +453,11 @@ impl Timeline {
         (state.views.len(), state.views.oldest())
     }
 
-    /// Publishes what has changed, and drops what was pruned from the history after letting go of the mutex.
-    fn leave(&self, mut state: MutexGuard<'_, CachePadded<State>>) {
+    /// Publishes what has changed, and drops what is left of those who have gone after letting go of the mutex.
+    fn leave(&self, state: MutexGuard<'_, CachePadded<State>>, remains: Remains) {
         self.publish(&state);
-        let pruned = state.history.take_pruned();
         drop(state);
-        drop(pruned);
+        drop(remains);
     }
 
     /// Tells those who ask without the mutex how things stand, and wakes who waits for that.
@@ -481,14 +472,6 @@ impl Timeline {
         // What has not changed is not written: others have it in their caches.
         if horizon.0 != known {
             hints.horizon.store(horizon.0, Ordering::Release);
-        }
-        let validating = state.views.validated();
-        if validating != hints.validating.load(Ordering::Relaxed) {
-            hints.validating.store(validating, Ordering::Relaxed);
-        }
-        if state.commits != hints.commits.load(Ordering::Relaxed) {
-            hints.commits.store(state.commits, Ordering::Relaxed);
-            hints.newest.store(state.history.newest().0, Ordering::Relaxed);
         }
         if state.waiting > 0 {
             self.changed.notify_all();
@@ -506,13 +489,13 @@ impl State {
         self.active.iter().map(|(_, entry)| entry).chain(&self.aside).cloned()
     }
 
-    /// A transaction is active no more.
-    fn forget(&mut self, id: TxnId) {
+    /// A transaction is active no more; returns what told of it.
+    fn forget(&mut self, id: TxnId) -> Option<Arc<TxnEntry>> {
         if let Ok(at) = self.position(id) {
-            self.active.remove(at);
-        } else {
-            self.aside.retain(|entry| entry.id != id);
+            return Some(self.active.remove(at).1);
         }
+        let at = self.aside.iter().position(|entry| entry.id == id)?;
+        Some(self.aside.remove(at))
     }
 
     /// What a transaction that begins, or moves its view, now sees: every commit so far.
@@ -528,14 +511,17 @@ impl State {
     }
 
     fn enlist(&mut self, view: View, kind: ViewKind, now: Duration) -> LiveView {
+        let in_company = self.views.validated() > 0;
         let number = self.views.add(kind, &view, now);
-        LiveView { view, kind, number, commits: self.commits }
+        LiveView { view, kind, number, commits: self.commits, in_company }
     }
 
-    fn dismiss(&mut self, live: &LiveView) {
+    /// A view is no longer used; returns what nobody will ask the history for any more.
+    fn dismiss(&mut self, live: &LiveView) -> Garbage {
         self.views.remove(live.kind, live.number);
-        if live.kind == ViewKind::Validated {
-            self.history.prune(self.views.oldest_validated().unwrap_or(self.newest));
+        match live.kind {
+            ViewKind::Validated => self.history.prune(self.views.oldest_validated().unwrap_or(self.newest)),
+            ViewKind::Unvalidated | ViewKind::ReadOnly => Garbage::new(),
         }
     }
 

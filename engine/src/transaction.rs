@@ -84,6 +84,8 @@ pub struct Transaction {
     waits_until: Cell<Option<Duration>>,
     /// Code of the caller runs inside a statement (I6).
     is_calling_out: Cell<bool>,
+    /// Once it has ended: commits since its view was taken.
+    commits_since_view: Cell<u64>,
 }
 
 /// What a transaction remembers besides its chains.
@@ -240,6 +242,7 @@ impl Transaction {
             is_compound: Cell::new(false),
             waits_until: Cell::new(None),
             is_calling_out: Cell::new(false),
+            commits_since_view: Cell::new(0),
         })
     }
 

@@ -39,7 +39,7 @@ mod writes;
 use std::fmt;
 use std::ops::Bound;
 
-pub(crate) use history::History;
+pub(crate) use history::{Garbage, History};
 pub(crate) use reads::{PreparedReads, RangeId, ReadSet};
 pub(crate) use writes::{Published, WriteSet};
 

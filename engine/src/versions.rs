@@ -524,13 +524,14 @@ pub(crate) enum Write {
     Remove,
 }
 
-/// Whether a writer must keep what it is about to change (I2), if nothing is kept of the key yet. `horizon`: stamps below are settled.
-pub(crate) fn must_keep(writer: TxnId, old: Row<'_>, write: Write, horizon: TxnId) -> bool {
+/// Whether a writer must keep what it is about to change (I2), if nothing is kept of the key yet. `horizon`: stamps below are settled; asked
+/// only where that matters, for it changes with almost every commit, and is in another processor's cache then.
+pub(crate) fn must_keep(writer: TxnId, old: Row<'_>, write: Write, horizon: impl FnOnce() -> TxnId) -> bool {
     if old.stamp == writer {
         // Its own insert is removed, or its own ghost written over: then the stamp no longer explains itself.
         return old.ghost == (write == Write::Put);
     }
-    old.stamp >= horizon || (write == Write::Put && !old.ghost)
+    (write == Write::Put && !old.ghost) || old.stamp >= horizon()
 }
 
 impl VersionTable {

@@ -18,7 +18,7 @@ use crate::record::{Record, put_commit};
 use crate::timeline::{Birth, Committing, LiveView};
 use crate::tree::Decision;
 use crate::validation::Published;
-use crate::{Result, overflow, rollback};
+use crate::{Error, Result, overflow, rollback};
 
 /// By when errands are durable.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(10);
@@ -69,7 +69,8 @@ impl<'e> Errand<'e> {
         let reserve = || Ok(placed.insert(permit.place(&payload)?).lsn());
         let mut what =
             Committing { counts: &[], publish: &mut || Arc::new(Published::default()), exposed: false };
-        let committed = engine.timeline.commit(&self.chain.entry, &self.live, |_| Ok(()), reserve, &mut what);
+        let committed =
+            engine.timeline.commit(&self.chain.entry, &self.live, |_| Ok::<_, Error>(()), reserve, &mut what);
         // Written with the section left, as every commit.
         drop(placed);
         committed?;

@@ -1,8 +1,8 @@
 //! How a transaction ends.
 //!
-//! A commit: check the reads against what has been published so far; then, in one step of the timeline, check them against what came
-//! meanwhile, reserve the commit record, and let everybody see it (hazard H8); then wait until the record is durable, if that was
-//! promised. A rollback: undo everything, then leave the timeline.
+//! A commit: in one step of the timeline, check the reads against what has been published since the view, reserve the commit record, and
+//! let everybody see it (hazard H8); where there is much to check, leave, check that much outside, and come back to check what came
+//! meanwhile. Then wait until the record is durable, if that was promised. A rollback: undo everything, then leave the timeline.
 
 use std::mem;
 use std::sync::atomic::Ordering;
@@ -21,14 +21,27 @@ use crate::ids::TxnId;
 use crate::options::{Durability, Isolation};
 use crate::planted::{PlantedBug, is_planted};
 use crate::record::{Record, put_commit};
-use crate::timeline::Committing;
+use crate::timeline::{Committed, Committing};
 use crate::validation::History;
 use crate::{Error, ErrorKind, Result, rollback};
 
-/// So few things read, and so few commits since the view, are checked in the commit section.
+/// So few things read, and so few commits since the view, are checked in the commit section at once.
 const FEW_READS: usize = 16;
 /// See [`FEW_READS`].
 const FEW_COMMITS: u64 = 4;
+
+/// Why a transaction has not committed.
+enum Uncommitted {
+    Failed(Error),
+    /// There is more to check against than may be checked in the commit section.
+    MuchToCheck,
+}
+
+impl From<Error> for Uncommitted {
+    fn from(error: Error) -> Self {
+        Uncommitted::Failed(error)
+    }
+}
 
 impl Transaction {
     /// Commits. Durable when it returns, if the durability is `Sync`. `Conflict`: a commit since the transaction's start has changed what
@@ -128,68 +141,80 @@ impl Transaction {
         let mut payload = Vec::with_capacity(64);
         put_commit(&mut payload, self.entry.id, engine.storage.now_micros(), &counts);
         let live = self.live.get_mut();
-        let validates = self.isolation == Isolation::Serializable && !is_planted(PlantedBug::NoValidation);
-        // Nobody besides it, and nothing since its view: then there is nothing to check, nor anybody to be checked against it, but for
-        // who begins, and commits, between here and the section.
-        let company = engine.timeline.company(live);
         let Pair { reads, writes, shown } = self.sets.get_mut().get();
+        let validates = self.isolation == Isolation::Serializable
+            && !reads.is_empty()
+            && !is_planted(PlantedBug::NoValidation);
         let refused = |overlap| {
             engine.counters.overtaken.fetch_add(1, Ordering::Relaxed);
             overtaken(&overlap)
         };
-        // Most of the checking is done here, where it holds up nobody; unless it is so little that a look at the history costs more.
-        let mut seen_up_to = live.view.as_of;
-        let validates = validates && !reads.is_empty();
-        if validates && company.newest > seen_up_to {
-            let reads = reads.prepare();
-            if reads.len() > FEW_READS || engine.timeline.commits_since(live) > FEW_COMMITS {
-                let later = engine.timeline.with_history(|history| history.after(&reads, seen_up_to));
-                let later = later.map_err(refused)?;
-                later.check(&reads).map_err(refused)?;
-                seen_up_to = later.seen_up_to;
-            }
-        } else if validates && company.others {
-            // Sorted here rather than in the section.
-            let _prepared = reads.prepare();
+        // Both outside of the section, if they are likely to be needed there.
+        if validates && live.in_company {
+            let _sorted = reads.prepare();
         }
-        engine.pause("between validation and commit");
-        let mut permit = engine.log.admit_promised(Log::framed_bytes(payload.len()))?;
-        let check = |history: &History| {
-            if !validates || history.newest() <= seen_up_to {
-                return Ok(());
-            }
-            history.check(&reads.prepare(), seen_up_to).map_err(refused)
-        };
-        let mut placed = None;
-        let reserve = || {
-            let lsn = placed.insert(permit.place(&payload)?).lsn();
-            for gate in work.dropping.iter().filter(|gate| work.has_dropped(gate.table)) {
-                gate.dropped.store(true, Ordering::SeqCst);
-            }
-            if let Some(gate) = &work.reshaped {
-                gate.reshaper.store(self.entry.id.0, Ordering::SeqCst);
-            }
-            Ok(lsn)
-        };
         let mut publish = || shown.publish(writes, counts.iter().map(|(table, _)| *table));
-        // Outside of the section, if it is likely to be needed.
-        let mut published = company.others.then(&mut publish);
-        let mut what = Committing {
-            counts: &counts,
-            publish: &mut || published.take().unwrap_or_else(&mut publish),
-            exposed: self.durability != Durability::Sync,
-        };
-        let committed = engine.timeline.commit(&self.entry, live, check, reserve, &mut what);
-        // Written with the section left: nobody waits for that but who wants it durable.
-        drop(placed);
-        committed
+        let mut published = live.in_company.then(&mut publish);
+        let mut seen_up_to = live.view.as_of;
+        let mut is_nearly_checked = false;
+        loop {
+            engine.pause("between validation and commit");
+            let mut permit = engine.log.admit_promised(Log::framed_bytes(payload.len()))?;
+            let check = |history: &History| {
+                if !validates || history.newest() <= seen_up_to {
+                    return Ok(());
+                }
+                let is_much =
+                    reads.len() > FEW_READS || history.has_more_after(seen_up_to, FEW_COMMITS as usize);
+                if is_much && !is_nearly_checked {
+                    return Err(Uncommitted::MuchToCheck);
+                }
+                history.check(&reads.prepare(), seen_up_to).map_err(|overlap| refused(overlap).into())
+            };
+            let mut placed = None;
+            let reserve = || {
+                let lsn = placed.insert(permit.place(&payload)?).lsn();
+                for gate in work.dropping.iter().filter(|gate| work.has_dropped(gate.table)) {
+                    gate.dropped.store(true, Ordering::SeqCst);
+                }
+                if let Some(gate) = &work.reshaped {
+                    gate.reshaper.store(self.entry.id.0, Ordering::SeqCst);
+                }
+                Ok(lsn)
+            };
+            let mut what = Committing {
+                counts: &counts,
+                publish: &mut || published.take().unwrap_or_else(&mut publish),
+                exposed: self.durability != Durability::Sync,
+            };
+            let committed = engine.timeline.commit(&self.entry, live, check, reserve, &mut what);
+            // Written with the section left: nobody waits for that but who wants it durable.
+            drop(placed);
+            match committed {
+                Ok(Committed { lsn, since_view }) => {
+                    self.commits_since_view.set(since_view);
+                    return Ok(lsn);
+                }
+                Err(Uncommitted::Failed(error)) => return Err(error),
+                Err(Uncommitted::MuchToCheck) => {}
+            }
+            drop(permit);
+            // Most of the checking is done here, where it holds up nobody; what comes meanwhile is checked in the section.
+            let reads = reads.prepare();
+            let later = engine.timeline.with_history(|history| history.after(&reads, seen_up_to));
+            let later = later.map_err(refused)?;
+            later.check(&reads).map_err(refused)?;
+            seen_up_to = later.seen_up_to;
+            is_nearly_checked = true;
+        }
     }
 
     /// Leaves the timeline without a commit.
     fn finish(&self) {
         let engine = self.engine();
         rollback::give_back_promise(engine, &self.entry);
-        engine.timeline.end(&self.entry, Some(&*self.live.borrow()));
+        let since_view = engine.timeline.end(&self.entry, Some(&*self.live.borrow()));
+        self.commits_since_view.set(since_view);
     }
 
     /// It is over, and out of the timeline: whoever waits for it goes on.
@@ -218,7 +243,7 @@ impl Transaction {
     /// Lets go of what nobody needs any more, after a commit.
     pub(super) fn tidy(&self) {
         let engine = self.engine();
-        if engine.timeline.commits_since(&self.live.borrow()) > FEW_COMMITS {
+        if self.commits_since_view.get() > FEW_COMMITS {
             engine.tidy();
         } else {
             // Its view has kept little.

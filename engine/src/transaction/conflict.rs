@@ -191,7 +191,7 @@ impl Transaction {
             engine.schema.forget();
         }
         if let Some(old) = old
-            && must_keep(self.entry.id, old, write, engine.journal.horizon())
+            && must_keep(self.entry.id, old, write, || engine.journal.horizon())
             && !self.spilled.take().is_some_and(|spilled| spilled.is_of(table, key) && spilled.is_kept)
         {
             let versions = self.versions.get_or_init(|| engine.versions.open(self.entry.id));
@@ -202,7 +202,7 @@ impl Transaction {
     /// Whether only a file can tell if something is kept of a row of its own that is about to change.
     fn is_unknown(&self, table: u32, key: &[u8], row: Row<'_>, write: Write) -> bool {
         row.stamp == self.entry.id
-            && must_keep(self.entry.id, row, write, TxnId::NONE)
+            && must_keep(self.entry.id, row, write, || TxnId::NONE)
             && self.versions.get().is_some_and(|versions| versions.is_unknown(table, key))
             && !self.spilled.borrow().as_ref().is_some_and(|spilled| spilled.is_of(table, key))
     }

@@ -8,7 +8,6 @@
 //! I4. Beyond [`LOW_WATER_TABLES`] the low-water LSNs collapse into one for all tables.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::mem;
 use std::sync::Arc;
 
 use hamal_wal::Lsn;
@@ -42,17 +41,16 @@ impl Commit {
     }
 }
 
-/// What recent commits wrote.
+/// What recent commits wrote. First what every commit changes: one cache line.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct History {
-    limit_bytes: usize,
-    bytes: usize,
     commits: VecDeque<Commit>,
-    /// Pruned, and still to be dropped.
-    garbage: Garbage,
+    bytes: usize,
     newest: Lsn,
     /// The newest commit that was pruned.
     pruned: Lsn,
+    limit_bytes: usize,
     forgotten: LowWater,
 }
 
@@ -63,7 +61,6 @@ impl History {
             limit_bytes,
             bytes: 0,
             commits: VecDeque::new(),
-            garbage: Garbage::new(),
             newest: Lsn::NEVER,
             pruned: Lsn::NEVER,
             forgotten: LowWater::default(),
@@ -104,27 +101,31 @@ impl History {
         Ok(Later { seen_up_to: self.newest.max(since), commits })
     }
 
-    /// The commits after `since` that wrote to tables like those that were read.
+    /// The commits after `since` that wrote to tables like those that were read, the newest first: who looks back from there to the first
+    /// that is seen asks for no other memory than that of what is not.
     fn unseen(&self, reads: &PreparedReads<'_>, since: Lsn) -> impl Iterator<Item = &Commit> {
         let tables = reads.table_range();
-        let seen = self.commits.partition_point(|commit| commit.lsn <= since);
-        self.commits.range(seen..).filter(move |commit| !commit.is_elsewhere(tables))
+        let after = self.commits.iter().rev().take_while(move |commit| commit.lsn > since);
+        after.filter(move |commit| !commit.is_elsewhere(tables))
     }
 
-    /// Drops the commits that nobody will ask for again: all at or below `oldest`, the least snapshot there is.
-    pub(crate) fn prune(&mut self, oldest: Lsn) {
+    /// Whether more than so many commits after `since` are in it.
+    pub(crate) fn has_more_after(&self, since: Lsn, commits: usize) -> bool {
+        self.commits.iter().rev().nth(commits).is_some_and(|commit| commit.lsn > since)
+    }
+
+    /// Takes out the commits that nobody will ask for again: all at or below `oldest`, the least snapshot there is. What they wrote is
+    /// returned, to be dropped where that holds up nobody.
+    pub(crate) fn prune(&mut self, oldest: Lsn) -> Garbage {
+        let mut garbage = Garbage::new();
         while self.commits.front().is_some_and(|commit| commit.lsn <= oldest) {
             if let Some(commit) = self.pop() {
                 self.pruned = commit.lsn;
-                self.garbage.push(commit.writes);
+                garbage.push(commit.writes);
             }
         }
         self.forgotten.prune(oldest);
-    }
-
-    /// Takes what was pruned, to be dropped where that holds up nobody.
-    pub(crate) fn take_pruned(&mut self) -> Garbage {
-        mem::take(&mut self.garbage)
+        garbage
     }
 
     /// Checks all commits after `since`.
@@ -239,7 +240,9 @@ impl LowWater {
     }
 
     fn prune(&mut self, oldest: Lsn) {
-        if self.newest <= oldest {
+        if self.newest == Lsn::NEVER {
+            // Nothing was forgotten: so nothing is written either, for others have it in their caches.
+        } else if self.newest <= oldest {
             *self = LowWater::default();
         } else if self.oldest <= oldest {
             self.rows.retain(|_, lsn| *lsn > oldest);

@@ -126,6 +126,11 @@ impl ReadSet {
         self.counts.push(table);
     }
 
+    /// Number of keys, intervals and row counts so far, repeats included.
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len() + self.open.len() + self.counts.len()
+    }
+
     /// Whether nothing was read.
     pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.open.is_empty() && self.counts.is_empty()
@@ -178,11 +183,6 @@ impl<'r> PreparedReads<'r> {
     /// Whether nothing was read.
     pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.counts.is_empty()
-    }
-
-    /// Number of keys, intervals and row counts.
-    pub(crate) fn len(&self) -> usize {
-        self.keys.len() + self.counts.len()
     }
 
     /// The least and the greatest table that was read or counted: every one, if not more is remembered.

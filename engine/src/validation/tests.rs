@@ -369,15 +369,15 @@ fn pruning_drops_commits_and_low_waters_that_nobody_asks_for() {
         push(&mut history, n * 10, &[(n as u32, b"a")], &[n as u32]);
     }
     assert_eq!(history.low_water_tables(), 20);
-    history.prune(Lsn(50));
+    drop(history.prune(Lsn(50)));
     assert_eq!(history.low_water_tables(), 10);
     assert!(verdict(&history, &mut reads_of(|reads| reads.point(6, b"")), 50).is_err());
-    history.prune(Lsn(100));
+    drop(history.prune(Lsn(100)));
     assert_eq!(history.low_water_tables(), 0);
 
     let mut history = History::new(LARGE);
     (1..=10).for_each(|n| push(&mut history, n * 10, &[(1, b"a")], &[]));
-    history.prune(Lsn(100));
+    drop(history.prune(Lsn(100)));
     assert_eq!((history.bytes(), history.newest()), (0, Lsn(100)));
     let mut reads = reads_of(|reads| reads.point(1, b"z"));
     assert_eq!(verdict(&history, &mut reads, 100), Ok(()));
@@ -402,7 +402,7 @@ fn too_many_low_waters_collapse_into_one() {
     push(&mut history, 60_000, &tables, &[]);
     assert_eq!(history.low_water_tables(), 0);
     assert!(verdict(&history, &mut reads(4999), 50_000).is_err());
-    history.prune(Lsn(60_000));
+    drop(history.prune(Lsn(60_000)));
     assert_eq!(verdict(&history, &mut reads(4999), 60_000), Ok(()));
 }
 

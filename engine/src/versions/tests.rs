@@ -98,7 +98,7 @@ impl World {
         let name = key.to_be_bytes();
         let writer = &mut self.writers[at];
         if let Some(row) = &old
-            && must_keep(id, row.as_row(), write, horizon)
+            && must_keep(id, row.as_row(), write, || horizon)
         {
             let images = writer.images.get_or_insert_with(|| self.versions.open(id));
             let spilled = row.stamp == id
@@ -154,7 +154,7 @@ impl World {
             publish: &mut || Arc::new(WriteSet::new(64).publish(std::iter::empty())),
             exposed: self.below(2) == 0,
         };
-        self.timeline.commit(&entry, &live, |_| Ok(()), || Ok(lsn), &mut what).unwrap();
+        self.timeline.commit(&entry, &live, |_| Ok::<_, crate::Error>(()), || Ok(lsn), &mut what).unwrap();
         if let Some(images) = &images {
             self.versions.retire(entry.id, lsn, images, self.horizon());
         }
