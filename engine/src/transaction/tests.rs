@@ -2,6 +2,7 @@
 
 mod hermitage;
 mod reentry;
+mod validation;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
