@@ -36,6 +36,9 @@ impl RowLock {
     }
 }
 
+/// So many locks a part has room for, whether there are any or not.
+const KEPT: usize = 1024;
+
 /// Some of the locks.
 #[derive(Debug, Default)]
 struct Part {
@@ -95,6 +98,11 @@ impl RowLocks {
             if let Ok(lock) = locks.find_entry(id.0, |lock| lock.id == *id && lock.holder == holder) {
                 let _gone = lock.remove();
                 part.held.store(locks.len(), Ordering::Relaxed);
+                // What has been large gives memory back as it empties. Amortized: so many removals go before.
+                if locks.capacity() > KEPT && locks.len() < locks.capacity() / 8 {
+                    let room = 2 * locks.len();
+                    locks.shrink_to(room, |lock| lock.id.0);
+                }
             }
         }
     }
@@ -141,6 +149,22 @@ mod tests {
             assert_eq!(locks.holder(table, key), (table == 2).then_some(TxnId(2)));
         }
         locks.release(TxnId(2), &held);
+        assert_eq!(locks.len(), 0);
+    }
+
+    #[test]
+    fn what_many_locks_took_is_given_back() {
+        let locks = RowLocks::default();
+        let take = |key: u32| locks.take(TxnId(1), 1, &key.to_be_bytes()).unwrap();
+        let held: Vec<LockId> = (0..200_000).map(take).collect();
+        let room = || locks.parts.iter().map(|part| part.locks.lock().capacity()).sum::<usize>();
+        assert!(room() >= 200_000);
+        let (most, rest) = held.split_at(199_000);
+        locks.release(TxnId(1), most);
+        assert_eq!(locks.len(), 1000);
+        assert!(room() <= 40_000, "{}", room());
+        assert_eq!(locks.holder(1, &199_999_u32.to_be_bytes()), Some(TxnId(1)));
+        locks.release(TxnId(1), rest);
         assert_eq!(locks.len(), 0);
     }
 }

@@ -102,6 +102,7 @@ struct Hidden {
 #[derive(Debug)]
 #[repr(C)]
 struct State {
+    history: History,
     next: u64,
     /// The newest commit of all.
     newest: Lsn,
@@ -112,7 +113,6 @@ struct State {
     waiting: usize,
     /// No transaction may begin.
     closed: bool,
-    history: History,
     /// By id, which is here so that who looks for one need not look at what others write; in place while they are few, as [`Views`].
     active: SmallVec<[(TxnId, Arc<TxnEntry>); 4]>,
     /// Transactions of before the open that are still to be rolled back, where nobody meets what they have done.
@@ -306,19 +306,20 @@ impl Timeline {
         self.state.lock().position(id).is_ok()
     }
 
-    /// The commit section. `check` is shown the history; then `reserve` reserves the commit record in the transaction's own section; then
+    /// The commit section. `check` is shown the history, and told whether others are active that will validate; then `reserve` reserves the commit record in the transaction's own section; then
     /// everybody sees it. If one of them fails nothing has happened.
     pub(crate) fn commit<E: From<Error>>(
         &self,
         entry: &TxnEntry,
         live: &LiveView,
-        check: impl FnOnce(&History) -> std::result::Result<(), E>,
+        check: impl FnOnce(&History, bool) -> std::result::Result<(), E>,
         reserve: impl FnOnce() -> Result<Lsn>,
         what: &mut Committing<'_>,
     ) -> std::result::Result<Committed, E> {
         let mut guard = self.state.lock();
         let state = &mut **guard;
-        check(&state.history)?;
+        let others = state.views.validated() > usize::from(live.kind == ViewKind::Validated);
+        check(&state.history, others)?;
         let lsn = {
             let mut section = entry.lock();
             let lsn = reserve()?;
@@ -339,7 +340,7 @@ impl Timeline {
         for (table, delta) in what.counts {
             state.counts.add(*table, *delta, lsn, &state.views, state.exposed);
         }
-        if state.views.validated() > 0 {
+        if others {
             state.history.push(lsn, (what.publish)());
         }
         state.commits += 1;

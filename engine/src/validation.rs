@@ -7,22 +7,25 @@
 //! V1. Coarser, never wrong: whatever a limit makes a set or the history forget is replaced by something that covers it, so a true
 //!     conflict is never missed.
 //! V2. Exact while nothing was forgotten: a conflict is then a key that one side wrote and the other read.
-//! V3. To gather costs an append. Sorting and merging wait until there is a commit to check, or a limit is reached.
+//! V3. To gather costs an append. Sorting and merging wait until there is a commit to check, or is likely to be, or a limit is reached.
 //! V4. To check costs the smaller side times the logarithm of the larger ([`span::meet`]).
 //!
-//! Nothing here locks. The history's owner has a lock, held to copy references out of it ([`History::after`]) and never over a check,
-//! except over the check of the few commits that came while the others were checked:
+//! Nothing here locks. The history's owner has a lock, held over the check of a few reads against a few commits, or else only to copy
+//! references out of it ([`History::after`]) and over the check of what came while those were checked:
 //!
 //! ```text
-//! if lock(history).newest() > since {
-//!     let reads = read_set.prepare();
-//!     let later = lock(history).after(&reads, since)?;
-//!     later.check(&reads)?;                                    // without the lock: most of the work
-//! }
+//! let seen = since;
 //! commit section {
-//!     if history.newest() > seen {                             // `later.seen_up_to`, or `since` where nothing was there
-//!         let reads = read_set.prepare();                      // costs nothing the second time
-//!         history.after(&reads, seen)?.check(&reads)?;
+//!     if history.newest() > seen {
+//!         if there is much to check, for the first time {
+//!             leave the section;
+//!             let reads = read_set.prepare();
+//!             let later = lock(history).after(&reads, seen)?;
+//!             later.check(&reads)?;                            // without the lock: most of the work
+//!             seen = later.seen_up_to;
+//!             enter it again;
+//!         }
+//!         history.check(&read_set.prepare(), seen)?;           // to prepare costs nothing the second time
 //!     }
 //!     history.push(lsn, published);
 //! }

@@ -69,8 +69,13 @@ impl<'e> Errand<'e> {
         let reserve = || Ok(placed.insert(permit.place(&payload)?).lsn());
         let mut what =
             Committing { counts: &[], publish: &mut || Arc::new(Published::default()), exposed: false };
-        let committed =
-            engine.timeline.commit(&self.chain.entry, &self.live, |_| Ok::<_, Error>(()), reserve, &mut what);
+        let committed = engine.timeline.commit(
+            &self.chain.entry,
+            &self.live,
+            |_, _| Ok::<_, Error>(()),
+            reserve,
+            &mut what,
+        );
         // Written with the section left, as every commit.
         drop(placed);
         committed?;

@@ -1,8 +1,7 @@
 //! How a transaction ends.
 //!
 //! A commit: in one step of the timeline, check the reads against what has been published since the view, reserve the commit record, and
-//! let everybody see it (hazard H8); where there is much to check, leave, check that much outside, and come back to check what came
-//! meanwhile. Then wait until the record is durable, if that was promised. A rollback: undo everything, then leave the timeline.
+//! let everybody see it (hazard H8); where there is much to check, that is done outside, before, and only what came meanwhile in the step. Then wait until the record is durable, if that was promised. A rollback: undo everything, then leave the timeline.
 
 use std::mem;
 use std::sync::atomic::Ordering;
@@ -25,16 +24,16 @@ use crate::timeline::{Committed, Committing};
 use crate::validation::History;
 use crate::{Error, ErrorKind, Result, rollback};
 
-/// So few things read, and so few commits since the view, are checked in the commit section at once.
-const FEW_READS: usize = 16;
-/// See [`FEW_READS`].
-const FEW_COMMITS: u64 = 4;
+/// So few keys, repeats included, are checked against [`FEW_COMMITS`] commits, or published, in the commit section at once.
+const FEW_KEYS: usize = 16;
+/// See [`FEW_KEYS`]. Also: a view that so few have committed beside has kept little.
+const FEW_COMMITS: usize = 4;
 
 /// Why a transaction has not committed.
 enum Uncommitted {
     Failed(Error),
-    /// There is more to check against than may be checked in the commit section.
-    MuchToCheck,
+    /// There is more to check, or to publish, than may be in the commit section.
+    MuchToDo,
 }
 
 impl From<Error> for Uncommitted {
@@ -149,25 +148,37 @@ impl Transaction {
             engine.counters.overtaken.fetch_add(1, Ordering::Relaxed);
             overtaken(&overlap)
         };
-        // Both outside of the section, if they are likely to be needed there.
+        // Outside of the section, if it is likely to be needed there; and if there is much of it, outside in any case.
+        let mut check_first = validates && live.in_company && reads.len() > FEW_KEYS;
         if validates && live.in_company {
             let _sorted = reads.prepare();
         }
+        let has_few_writes = writes.len() <= FEW_KEYS;
         let mut publish = || shown.publish(writes, counts.iter().map(|(table, _)| *table));
         let mut published = live.in_company.then(&mut publish);
         let mut seen_up_to = live.view.as_of;
-        let mut is_nearly_checked = false;
         loop {
-            engine.pause("between validation and commit");
+            let is_nearly_checked = check_first;
+            if check_first {
+                let reads = reads.prepare();
+                let later = engine.timeline.with_history(|history| history.after(&reads, seen_up_to));
+                let later = later.map_err(refused)?;
+                later.check(&reads).map_err(refused)?;
+                seen_up_to = later.seen_up_to;
+            }
+            engine.pause("before the commit section");
             let mut permit = engine.log.admit_promised(Log::framed_bytes(payload.len()))?;
-            let check = |history: &History| {
+            let is_published = has_few_writes || published.is_some();
+            let check = |history: &History, in_company: bool| {
+                if in_company && !is_published {
+                    return Err(Uncommitted::MuchToDo);
+                }
                 if !validates || history.newest() <= seen_up_to {
                     return Ok(());
                 }
-                let is_much =
-                    reads.len() > FEW_READS || history.has_more_after(seen_up_to, FEW_COMMITS as usize);
+                let is_much = reads.len() > FEW_KEYS || history.has_more_after(seen_up_to, FEW_COMMITS);
                 if is_much && !is_nearly_checked {
-                    return Err(Uncommitted::MuchToCheck);
+                    return Err(Uncommitted::MuchToDo);
                 }
                 history.check(&reads.prepare(), seen_up_to).map_err(|overlap| refused(overlap).into())
             };
@@ -196,16 +207,11 @@ impl Transaction {
                     return Ok(lsn);
                 }
                 Err(Uncommitted::Failed(error)) => return Err(error),
-                Err(Uncommitted::MuchToCheck) => {}
+                Err(Uncommitted::MuchToDo) => {}
             }
             drop(permit);
-            // Most of the checking is done here, where it holds up nobody; what comes meanwhile is checked in the section.
-            let reads = reads.prepare();
-            let later = engine.timeline.with_history(|history| history.after(&reads, seen_up_to));
-            let later = later.map_err(refused)?;
-            later.check(&reads).map_err(refused)?;
-            seen_up_to = later.seen_up_to;
-            is_nearly_checked = true;
+            published.get_or_insert_with(&mut publish);
+            check_first = validates;
         }
     }
 
@@ -243,10 +249,10 @@ impl Transaction {
     /// Lets go of what nobody needs any more, after a commit.
     pub(super) fn tidy(&self) {
         let engine = self.engine();
-        if self.commits_since_view.get() > FEW_COMMITS {
+        if self.commits_since_view.get() > FEW_COMMITS as u64 {
             engine.tidy();
         } else {
-            // Its view has kept little.
+            // Its view has kept little, and what is kept of itself goes with the next commit of its thread, or round of maintenance.
             engine.pause("before tidying");
             engine.bury_due();
         }

@@ -26,6 +26,11 @@ impl WriteSet {
         self.keys.point(table, key);
     }
 
+    /// Number of keys so far, repeats included.
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Whether nothing was written.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {

@@ -154,7 +154,7 @@ impl World {
             publish: &mut || Arc::new(WriteSet::new(64).publish(std::iter::empty())),
             exposed: self.below(2) == 0,
         };
-        self.timeline.commit(&entry, &live, |_| Ok::<_, crate::Error>(()), || Ok(lsn), &mut what).unwrap();
+        self.timeline.commit(&entry, &live, |_, _| Ok::<_, crate::Error>(()), || Ok(lsn), &mut what).unwrap();
         if let Some(images) = &images {
             self.versions.retire(entry.id, lsn, images, self.horizon());
         }

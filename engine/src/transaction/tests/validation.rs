@@ -25,7 +25,7 @@ struct Beside(OnceLock<Database>);
 
 impl Scheduler for Beside {
     fn pause(&self, place: &'static str) {
-        if place != "between validation and commit" {
+        if place != "before the commit section" {
             return;
         }
         // None meanwhile: its own commit comes here too.
@@ -44,8 +44,7 @@ fn write(db: &Database, row: u32) {
     tx.commit().unwrap();
 }
 
-#[test]
-fn a_conflict_is_found_however_much_there_is_to_check_and_whenever_it_comes() {
+fn open() -> Database {
     let storage = SimStorage::new(1);
     let beside = Arc::new(Beside::default());
     storage.set_scheduler(beside.clone());
@@ -57,7 +56,36 @@ fn a_conflict_is_found_however_much_there_is_to_check_and_whenever_it_comes() {
     })
     .unwrap();
     beside.0.set(db.clone()).unwrap();
+    db
+}
 
+/// What much was written is put in order before the step in which that is published; also if it was not known before that somebody will ask.
+#[test]
+fn a_large_commit_is_published_for_those_who_have_come_meanwhile() {
+    let db = open();
+    for (writes, visits) in [(5, 1), (50, 2)] {
+        for reader_first in [true, false] {
+            let begin = || db.begin().unwrap();
+            let early = reader_first.then(begin);
+            let writer = begin();
+            let mut table = writer.open_bytes_table("t").unwrap();
+            (0..writes).for_each(|row: u32| table.put(&row.to_be_bytes(), b"new").unwrap());
+            let reader = early.unwrap_or_else(begin);
+            let mut seen = reader.open_bytes_table("t").unwrap();
+            seen.get(&(writes - 1).to_be_bytes()).unwrap();
+            seen.put(b"own", b"new").unwrap();
+            VISITS.set(Some((0, 0)));
+            writer.commit().unwrap();
+            let expected = if reader_first { 1 } else { visits };
+            assert_eq!(VISITS.take(), Some((0, expected)), "{writes} writes, reader first: {reader_first}");
+            assert_eq!(reader.commit().unwrap_err().kind(), ErrorKind::Conflict);
+        }
+    }
+}
+
+#[test]
+fn a_conflict_is_found_however_much_there_is_to_check_and_whenever_it_comes() {
+    let db = open();
     let (mut refused, mut committed) = (0, 0);
     for reads in [1, 15, 17, 60] {
         for commits_beside in [0, 1, 4, 5, 20] {
@@ -81,7 +109,7 @@ fn a_conflict_is_found_however_much_there_is_to_check_and_whenever_it_comes() {
                 // A conflict that is found outside of the section leaves no second visit.
                 assert_eq!(visits, 1 + u32::from(is_much && conflict_at != 1), "{case}");
                 assert_eq!(
-                    result.as_ref().err().map(|e| e.kind()),
+                    result.as_ref().err().map(crate::Error::kind),
                     is_hit.then_some(ErrorKind::Conflict),
                     "{case}"
                 );
