@@ -36,7 +36,7 @@ impl RowLock {
     }
 }
 
-/// So many locks a part has room for, whether there are any or not.
+/// Room for so many locks a part does not give back.
 const KEPT: usize = 1024;
 
 /// Some of the locks.

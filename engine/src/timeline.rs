@@ -82,7 +82,7 @@ pub(crate) struct Committed {
 }
 
 /// What is left of those who have gone, to be dropped where that holds up nobody.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Remains {
     _entry: Option<Arc<TxnEntry>>,
     _pruned: Garbage,
