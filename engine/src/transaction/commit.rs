@@ -24,7 +24,7 @@ use crate::timeline::{Committed, Committing};
 use crate::validation::History;
 use crate::{Error, ErrorKind, Result, rollback};
 
-/// So few keys, repeats included, are checked against [`FEW_COMMITS`] commits, or published, in the commit section at once.
+/// So few keys, repeats included, are checked against [`FEW_COMMITS`] commits to the same tables, or published, in the commit section at once.
 const FEW_KEYS: usize = 16;
 /// See [`FEW_KEYS`]. Also: a view that so few have committed beside has kept little.
 const FEW_COMMITS: usize = 4;
@@ -176,11 +176,15 @@ impl Transaction {
                 if !validates || history.newest() <= seen_up_to {
                     return Ok(());
                 }
-                let is_much = reads.len() > FEW_KEYS || history.has_more_after(seen_up_to, FEW_COMMITS);
-                if is_much && !is_nearly_checked {
+                // Not even sorted here if they are many.
+                if !is_nearly_checked && reads.len() > FEW_KEYS {
                     return Err(Uncommitted::MuchToDo);
                 }
-                history.check(&reads.prepare(), seen_up_to).map_err(|overlap| refused(overlap).into())
+                let reads = reads.prepare();
+                if !is_nearly_checked && history.has_more_after(&reads, seen_up_to, FEW_COMMITS) {
+                    return Err(Uncommitted::MuchToDo);
+                }
+                history.check(&reads, seen_up_to).map_err(|overlap| refused(overlap).into())
             };
             let mut placed = None;
             let reserve = || {

@@ -109,9 +109,9 @@ impl History {
         after.filter(move |commit| !commit.is_elsewhere(tables))
     }
 
-    /// Whether more than so many commits after `since` are in it.
-    pub(crate) fn has_more_after(&self, since: Lsn, commits: usize) -> bool {
-        self.commits.iter().rev().nth(commits).is_some_and(|commit| commit.lsn > since)
+    /// Whether there are more than so many commits after `since` whose writes [`History::check`] would look at.
+    pub(crate) fn has_more_after(&self, reads: &PreparedReads<'_>, since: Lsn, commits: usize) -> bool {
+        self.unseen(reads, since).nth(commits).is_some()
     }
 
     /// Takes out the commits that nobody will ask for again: all at or below `oldest`, the least snapshot there is. What they wrote is

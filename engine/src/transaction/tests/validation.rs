@@ -83,6 +83,18 @@ fn a_large_commit_is_published_for_those_who_have_come_meanwhile() {
     }
 }
 
+/// Who has read nothing but where its table is has nothing to check, however many have written to that.
+#[test]
+fn commits_to_other_tables_than_were_read_are_not_much_to_check() {
+    let db = open();
+    let tx = db.begin().unwrap();
+    tx.open_bytes_table("t").unwrap().put(b"own", b"new").unwrap();
+    (0..50).for_each(|_| write(&db, UNREAD));
+    VISITS.set(Some((0, 0)));
+    tx.commit().unwrap();
+    assert_eq!(VISITS.take(), Some((0, 1)));
+}
+
 #[test]
 fn a_conflict_is_found_however_much_there_is_to_check_and_whenever_it_comes() {
     let db = open();
