@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hamal_pager::PartitionId;
 use hamal_storage::{OsStorage, Storage};
+use hamal_wal::Lsn;
 
 use crate::backup::{self, BackupInfo, BackupOptions, Moment, Target};
 use crate::checkpoint::Effort;
@@ -50,13 +51,13 @@ impl Handle {
         Arc::new(Handle { engine: engine.clone(), threads: None, closed: true })
     }
 
-    /// Lets the background threads know that there is more log, and by when it must be on the disk.
-    pub(crate) fn after_commit(&self, durability: Durability) {
+    /// Lets the background threads know that there is more log, up to a commit at `lsn`, and by when it must be on the disk.
+    pub(crate) fn after_commit(&self, durability: Durability, lsn: Lsn) {
         if let Durability::Periodic(interval) = durability {
             self.engine.flush_within(interval);
         }
         if let Some(threads) = &self.threads {
-            threads.notify_if_due(&self.engine);
+            threads.notify_if_due(&self.engine, lsn);
         }
     }
 

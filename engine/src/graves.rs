@@ -95,8 +95,9 @@ impl Engine {
 
     fn bury_with<'e>(&'e self, lock: impl FnOnce() -> Option<FilesLocked<'e>>) -> Result<bool> {
         // Nobody can read it any more, nor is anything to be undone there (I1, I2).
-        let horizon = self.journal.horizon();
-        let is_due = |grave: &Grave| grave.dropper < horizon && !self.trailing.is_behind(grave.partition);
+        let is_due = |grave: &Grave| {
+            grave.dropper < self.journal.horizon() && !self.trailing.is_behind(grave.partition)
+        };
         if !self.graves.are_due(is_due) {
             return Ok(false);
         }

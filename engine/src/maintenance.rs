@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use hamal_wal::Lsn;
 use parking_lot::{Condvar, Mutex};
 
 use crate::balance::{self, BalancerOptions};
@@ -137,26 +138,28 @@ impl Engine {
         let Some(state) = self.checkpoint.try_lock() else { return false };
         let age = self.storage.monotonic().saturating_sub(state.last_at);
         // A checkpoint's own records are not worth another one.
-        self.has_log_for_checkpoint()
-            || (age >= self.options.checkpoint_interval && self.new_log_bytes() > 4096)
+        let tail = self.log.tail();
+        self.has_log_for_checkpoint(tail)
+            || (age >= self.options.checkpoint_interval && self.new_log_bytes(tail) > 4096)
     }
 
-    /// Whether so much of the log's buffer waits to be written that whoever appends would soon wait too.
-    fn buffer_is_half_full(&self) -> bool {
-        let waiting_bytes = self.log.tail().0.saturating_sub(self.log.durable().0);
+    /// Whether so much of the log's buffer waits to be written that whoever appends would soon wait too. `tail`, here and below: where the log
+    /// ends; or about there, from who knows that much, for every append writes to where the log keeps it.
+    fn buffer_is_half_full(&self, tail: Lsn) -> bool {
+        let waiting_bytes = tail.0.saturating_sub(self.log.durable().0);
         waiting_bytes > self.options.log_buffer_bytes as u64 / 2
     }
 
     /// Log since the newest checkpoint's beginning, bytes.
-    fn new_log_bytes(&self) -> u64 {
-        self.log.tail().0.saturating_sub(self.checkpointed_to.load(Ordering::Relaxed))
+    fn new_log_bytes(&self, tail: Lsn) -> u64 {
+        tail.0.saturating_sub(self.checkpointed_to.load(Ordering::Relaxed))
     }
 
     /// Whether there is so much log that a checkpoint is due.
-    fn has_log_for_checkpoint(&self) -> bool {
-        let log_bytes = self.new_log_bytes();
+    fn has_log_for_checkpoint(&self, tail: Lsn) -> bool {
+        let log_bytes = self.new_log_bytes(tail);
         log_bytes >= self.options.checkpoint_log_bytes
-            || self.log.used_bytes() > self.options.max_log_bytes / 2
+            || tail.0.saturating_sub(self.log.oldest().0) > self.options.max_log_bytes / 2
                 && log_bytes > self.options.max_log_bytes / 8
     }
 
@@ -335,14 +338,14 @@ impl Threads {
         Ok(())
     }
 
-    /// Wakes the maintenance thread if the log has grown enough for a checkpoint.
-    pub(crate) fn notify_if_due(&self, engine: &Engine) {
+    /// Wakes the maintenance thread if the log has grown enough for a checkpoint, to `tail`.
+    pub(crate) fn notify_if_due(&self, engine: &Engine, tail: Lsn) {
         if engine.until_flush().is_some_and(|left| left < LONGEST_SLEEP)
-            || (engine.buffer_is_half_full() && engine.flush_within(Duration::ZERO))
+            || (engine.buffer_is_half_full(tail) && engine.flush_within(Duration::ZERO))
         {
             self.notify_flush();
         }
-        if engine.has_log_for_checkpoint() {
+        if engine.has_log_for_checkpoint(tail) {
             let mut state = self.signal.state.lock();
             if !state.due {
                 state.due = true;
@@ -447,7 +450,7 @@ fn undo_until_stopped(engine: &Engine, signal: &Signal) {
             return;
         }
         // Nobody waits for this thread: it does not fill the log's buffer up for those who commit. If that fails undo fails, and tells.
-        if engine.buffer_is_half_full() {
+        if engine.buffer_is_half_full(engine.log.tail()) {
             let _undo_tells = engine.log.flush();
             engine.durable_moved();
         }

@@ -14,9 +14,14 @@
 //! I5. The history has every commit above the view of every serializable transaction that is active, or says what it forgot.
 //! I6. While it is closed, by a verification, no transaction is active.
 //!
+//! What a step leaves to be dropped is declared before the guard, and so dropped when the mutex has been let go of. What a step returns is filled
+//! in place: a value that is moved is read back in larger pieces than it was written in, and that waits until all that was stored before has
+//! reached memory, much of which is in another processor's cache.
+//!
 //! Lock order: page latches, then this, then a transaction's section.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hint;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -33,12 +38,15 @@ use crate::planted::{PlantedBug, is_planted};
 use crate::record::TxnImage;
 use crate::shard;
 use crate::validation::{Garbage, History, Published};
-use crate::view::{TxnIds, View};
+use crate::view::View;
 use crate::views::{ViewKind, Views};
 use crate::{Error, Result};
 
 /// Most memory that the history of commits takes, bytes.
 const HISTORY_BYTES: usize = 16 << 20;
+/// How often to look, a pause of the processor between, whether the mutex is free before giving the processor up: its steps take a fraction
+/// of a microsecond.
+const SPINS: usize = 100;
 
 /// What a new transaction is to be.
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,6 +71,13 @@ pub(crate) struct LiveView {
     pub(crate) in_company: bool,
 }
 
+impl LiveView {
+    /// Of a view that is still to be taken.
+    fn new(kind: ViewKind) -> LiveView {
+        LiveView { view: View::default(), kind, number: 0, commits: 0, in_company: false }
+    }
+}
+
 /// What a commit changes besides rows.
 pub(crate) struct Committing<'c> {
     /// Rows added less rows removed, by table.
@@ -79,13 +94,8 @@ pub(crate) struct Committed {
     pub(crate) lsn: Lsn,
     /// Commits since its view was taken, itself included.
     pub(crate) since_view: u64,
-}
-
-/// What is left of those who have gone, to be dropped where that holds up nobody.
-#[derive(Debug)]
-struct Remains {
-    _entry: Option<Arc<TxnEntry>>,
-    _pruned: Garbage,
+    /// See [`Hints::horizon`].
+    pub(crate) horizon: TxnId,
 }
 
 /// A commit that readers must not see yet.
@@ -103,21 +113,23 @@ struct Hidden {
 #[repr(C)]
 struct State {
     history: History,
+    /// As it was published last: who compares it need not fetch what it was published in.
+    horizon: TxnId,
     next: u64,
     /// The newest commit of all.
     newest: Lsn,
     /// The newest commit that readers may see.
     exposed: Lsn,
     commits: u64,
+    /// By id, which is here so that who looks for one need not look at what others write; in place while they are few, as [`Views`].
+    active: SmallVec<[(TxnId, Arc<TxnEntry>); 4]>,
+    views: Views,
+    /// Transactions of before the open that are still to be rolled back, where nobody meets what they have done.
+    aside: Vec<Arc<TxnEntry>>,
     /// Threads that wait to begin, or to close.
     waiting: usize,
     /// No transaction may begin.
     closed: bool,
-    /// By id, which is here so that who looks for one need not look at what others write; in place while they are few, as [`Views`].
-    active: SmallVec<[(TxnId, Arc<TxnEntry>); 4]>,
-    /// Transactions of before the open that are still to be rolled back, where nobody meets what they have done.
-    aside: Vec<Arc<TxnEntry>>,
-    views: Views,
     /// Committed, not exposed, in order of commit.
     hidden: VecDeque<Hidden>,
     counts: RowCounts,
@@ -154,7 +166,7 @@ pub(crate) struct Closed<'t>(&'t Timeline);
 
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().closed = false;
+        self.0.lock().closed = false;
         self.0.changed.notify_all();
     }
 }
@@ -164,6 +176,7 @@ impl Timeline {
     pub(crate) fn new(next: TxnId, counts: BTreeMap<u32, u64>, hints: Arc<Hints>) -> Self {
         hints.horizon.store(next.0, Ordering::Release);
         let state = State {
+            horizon: next,
             next: next.0,
             active: SmallVec::new(),
             aside: Vec::new(),
@@ -180,6 +193,23 @@ impl Timeline {
         Timeline { state: Mutex::new(CachePadded::new(state)), hints, changed: Condvar::new() }
     }
 
+    /// The mutex, which is rarely held for long: who finds it taken looks again for a while before it lets others have the processor.
+    fn lock(&self) -> MutexGuard<'_, CachePadded<State>> {
+        // Not before it has asked once: who only looks, and then takes it, fetches its word twice.
+        if let Some(state) = self.state.try_lock() {
+            return state;
+        }
+        for _ in 0..SPINS {
+            hint::spin_loop();
+            if !self.state.is_locked()
+                && let Some(state) = self.state.try_lock()
+            {
+                return state;
+            }
+        }
+        self.state.lock()
+    }
+
     /// Registers a new transaction; it sees every commit so far. `None` while the timeline is closed, if it stays so for `patience`.
     pub(crate) fn begin(
         &self,
@@ -189,7 +219,9 @@ impl Timeline {
     ) -> Option<(Arc<TxnEntry>, LiveView)> {
         // Made here, for it takes a while.
         let mut entry = Arc::new(TxnEntry::new(birth.age));
-        let mut state = self.state.lock();
+        let mut live =
+            LiveView::new(if birth.validates { ViewKind::Validated } else { ViewKind::Unvalidated });
+        let mut state = self.lock();
         if state.closed && !self.wait_while(&mut state, patience, |state| state.closed) {
             return None;
         }
@@ -199,17 +231,18 @@ impl Timeline {
         if let Some(entry) = Arc::get_mut(&mut entry) {
             entry.set_id(id);
         }
-        let view = state.view_of_all(id);
+        live.view.own = id;
+        state.show_all(&mut live.view);
         state.active.push((id, entry.clone()));
-        let kind = if birth.validates { ViewKind::Validated } else { ViewKind::Unvalidated };
-        let live = state.enlist(view, kind, now);
-        self.publish(&state);
+        state.enlist(&mut live, now);
+        self.publish(&mut state);
+        drop(state);
         Some((entry, live))
     }
 
     /// Lets no transaction begin, once there is none. `None` if there is one all of the time that the `patience` lasts.
     pub(crate) fn close(&self, patience: Duration) -> Option<Closed<'_>> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let is_busy = |state: &State| state.closed || !state.active.is_empty() || !state.aside.is_empty();
         if is_busy(&state) && !self.wait_while(&mut state, patience, is_busy) {
             return None;
@@ -243,37 +276,41 @@ impl Timeline {
     /// Puts a loser found by analysis back. Only before the first transaction begins.
     pub(crate) fn restore(&self, image: &TxnImage) -> Arc<TxnEntry> {
         let entry = Arc::new(TxnEntry::restored(image));
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let at = state.active.partition_point(|(id, _)| *id < image.txn);
         state.active.insert(at, (image.txn, entry.clone()));
         // The only time that it falls: nobody has asked for it yet.
-        self.hints.horizon.fetch_min(image.txn.0, Ordering::AcqRel);
+        state.horizon = state.horizon.min(image.txn);
+        self.hints.horizon.store(state.horizon.0, Ordering::Release);
         entry
     }
 
     /// Sets a loser that was put back aside: it is to be rolled back, but nobody meets its rows before. So no view need leave it out, and
     /// it holds no horizon back.
     pub(crate) fn set_aside(&self, entry: &Arc<TxnEntry>) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.forget(entry.id);
         state.aside.push(entry.clone());
-        self.publish(&state);
+        self.publish(&mut state);
     }
 
     /// A read-only view, as of the newest commit that no crash takes back. The log is durable to `durable`.
     pub(crate) fn view(&self, durable: Lsn, now: Duration) -> LiveView {
-        let mut state = self.state.lock();
+        let mut live = LiveView::new(ViewKind::ReadOnly);
+        let view = &mut live.view;
+        let mut state = self.lock();
         state.expose(durable);
-        let mut invisible: TxnIds = state.active.iter().map(|(id, _)| *id).collect();
+        view.invisible.extend(state.active.iter().map(|(id, _)| *id));
         if !state.hidden.is_empty() {
-            invisible.extend(state.hidden.iter().map(|hidden| hidden.txn));
-            invisible.sort_unstable();
+            view.invisible.extend(state.hidden.iter().map(|hidden| hidden.txn));
+            view.invisible.sort_unstable();
         }
-        let xmax = TxnId(state.next);
-        let xmin = invisible.first().copied().unwrap_or(xmax);
-        let view = View { as_of: state.exposed, xmin, xmax, invisible, own: TxnId::NONE };
-        let live = state.enlist(view, ViewKind::ReadOnly, now);
-        self.publish(&state);
+        view.as_of = state.exposed;
+        view.xmax = TxnId(state.next);
+        view.xmin = view.invisible.first().copied().unwrap_or(view.xmax);
+        state.enlist(&mut live, now);
+        self.publish(&mut state);
+        drop(state);
         live
     }
 
@@ -284,26 +321,27 @@ impl Timeline {
         now: Duration,
         check: impl FnOnce(&History) -> Result<()>,
     ) -> Result<()> {
-        let mut state = self.state.lock();
+        let mut pruned = Garbage::new();
+        let mut state = self.lock();
         check(&state.history)?;
-        let view = state.view_of_all(live.view.own);
-        let kind = live.kind;
-        let pruned = state.dismiss(live);
-        *live = state.enlist(view, kind, now);
-        self.leave(state, Remains { _pruned: pruned, _entry: None });
+        state.dismiss(live, &mut pruned);
+        state.show_all(&mut live.view);
+        state.enlist(live, now);
+        self.publish(&mut state);
         Ok(())
     }
 
     /// A view is no longer used.
     pub(crate) fn release(&self, live: &LiveView) {
-        let mut state = self.state.lock();
-        let pruned = state.dismiss(live);
-        self.leave(state, Remains { _pruned: pruned, _entry: None });
+        let mut pruned = Garbage::new();
+        let mut state = self.lock();
+        state.dismiss(live, &mut pruned);
+        self.publish(&mut state);
     }
 
     /// Whether a transaction may still change something.
     pub(crate) fn is_active(&self, id: TxnId) -> bool {
-        self.state.lock().position(id).is_ok()
+        self.lock().position(id).is_ok()
     }
 
     /// The commit section. `check` is shown the history, and told whether others are active that will validate; then `reserve` reserves the commit record in the transaction's own section; then
@@ -316,8 +354,10 @@ impl Timeline {
         reserve: impl FnOnce() -> Result<Lsn>,
         what: &mut Committing<'_>,
     ) -> std::result::Result<Committed, E> {
-        let mut guard = self.state.lock();
-        let state = &mut **guard;
+        let mut pruned = Garbage::new();
+        let _left;
+        let mut state = self.lock();
+        let state = &mut **state;
         let others = state.views.validated() > usize::from(live.kind == ViewKind::Validated);
         check(&state.history, others)?;
         let lsn = {
@@ -327,7 +367,8 @@ impl Timeline {
             lsn
         };
         let floor = state.active.first().map_or(entry.id, |(oldest, _)| *oldest);
-        let remains = Remains { _entry: state.forget(entry.id), _pruned: state.dismiss(live) };
+        _left = state.forget(entry.id);
+        state.dismiss(live, &mut pruned);
         state.newest = lsn;
         if what.exposed {
             if !state.hidden.is_empty() {
@@ -345,38 +386,41 @@ impl Timeline {
         }
         state.commits += 1;
         let since_view = state.commits - live.commits;
-        self.leave(guard, remains);
-        Ok(Committed { lsn, since_view })
+        self.publish(state);
+        Ok(Committed { lsn, since_view, horizon: state.horizon })
     }
 
     /// A transaction is over without a commit: it changed nothing, or all is undone. Returns the commits since its view was taken.
     pub(crate) fn end(&self, entry: &TxnEntry, live: Option<&LiveView>) -> u64 {
-        let mut state = self.state.lock();
-        let entry = state.forget(entry.id);
-        let pruned = live.map_or_else(Garbage::new, |live| state.dismiss(live));
-        let since_view = live.map_or(0, |live| state.commits - live.commits);
-        self.leave(state, Remains { _entry: entry, _pruned: pruned });
-        since_view
+        let mut pruned = Garbage::new();
+        let _left;
+        let mut state = self.lock();
+        _left = state.forget(entry.id);
+        if let Some(live) = live {
+            state.dismiss(live, &mut pruned);
+        }
+        self.publish(&mut state);
+        live.map_or(0, |live| state.commits - live.commits)
     }
 
     /// The log is durable to `durable`: readers may see more.
     pub(crate) fn expose(&self, durable: Lsn) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.expose(durable);
-        self.publish(&state);
+        self.publish(&mut state);
     }
 
     /// Somebody was told of what the commit at `lsn` left: readers may see it, and all before it.
     pub(crate) fn acknowledge(&self, lsn: Lsn) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.expose_through(lsn);
-        self.publish(&state);
+        self.publish(&mut state);
     }
 
     /// Puts commits, given in their order, into groups: no view stands, or can be taken, between those of a group. Leaves out those
     /// behind which a view can still be taken.
     pub(crate) fn indistinguishable(&self, commits: &[(Lsn, TxnId)]) -> Vec<Vec<TxnId>> {
-        let state = self.state.lock();
+        let state = self.lock();
         let mut groups: Vec<Vec<TxnId>> = Vec::new();
         let mut last = None;
         for &(lsn, id) in commits.iter().take_while(|(lsn, _)| *lsn <= state.exposed) {
@@ -391,12 +435,12 @@ impl Timeline {
 
     /// Shows the history to `look`.
     pub(crate) fn with_history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
-        look(&self.state.lock().history)
+        look(&self.lock().history)
     }
 
     /// Committed rows of a table, as of a view's commit.
     pub(crate) fn rows_as_of(&self, table: u32, lsn: Lsn) -> u64 {
-        self.state.lock().counts.as_of(table, lsn)
+        self.lock().counts.as_of(table, lsn)
     }
 
     /// Committed rows of a table, as of its newest commit.
@@ -406,73 +450,62 @@ impl Timeline {
 
     /// The row counts of all tables, and what `tail` says while they are.
     pub(crate) fn newest_counts(&self, tail: impl FnOnce() -> Lsn) -> (Vec<(u32, u64)>, Lsn) {
-        let state = self.state.lock();
+        let state = self.lock();
         (state.counts.newest(), tail())
     }
 
     /// A table is gone for good.
     pub(crate) fn forget_table(&self, table: u32) {
-        self.state.lock().counts.forget(table);
+        self.lock().counts.forget(table);
     }
 
     /// Only these tables are still there.
     pub(crate) fn keep_tables(&self, is_there: impl Fn(u32) -> bool) {
-        self.state.lock().counts.keep(is_there);
+        self.lock().counts.keep(is_there);
     }
 
     /// The id the next transaction will get.
     pub(crate) fn next_id(&self) -> TxnId {
-        TxnId(self.state.lock().next)
+        TxnId(self.lock().next)
     }
 
     /// Commits since the database was opened.
     pub(crate) fn commits(&self) -> u64 {
-        self.state.lock().commits
+        self.lock().commits
     }
 
     /// Number of active transactions, and of those set aside.
     pub(crate) fn active(&self) -> usize {
-        let state = self.state.lock();
+        let state = self.lock();
         state.active.len() + state.aside.len()
     }
 
     /// The other transactions, active or set aside, that `is_one` is true of in their sections.
     pub(crate) fn others(&self, than: TxnId, is_one: impl Fn(&TxnState) -> bool) -> Option<TxnId> {
-        let entries: Vec<_> = self.state.lock().entries().collect();
+        let entries: Vec<_> = self.lock().entries().collect();
         entries.iter().find(|entry| entry.id != than && is_one(&entry.lock())).map(|entry| entry.id)
     }
 
     /// The checkpoint's transaction table: every transaction that has records and has not ended. BEGIN is reserved.
     pub(crate) fn images(&self) -> Vec<TxnImage> {
-        let entries: Vec<_> = self.state.lock().entries().collect();
+        let entries: Vec<_> = self.lock().entries().collect();
         entries.iter().filter_map(|entry| entry.image()).collect()
     }
 
     /// Number of live views, and when the oldest was taken.
     pub(crate) fn live_views(&self) -> (usize, Option<Duration>) {
-        let state = self.state.lock();
+        let state = self.lock();
         (state.views.len(), state.views.oldest())
     }
 
-    /// Publishes what has changed, and drops what is left of those who have gone after letting go of the mutex.
-    fn leave(&self, state: MutexGuard<'_, CachePadded<State>>, remains: Remains) {
-        self.publish(&state);
-        drop(state);
-        drop(remains);
-    }
-
     /// Tells those who ask without the mutex how things stand, and wakes who waits for that.
-    fn publish(&self, state: &State) {
-        let active = state.active.first().map(|(oldest, _)| *oldest);
-        let hidden = state.hidden.front().map(|first| first.floor);
-        let oldest = [active, hidden, state.views.xmin()].into_iter().flatten().min();
-        let horizon = oldest.unwrap_or(TxnId(state.next));
-        let hints = &*self.hints;
-        let known = hints.horizon.load(Ordering::Relaxed);
-        debug_assert!(horizon.0 >= known, "the horizon never falls (I4)");
+    fn publish(&self, state: &mut State) {
+        let horizon = state.oldest_of_all();
+        debug_assert!(horizon >= state.horizon, "the horizon never falls (I4)");
         // What has not changed is not written: others have it in their caches.
-        if horizon.0 != known {
-            hints.horizon.store(horizon.0, Ordering::Release);
+        if horizon != state.horizon {
+            state.horizon = horizon;
+            self.hints.horizon.store(horizon.0, Ordering::Release);
         }
         if state.waiting > 0 {
             self.changed.notify_all();
@@ -481,6 +514,20 @@ impl Timeline {
 }
 
 impl State {
+    /// The oldest id that somebody may not see (I4).
+    fn oldest_of_all(&self) -> TxnId {
+        // Compared one by one. Gathered first, they would be written to the stack in halves and read back whole, which waits for all that
+        // was stored before, and much of that goes to memory that another processor has.
+        let mut oldest = self.views.xmin().unwrap_or(TxnId(self.next));
+        if let Some((active, _)) = self.active.first() {
+            oldest = oldest.min(*active);
+        }
+        if let Some(hidden) = self.hidden.front() {
+            oldest = oldest.min(hidden.floor);
+        }
+        oldest
+    }
+
     /// Where an active transaction is.
     fn position(&self, id: TxnId) -> std::result::Result<usize, usize> {
         self.active.binary_search_by_key(&id, |(id, _)| *id)
@@ -499,30 +546,34 @@ impl State {
         Some(self.aside.remove(at))
     }
 
-    /// What a transaction that begins, or moves its view, now sees: every commit so far.
-    fn view_of_all(&self, own: TxnId) -> View {
-        let xmax = TxnId(self.next);
-        let mut invisible: TxnIds = self.active.iter().map(|(id, _)| *id).filter(|id| *id != own).collect();
+    /// Makes a transaction's view one of every commit so far.
+    fn show_all(&self, view: &mut View) {
+        view.as_of = self.newest;
+        view.xmax = TxnId(self.next);
+        view.invisible.clear();
+        view.invisible.extend(self.active.iter().map(|(id, _)| *id).filter(|id| *id != view.own));
         if is_planted(PlantedBug::EarlySnapshot) {
-            invisible.extend(self.hidden.iter().map(|hidden| hidden.txn));
-            invisible.sort_unstable();
+            view.invisible.extend(self.hidden.iter().map(|hidden| hidden.txn));
+            view.invisible.sort_unstable();
         }
-        let xmin = invisible.first().copied().unwrap_or(xmax).min(own);
-        View { as_of: self.newest, xmin, xmax, invisible, own }
+        view.xmin = view.invisible.first().copied().unwrap_or(view.xmax).min(view.own);
     }
 
-    fn enlist(&mut self, view: View, kind: ViewKind, now: Duration) -> LiveView {
-        let in_company = self.views.validated() > 0;
-        let number = self.views.add(kind, &view, now);
-        LiveView { view, kind, number, commits: self.commits, in_company }
+    /// A view that has been taken is in use.
+    fn enlist(&mut self, live: &mut LiveView, now: Duration) {
+        live.in_company = self.views.validated() > 0;
+        live.number = self.views.add(live.kind, &live.view, now);
+        live.commits = self.commits;
     }
 
-    /// A view is no longer used; returns what nobody will ask the history for any more.
-    fn dismiss(&mut self, live: &LiveView) -> Garbage {
+    /// A view is no longer used; adds to `garbage` what nobody will ask the history for any more.
+    fn dismiss(&mut self, live: &LiveView, garbage: &mut Garbage) {
         self.views.remove(live.kind, live.number);
         match live.kind {
-            ViewKind::Validated => self.history.prune(self.views.oldest_validated().unwrap_or(self.newest)),
-            ViewKind::Unvalidated | ViewKind::ReadOnly => Garbage::new(),
+            ViewKind::Validated => {
+                self.history.prune(self.views.oldest_validated().unwrap_or(self.newest), garbage);
+            }
+            ViewKind::Unvalidated | ViewKind::ReadOnly => {}
         }
     }
 

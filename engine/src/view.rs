@@ -12,8 +12,8 @@ use crate::ids::TxnId;
 /// Ids of transactions; few, mostly.
 pub(crate) type TxnIds = SmallVec<[TxnId; 8]>;
 
-/// A committed state, as of one commit.
-#[derive(Clone, Debug)]
+/// A committed state, as of one commit. By default one of before the first: it sees nothing.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct View {
     /// The newest commit it sees.
     pub(crate) as_of: Lsn,

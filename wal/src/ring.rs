@@ -13,10 +13,16 @@
 //! I5. A reader of an undurable frame copies words and then looks at the durable frontier again; `retire` is called
 //!     after the frontier has moved, and fences, so a copy that caught zeros is never taken for the frame.
 
+use std::hint;
 use std::marker::PhantomData;
 
 use crate::frame::{HEADER_BYTES, Header, padded};
 use crate::sync::{AtomicU64, Backoff, Ordering, Padded, fence};
+
+/// The flusher asks for so much of what it is to walk at once, bytes.
+const AHEAD_BYTES: u64 = 4 << 10;
+/// A cache line.
+const LINE_BYTES: usize = 64;
 
 /// The orderings that the invariants rest on. A type, so that models run this same code with one of them broken.
 pub(crate) trait Orderings {
@@ -132,9 +138,14 @@ impl<O: Orderings> Ring<O> {
     /// where an appender is between reserving and publishing.
     pub(crate) fn published_end(&self, from: u64, at_least: u64) -> u64 {
         let mut at = from;
+        let mut fetched = from;
         let mut backoff = Backoff::default();
         // After one whole lap the word at `at` is the first frame's again.
         while at < from + self.capacity() {
+            if at >= fetched {
+                fetched = self.tail().min(at + AHEAD_BYTES);
+                self.fetch(at, fetched);
+            }
             let first = self.word(at).load(O::OBSERVE);
             if first != 0 {
                 at += padded((first >> 32) as u32);
@@ -145,6 +156,17 @@ impl<O: Orderings> Ring<O> {
             }
         }
         at
+    }
+
+    /// Asks for the memory from `from` to `to`, all of it at once. Where a frame ends is told by its first word: who walks waits for
+    /// one after the other, and most are in another processor's cache.
+    fn fetch(&self, from: u64, to: u64) {
+        if !cfg!(loom) {
+            let words = (to.saturating_sub(from) / 8) as usize;
+            let (head, wrapped) = self.runs(from, words.min(self.words.len()));
+            let lines = head.iter().step_by(LINE_BYTES / 8).chain(wrapped.iter().step_by(LINE_BYTES / 8));
+            hint::black_box(lines.fold(0, |all, word| all | word.load(Ordering::Relaxed)));
+        }
     }
 
     /// Copies published bytes out; `out` is whole words.

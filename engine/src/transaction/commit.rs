@@ -84,19 +84,21 @@ impl Transaction {
             return Ok(self.end_empty(&work));
         }
         // No commit once pages could not be written, though the log still could (F7).
-        let lsn = match self.engine().check_poison().and_then(|()| self.append_commit(&work)) {
-            Ok(lsn) => lsn,
+        let appended = self.engine().check_poison().and_then(|()| self.append_commit(&work));
+        let Committed { lsn, since_view, horizon } = match appended {
+            Ok(committed) => committed,
             Err(e) => {
                 self.abandon(&work);
                 return Err(e);
             }
         };
+        self.commits_since_view.set(since_view);
         note(lsn);
         let engine = self.engine();
         engine.pause("between a commit and its letting go");
         rollback::give_back_promise(engine, &self.entry);
         if let Some(table) = self.versions.get()
-            && engine.versions.retire(self.entry.id, lsn, table, engine.journal.horizon())
+            && engine.versions.retire(self.entry.id, lsn, table, horizon)
             && let Err(error) = engine.merge_versions()
         {
             // They stay in memory.
@@ -107,7 +109,7 @@ impl Transaction {
         let unmade = work.created.iter().filter(|(table, _)| work.unmade.contains(table));
         let unmade = unmade.map(|(table, partition)| (Some(*table), *partition));
         self.dig_graves(dropped.chain(unmade).chain(work.merged.map(|id| (None, id))), lsn);
-        self.handle.after_commit(self.durability);
+        self.handle.after_commit(self.durability, lsn);
         Ok(lsn)
     }
 
@@ -129,7 +131,7 @@ impl Transaction {
     }
 
     /// The commit section: everything that is decided about a commit, in one step (hazards H2, H8, H17).
-    fn append_commit(&mut self, work: &Work) -> Result<Lsn> {
+    fn append_commit(&mut self, work: &Work) -> Result<Committed> {
         let engine = &self.handle.engine;
         let counts: SmallVec<[(u32, i64); 4]> = work
             .tables
@@ -206,10 +208,7 @@ impl Transaction {
             // Written with the section left: nobody waits for that but who wants it durable.
             drop(placed);
             match committed {
-                Ok(Committed { lsn, since_view }) => {
-                    self.commits_since_view.set(since_view);
-                    return Ok(lsn);
-                }
+                Ok(committed) => return Ok(committed),
                 Err(Uncommitted::Failed(error)) => return Err(error),
                 Err(Uncommitted::MuchToDo) => {}
             }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use hamal_wal::Lsn;
 use smallvec::SmallVec;
 
+use crate::catalog::CATALOG;
 use crate::validation::{Overlap, Part, PreparedReads, Published, conflict};
 
 /// Tables with a low-water LSN of their own, at most; tables whose counts were changed count apart.
@@ -41,7 +42,7 @@ impl Commit {
     }
 }
 
-/// What recent commits wrote. First what every commit changes: one cache line.
+/// What recent commits wrote. First what every commit changes: one cache line. The rest is behind it.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct History {
@@ -50,8 +51,11 @@ pub(crate) struct History {
     newest: Lsn,
     /// The newest commit that was pruned.
     pruned: Lsn,
+    /// The newest commit that wrote to the catalog.
+    newest_in_catalog: Lsn,
+    /// Elsewhere, for it is looked at by all and mostly changed by none.
+    forgotten: Box<LowWater>,
     limit_bytes: usize,
-    forgotten: LowWater,
 }
 
 impl History {
@@ -63,7 +67,8 @@ impl History {
             commits: VecDeque::new(),
             newest: Lsn::NEVER,
             pruned: Lsn::NEVER,
-            forgotten: LowWater::default(),
+            newest_in_catalog: Lsn::NEVER,
+            forgotten: Box::default(),
         }
     }
 
@@ -86,7 +91,11 @@ impl History {
         }
         let bytes = ENTRY_BYTES + writes.bytes();
         self.bytes += bytes;
-        self.commits.push_back(Commit { lsn, tables: writes.table_range(), bytes, writes });
+        let tables = writes.table_range();
+        if tables.0 == CATALOG.0 {
+            self.newest_in_catalog = lsn;
+        }
+        self.commits.push_back(Commit { lsn, tables, bytes, writes });
         while self.bytes > self.limit_bytes
             && let Some(commit) = self.pop()
         {
@@ -105,7 +114,10 @@ impl History {
     /// that is seen asks for no other memory than that of what is not.
     fn unseen(&self, reads: &PreparedReads<'_>, since: Lsn) -> impl Iterator<Item = &Commit> {
         let tables = reads.table_range();
-        let after = self.commits.iter().rev().take_while(move |commit| commit.lsn > since);
+        // Every transaction has read in the catalog, and many nowhere else: mostly they need not even look at the newest.
+        let may_concern = tables.1 > CATALOG.0 || self.newest_in_catalog > since;
+        let commits = may_concern.then(|| self.commits.iter().rev()).into_iter().flatten();
+        let after = commits.take_while(move |commit| commit.lsn > since);
         after.filter(move |commit| !commit.is_elsewhere(tables))
     }
 
@@ -114,10 +126,9 @@ impl History {
         self.unseen(reads, since).nth(commits).is_some()
     }
 
-    /// Takes out the commits that nobody will ask for again: all at or below `oldest`, the least snapshot there is. What they wrote is
-    /// returned, to be dropped where that holds up nobody.
-    pub(crate) fn prune(&mut self, oldest: Lsn) -> Garbage {
-        let mut garbage = Garbage::new();
+    /// Takes out the commits that nobody will ask for again: all at or below `oldest`, the least snapshot there is. What they wrote goes to
+    /// `garbage`, to be dropped where that holds up nobody.
+    pub(crate) fn prune(&mut self, oldest: Lsn, garbage: &mut Garbage) {
         while self.commits.front().is_some_and(|commit| commit.lsn <= oldest) {
             if let Some(commit) = self.pop() {
                 self.pruned = commit.lsn;
@@ -125,7 +136,6 @@ impl History {
             }
         }
         self.forgotten.prune(oldest);
-        garbage
     }
 
     /// Checks all commits after `since`.

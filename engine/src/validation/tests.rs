@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hamal_wal::Lsn;
 
 use super::*;
+use crate::catalog::CATALOG;
 
 /// A limit that is never reached.
 const LARGE: usize = 1 << 20;
@@ -322,6 +323,24 @@ fn only_commits_after_the_snapshot_are_checked() {
 }
 
 #[test]
+fn who_has_read_in_the_catalog_alone_misses_no_commit_there() {
+    let catalog = CATALOG.0;
+    let mut history = History::new(LARGE);
+    push(&mut history, 10, &[(catalog, b"a")], &[]);
+    push(&mut history, 20, &[(5, b"a")], &[5]);
+    push(&mut history, 30, &[(catalog, b"b"), (5, b"a")], &[]);
+    push(&mut history, 40, &[(5, b"b")], &[]);
+    let conflicts = |key: &[u8], since| {
+        let mut reads = reads_of(|reads| reads.point(catalog, key));
+        verdict(&history, &mut reads, since).is_err()
+    };
+    assert_eq!([9, 10, 29, 30, 40].map(|since| conflicts(b"a", since)), [true, false, false, false, false]);
+    assert_eq!([9, 10, 29, 30, 40].map(|since| conflicts(b"b", since)), [true, true, true, false, false]);
+    let mut both = reads_of(|reads| [catalog, 5].iter().for_each(|table| reads.point(*table, b"b")));
+    assert!(verdict(&history, &mut both, 30).is_err(), "who has read elsewhere too is checked there");
+}
+
+#[test]
 fn a_forgotten_commit_conflicts_with_reads_of_its_tables_only() {
     let mut history = History::new(0);
     push(&mut history, 10, &[(1, b"a"), (2, b"a")], &[2]);
@@ -369,15 +388,15 @@ fn pruning_drops_commits_and_low_waters_that_nobody_asks_for() {
         push(&mut history, n * 10, &[(n as u32, b"a")], &[n as u32]);
     }
     assert_eq!(history.low_water_tables(), 20);
-    drop(history.prune(Lsn(50)));
+    history.prune(Lsn(50), &mut Garbage::new());
     assert_eq!(history.low_water_tables(), 10);
     assert!(verdict(&history, &mut reads_of(|reads| reads.point(6, b"")), 50).is_err());
-    drop(history.prune(Lsn(100)));
+    history.prune(Lsn(100), &mut Garbage::new());
     assert_eq!(history.low_water_tables(), 0);
 
     let mut history = History::new(LARGE);
     (1..=10).for_each(|n| push(&mut history, n * 10, &[(1, b"a")], &[]));
-    drop(history.prune(Lsn(100)));
+    history.prune(Lsn(100), &mut Garbage::new());
     assert_eq!((history.bytes(), history.newest()), (0, Lsn(100)));
     let mut reads = reads_of(|reads| reads.point(1, b"z"));
     assert_eq!(verdict(&history, &mut reads, 100), Ok(()));
@@ -402,7 +421,7 @@ fn too_many_low_waters_collapse_into_one() {
     push(&mut history, 60_000, &tables, &[]);
     assert_eq!(history.low_water_tables(), 0);
     assert!(verdict(&history, &mut reads(4999), 50_000).is_err());
-    drop(history.prune(Lsn(60_000)));
+    history.prune(Lsn(60_000), &mut Garbage::new());
     assert_eq!(verdict(&history, &mut reads(4999), 60_000), Ok(()));
 }
 

@@ -60,7 +60,7 @@ pub(super) struct Images {
 /// Dead bytes that are not worth an effort.
 const FEW_BYTES: usize = 64 << 10;
 /// Buffers that one thread keeps, at most.
-const KEPT: usize = 4;
+const KEPT: usize = 16;
 /// Larger ones are not kept, bytes.
 const KEPT_BYTES: usize = 4 << 10;
 

@@ -182,7 +182,7 @@ fn check(
         history.push(Lsn(n as u64 + 1), published.clone());
         reference.push(Lsn(n as u64 + 1), published);
         if n == prune {
-            drop(history.prune(Lsn(since.min(n + 1) as u64)));
+            history.prune(Lsn(since.min(n + 1) as u64), &mut Garbage::new());
         }
         prop_assert!(history.bytes() <= history_limit);
     }
