@@ -9,6 +9,7 @@
 
 mod entry;
 mod iter;
+mod plain;
 mod read;
 mod scratch;
 #[cfg(test)]

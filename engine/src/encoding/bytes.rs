@@ -69,6 +69,10 @@ macro_rules! strings {
                 Ok(())
             }
 
+            fn as_plain<'v>(view: &Self::View<'v>) -> Option<&'v [u8]> {
+                Some(view.as_bytes())
+            }
+
             fn decode(bytes: &[u8]) -> Result<String> {
                 match std::str::from_utf8(bytes) {
                     Ok(text) => Ok(text.to_owned()),
@@ -113,6 +117,10 @@ macro_rules! byte_strings {
             fn encode(view: &&[u8], out: &mut Vec<u8>) -> Result<()> {
                 out.extend_from_slice(view);
                 Ok(())
+            }
+
+            fn as_plain<'v>(view: &Self::View<'v>) -> Option<&'v [u8]> {
+                Some(view)
             }
 
             fn decode(bytes: &[u8]) -> Result<Vec<u8>> {

@@ -40,6 +40,10 @@ impl<T: bytemuck::Pod> Value for Pod<T> {
         Ok(())
     }
 
+    fn as_plain<'v>(view: &Self::View<'v>) -> Option<&'v [u8]> {
+        Some(bytemuck::bytes_of(*view))
+    }
+
     fn decode(mut bytes: &[u8]) -> Result<T> {
         let value = Self::decode_part(&mut bytes)?;
         finish(bytes, value, &Self::type_name)

@@ -14,6 +14,10 @@ use crate::ErrorKind;
 fn plain<T: Value>(value: &T::Owned) -> Vec<u8> {
     let mut out = Vec::new();
     T::encode(&T::view(value), &mut out).unwrap();
+    assert!(
+        T::as_plain(&T::view(value)).is_none_or(|given| given == out),
+        "as_plain is not what encode appends"
+    );
     out
 }
 
@@ -225,6 +229,15 @@ fn the_bytes_are_those_of_the_file_format() {
     is::<(Option<&str>, u8)>(&(Some("a"), 7), b"\x01a\x00\x01\x07");
     is::<Option<u8>>(&None, &[0]);
     is::<[u8; 3]>(&[0, 1, 2], &[0, 1, 2]);
+}
+
+#[test]
+fn byte_strings_strings_and_pods_are_stored_from_where_they_are() {
+    let (bytes, text, number) = (b"bytes".as_slice(), "text", 7_u32);
+    assert_eq!(<&[u8]>::as_plain(&bytes).map(<[u8]>::as_ptr), Some(bytes.as_ptr()));
+    assert_eq!(<&str>::as_plain(&text).map(<[u8]>::as_ptr), Some(text.as_ptr()));
+    assert_eq!(super::Pod::<u32>::as_plain(&&number).map(<[u8]>::as_ptr), Some((&raw const number).cast()));
+    assert_eq!(u32::as_plain(&number), None, "numbers are big-endian");
 }
 
 #[test]

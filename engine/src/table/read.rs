@@ -11,6 +11,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use super::iter::{Keys, Range, Values};
+use super::plain::Plain;
 use super::scratch::Scratch;
 use crate::raw::RawTable;
 use crate::{Error, Key, Result, Value, ValueReader};
@@ -58,7 +59,7 @@ impl<'t, K: Key, V: Value> ReadTable<'t, K, V> {
 
     /// The key's value.
     pub fn get(&self, key: K::View<'_>) -> Result<Option<V::Owned>> {
-        let encoded = encode_key::<K>(&key)?;
+        let encoded = Plain::of::<K>(&key)?;
         let mut value = Scratch::new();
         if !self.raw.get_into(&encoded, &mut value)? {
             return Ok(None);
@@ -68,7 +69,7 @@ impl<'t, K: Key, V: Value> ReadTable<'t, K, V> {
 
     /// Whether the key is there.
     pub fn contains_key(&self, key: K::View<'_>) -> Result<bool> {
-        self.raw.contains(&encode_key::<K>(&key)?)
+        self.raw.contains(&Plain::of::<K>(&key)?)
     }
 
     /// The first row.
@@ -121,7 +122,7 @@ impl<'t, K: Key, V: Value> ReadTable<'t, K, V> {
 
     /// Streams the encoded bytes of a value, for values too large for memory; of a byte string or string, its own bytes.
     pub fn reader(&self, key: K::View<'_>) -> Result<Option<ValueReader<'t>>> {
-        self.raw.read_stream(&encode_key::<K>(&key)?)
+        self.raw.read_stream(&Plain::of::<K>(&key)?)
     }
 
     pub(super) fn decode_key(&self, key: &[u8]) -> Result<K::Owned> {
@@ -146,12 +147,6 @@ fn excerpt(key: &[u8]) -> String {
         _ => shown.iter().fold("0x".to_owned(), |hex, byte| hex + &format!("{byte:02x}")),
     };
     if shown.len() == key.len() { text } else { format!("{text}... ({} bytes)", key.len()) }
-}
-
-pub(super) fn encode_key<K: Key>(key: &K::View<'_>) -> Result<Scratch> {
-    let mut encoded = Scratch::new();
-    K::encode(key, &mut encoded)?;
-    Ok(encoded)
 }
 
 fn encode_bound<K: Key>(bound: Bound<&K::View<'_>>) -> Result<Bound<Vec<u8>>> {

@@ -11,7 +11,8 @@ use std::ops::{Deref, RangeBounds};
 
 use super::entry::Entry;
 use super::iter::ExtractIf;
-use super::read::{ReadTable, Row, encode_key};
+use super::plain::Plain;
+use super::read::{ReadTable, Row};
 use super::scratch::Scratch;
 use crate::{Error, Key, Result, Value};
 
@@ -46,17 +47,13 @@ impl<'t, K: Key, V: Value> Table<'t, K, V> {
     /// Writes a row and returns the value it replaces. Reads what was there; [`Table::put`] does not.
     pub fn insert(&mut self, key: K::View<'_>, value: V::View<'_>) -> Result<Option<V::Owned>> {
         let key = self.encode_own_key(&key)?;
-        let mut encoded = Scratch::new();
-        V::encode(&value, &mut encoded)?;
-        self.replace_encoded(&key, &encoded)
+        self.replace_encoded(&key, &Plain::of::<V>(&value)?)
     }
 
     /// Writes a row, whatever was there: a blind write, which is cheaper and conflicts with nobody's read.
     pub fn put(&mut self, key: K::View<'_>, value: V::View<'_>) -> Result<()> {
         let key = self.encode_own_key(&key)?;
-        let mut encoded = Scratch::new();
-        V::encode(&value, &mut encoded)?;
-        self.raw().put(&key, &encoded)
+        self.raw().put(&key, &Plain::of::<V>(&value)?)
     }
 
     /// Writes a row whose value is read from `source` to its end, in bounded memory; returns its length in bytes. The bytes
@@ -69,12 +66,12 @@ impl<'t, K: Key, V: Value> Table<'t, K, V> {
 
     /// Removes a row and returns its value. Reads what was there; [`Table::delete`] does not.
     pub fn remove(&mut self, key: K::View<'_>) -> Result<Option<V::Owned>> {
-        self.take_encoded(&encode_key::<K>(&key)?)
+        self.take_encoded(&Plain::of::<K>(&key)?)
     }
 
     /// Removes a row if it is there, without saying so: a blind write.
     pub fn delete(&mut self, key: K::View<'_>) -> Result<()> {
-        self.raw().delete(&encode_key::<K>(&key)?)
+        self.raw().delete(&Plain::of::<K>(&key)?)
     }
 
     /// The key's value, locked: nobody else can change it, or make it if it is missing, until this transaction ends. Waits for whoever has
@@ -160,7 +157,7 @@ impl<'t, K: Key, V: Value> Table<'t, K, V> {
     pub fn entry(&mut self, key: K::View<'_>) -> Result<Entry<'_, 't, K, V>> {
         let encoded = self.encode_own_key(&key)?;
         let value = self.get(key)?;
-        Entry::new(self, encoded, value)
+        Entry::new(self, encoded.into_scratch(), value)
     }
 
     pub(super) fn replace_encoded(&mut self, key: &[u8], value: &[u8]) -> Result<Option<V::Owned>> {
@@ -172,8 +169,8 @@ impl<'t, K: Key, V: Value> Table<'t, K, V> {
     }
 
     /// Encodes a key that is to be stored: it must not be too long.
-    fn encode_own_key(&self, key: &K::View<'_>) -> Result<Scratch> {
-        let encoded = encode_key::<K>(key)?;
+    fn encode_own_key<'v>(&self, key: &K::View<'v>) -> Result<Plain<'v>> {
+        let encoded = Plain::of::<K>(key)?;
         let max_bytes = self.max_key_bytes();
         if encoded.len() > max_bytes {
             return Err(Error::invalid(format!(
