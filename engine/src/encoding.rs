@@ -93,7 +93,7 @@ pub trait Value {
     /// Appends the plain form. `InvalidArgument` ([`Error::unencodable`]) if the value has none.
     fn encode(view: &Self::View<'_>, out: &mut Vec<u8>) -> Result<()>;
 
-    /// The plain form, where what is given is that already: it is stored from there then, and not copied first. Must be what
+    /// The plain form, where what is given is that already: most operations then use it from there, and copy nothing first. Must be what
     /// [`Value::encode`] appends. `None`, unless overridden.
     fn as_plain<'v>(view: &Self::View<'v>) -> Option<&'v [u8]> {
         let _ = view;

@@ -94,7 +94,7 @@ pub(crate) struct Committed {
     pub(crate) lsn: Lsn,
     /// Commits since its view was taken, itself included.
     pub(crate) since_view: u64,
-    /// See [`Hints::horizon`].
+    /// [`Hints::horizon`], as of this step.
     pub(crate) horizon: TxnId,
 }
 

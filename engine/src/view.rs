@@ -12,7 +12,7 @@ use crate::ids::TxnId;
 /// Ids of transactions; few, mostly.
 pub(crate) type TxnIds = SmallVec<[TxnId; 8]>;
 
-/// A committed state, as of one commit. By default one of before the first: it sees nothing.
+/// A committed state, as of one commit. By default one of before the first: it sees no transaction's rows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {
     /// The newest commit it sees.

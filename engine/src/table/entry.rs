@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use super::plain::Plain;
 use super::scratch::Scratch;
 use super::write::Table;
 use crate::{Key, Result, Value};
@@ -41,9 +42,7 @@ struct Place<'a, 't, K: Key, V: Value> {
 
 impl<K: Key, V: Value> Place<'_, '_, K, V> {
     fn put(&mut self, value: &V::View<'_>) -> Result<()> {
-        let mut encoded = Scratch::new();
-        V::encode(value, &mut encoded)?;
-        self.table.raw().put(&self.encoded, &encoded)
+        self.table.raw().put(&self.encoded, &Plain::of::<V>(value)?)
     }
 }
 

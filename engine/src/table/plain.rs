@@ -1,4 +1,4 @@
-//! Keys and values as they are stored: without a copy where they are given that way.
+//! Keys and values as they are stored, without a copy where they are given that way.
 
 use std::ops::Deref;
 

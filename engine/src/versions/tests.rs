@@ -154,9 +154,13 @@ impl World {
             publish: &mut || Arc::new(WriteSet::new(64).publish(std::iter::empty())),
             exposed: self.below(2) == 0,
         };
-        self.timeline.commit(&entry, &live, |_, _| Ok::<_, crate::Error>(()), || Ok(lsn), &mut what).unwrap();
+        let committed = self
+            .timeline
+            .commit(&entry, &live, |_, _| Ok::<_, crate::Error>(()), || Ok(lsn), &mut what)
+            .unwrap();
+        assert_eq!(committed.horizon, self.horizon());
         if let Some(images) = &images {
-            self.versions.retire(entry.id, lsn, images, self.horizon());
+            self.versions.retire(entry.id, lsn, images, committed.horizon);
         }
         for (key, _) in undo {
             match state.get(&key) {
