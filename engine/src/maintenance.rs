@@ -144,7 +144,7 @@ impl Engine {
     }
 
     /// Whether so much of the log's buffer waits to be written that whoever appends would soon wait too. `tail`, here and below: where the log
-    /// ends; or about there, from who knows that much, for every append writes to where the log keeps it.
+    /// ends, or a record near its end that the caller knows of anyway: what the log has of its end is in the cache of whoever appended last.
     fn buffer_is_half_full(&self, tail: Lsn) -> bool {
         let waiting_bytes = tail.0.saturating_sub(self.log.durable().0);
         waiting_bytes > self.options.log_buffer_bytes as u64 / 2

@@ -14,7 +14,7 @@
 //! I5. The history has every commit above the view of every serializable transaction that is active, or says what it forgot.
 //! I6. While it is closed, by a verification, no transaction is active.
 //!
-//! What a step leaves to be dropped is declared before the guard, and so dropped when the mutex has been let go of. What a step returns is filled
+//! What a step leaves to be dropped is declared before the guard, and so dropped when the mutex has been let go of. A view is filled
 //! in place: a value that is moved is read back in larger pieces than it was written in, and that waits until all that was stored before has
 //! reached memory, much of which is in another processor's cache.
 //!
@@ -44,8 +44,8 @@ use crate::{Error, Result};
 
 /// Most memory that the history of commits takes, bytes.
 const HISTORY_BYTES: usize = 16 << 20;
-/// How often to look, a pause of the processor between, whether the mutex is free before giving the processor up: its steps take a fraction
-/// of a microsecond.
+/// How often to look, a pause of the processor between, whether the mutex is free before giving the processor up: most of its steps take a
+/// fraction of a microsecond.
 const SPINS: usize = 100;
 
 /// What a new transaction is to be.

@@ -8,6 +8,7 @@
 //! I4. Beyond [`LOW_WATER_TABLES`] the low-water LSNs collapse into one for all tables.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::mem::offset_of;
 use std::sync::Arc;
 
 use hamal_wal::Lsn;
@@ -57,6 +58,8 @@ pub(crate) struct History {
     forgotten: Box<LowWater>,
     limit_bytes: usize,
 }
+
+const _: () = assert!(offset_of!(History, forgotten) <= 64, "what every commit changes is one cache line");
 
 impl History {
     /// Of no commits; it will use about this many bytes at most.
