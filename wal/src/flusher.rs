@@ -5,7 +5,8 @@
 //!     again, its durable bytes unchanged.
 //! I2. A flush that writes little writes past the system's cache, one that writes much through it (docs/adr/0019): all of a flush is written
 //!     in the same way.
-//! I3. Order of a flush: copy, write, sync each segment touched, move the durable frontier, zero and free the ring.
+//! I3. Order of a flush: copy, write, sync each segment touched, move the durable frontier, zero and free the ring. What is much is
+//!     found, copied and written piece by piece, so that a piece comes from another processor's cache once.
 
 use std::sync::Arc;
 
@@ -17,12 +18,13 @@ use crate::group::Group;
 use crate::ring::Ring;
 use crate::segments::{BLOCK_BYTES, Segments, segment_name};
 
-/// Largest single write, bytes.
-const CHUNK_BYTES: u64 = 1 << 20;
+/// A piece, and the largest single write, bytes: twice as much fits the caches that a processor has for itself.
+const CHUNK_BYTES: u64 = 128 << 10;
 /// A flush that writes no more than this writes past the system's cache.
 const DIRECT_BYTES: u64 = 64 << 10;
 
 const _: () = assert!((BLOCK_BYTES as usize).is_multiple_of(DIRECT_BLOCK_BYTES));
+const _: () = assert!(DIRECT_BYTES < CHUNK_BYTES, "what ends the first piece early is all that there is");
 
 /// What only the leader touches.
 #[derive(Debug)]
@@ -32,6 +34,14 @@ pub(crate) struct Flusher {
     /// Holds the bytes from `position` rounded down to a block.
     staging: DirectBuffer,
     current: Option<(u64, Arc<dyn File>)>,
+}
+
+/// Part of a flush: up to where, and whether it is a small flush, or its last piece.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    to: u64,
+    is_small: bool,
+    is_last: bool,
 }
 
 /// What a flush did.
@@ -60,20 +70,41 @@ impl Flusher {
         at_least: u64,
     ) -> Result<Flushed> {
         let from = self.position;
-        let to = ring.published_end(from, at_least);
+        // A long flush does not follow those who go on appending: that is for the next one.
+        let tail = ring.tail();
+        debug_assert!(at_least <= tail, "nobody would append what is waited for");
         let mut done = Flushed::default();
+        let mut to = ring.published_end(from, at_least, CHUNK_BYTES);
         if from == to {
             return Ok(done);
         }
-        self.write(ring, segments, to, &mut done)?;
+        let is_small = to - (from - from % BLOCK_BYTES) <= DIRECT_BYTES;
+        loop {
+            // Not beyond the tail: where the ring is full, its first frame comes after its last one.
+            let next = if to < tail && !is_small {
+                ring.published_end(to, at_least, CHUNK_BYTES.min(tail - to))
+            } else {
+                to
+            };
+            self.write(ring, segments, Piece { to, is_small, is_last: next == to }, &mut done)?;
+            if next == to {
+                break;
+            }
+            to = next;
+        }
         self.sync_current(&mut done)?;
         group.advance(to);
         ring.retire(from, to);
         Ok(done)
     }
 
-    fn write(&mut self, ring: &Ring, segments: &Segments, to: u64, done: &mut Flushed) -> Result<()> {
-        let is_small = to - (self.position - self.position % BLOCK_BYTES) <= DIRECT_BYTES;
+    fn write(
+        &mut self,
+        ring: &Ring,
+        segments: &Segments,
+        Piece { to, is_small, is_last }: Piece,
+        done: &mut Flushed,
+    ) -> Result<()> {
         let write_all = if is_small { write_all_direct_at } else { write_all_at };
         while self.position < to {
             let start = self.position - self.position % BLOCK_BYTES;
@@ -81,14 +112,17 @@ impl Flusher {
             let file = self.switch_to(segments, first, done)?;
             let upto = to.min(start + self.staging.len() as u64).min(first + segments.segment_bytes());
             let (kept, used) = ((self.position - start) as usize, (upto - start) as usize);
-            let whole = used.next_multiple_of(BLOCK_BYTES as usize);
+            let begun = used - used % BLOCK_BYTES as usize;
             ring.copy_out(self.position, &mut self.staging[kept..used]);
-            self.staging[used..whole].fill(0);
-            write_all(file.as_ref(), &self.staging[..whole], start - first)
-                .map_err(|e| Error::io("write", segment_name(first), e))?;
-            done.written_bytes += whole as u64;
+            let whole = if is_last { used.next_multiple_of(BLOCK_BYTES as usize) } else { begun };
+            if whole > 0 {
+                self.staging[used.min(whole)..whole].fill(0);
+                write_all(file.as_ref(), &self.staging[..whole], start - first)
+                    .map_err(|e| Error::io("write", segment_name(first), e))?;
+                done.written_bytes += whole as u64;
+            }
             // Keep the block that `upto` lies in.
-            self.staging.copy_within(used - used % BLOCK_BYTES as usize..used, 0);
+            self.staging.copy_within(begun..used, 0);
             self.position = upto;
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! The log being written: what the parts do together.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -524,11 +525,16 @@ impl Log {
             self.ring.unclaim(self.stock.clear_buffer());
             self.ring.try_claim(bytes)
         };
-        let flushable = || self.ring.tail() > self.group.durable();
+        let durable = Cell::new(0);
+        let flushable = || {
+            durable.set(self.group.durable());
+            self.ring.tail() > durable.get()
+        };
         loop {
             match self.group.wait_for_room(try_claim, flushable)? {
                 RoomWait::Claimed => return Ok(()),
-                RoomWait::FlushWanted => self.reach(self.group.durable() + 1)?,
+                // Not from where the frontier is by now: that may be the tail, and nobody appends what is asked for beyond it.
+                RoomWait::FlushWanted => self.reach(durable.get() + 1)?,
             }
         }
     }

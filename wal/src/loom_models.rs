@@ -46,7 +46,7 @@ fn reserve_and_publish<O: Orderings>(ring: &Ring<O>, number: u8) -> u64 {
 
 /// Takes one frame out of the ring, checks every byte of it, and returns which it is.
 fn drain_one<O: Orderings>(ring: &Ring<O>, at: u64) -> u8 {
-    let end = ring.published_end(at, at + FRAME_BYTES);
+    let end = ring.published_end(at, at + FRAME_BYTES, u64::MAX);
     assert!(end >= at + FRAME_BYTES, "the walk stopped before what it was asked for");
     let number = check_one(ring, at);
     ring.retire(at, at + FRAME_BYTES);
@@ -211,7 +211,7 @@ fn a_reader_beside_a_flush<O: Orderings + 'static>() {
                 }
             })
         };
-        let end = ring.published_end(0, FRAME_BYTES);
+        let end = ring.published_end(0, FRAME_BYTES, u64::MAX);
         assert_eq!(check_one(&ring, 0), 7);
         group.advance(end);
         ring.retire(0, end);

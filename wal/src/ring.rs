@@ -134,14 +134,14 @@ impl<O: Orderings> Ring<O> {
         self.word(header.lsn).store(first, O::PUBLISH);
     }
 
-    /// Walks published frames from `from`: the end of the last one before a gap. Waits at a gap below `at_least`,
-    /// where an appender is between reserving and publishing.
-    pub(crate) fn published_end(&self, from: u64, at_least: u64) -> u64 {
+    /// Walks published frames from `from`: the end of the last one before a gap, or of the first that reaches so many bytes. Waits at a gap
+    /// below `at_least`, where an appender is between reserving and publishing.
+    pub(crate) fn published_end(&self, from: u64, at_least: u64, bytes: u64) -> u64 {
         let mut at = from;
         let mut fetched = from;
         let mut backoff = Backoff::default();
         // After one whole lap the word at `at` is the first frame's again.
-        while at < from + self.capacity() {
+        while at < from + bytes.min(self.capacity()) {
             // Not in the models: there it would be one more load to interleave, of a position that the walk does not go by.
             if !cfg!(loom) && at >= fetched {
                 fetched = self.tail().min(at + AHEAD_BYTES);

@@ -10,6 +10,7 @@ mod campaign;
 mod copying;
 mod damage;
 mod faults;
+mod pieces;
 mod resuming;
 mod support;
 mod tails;
