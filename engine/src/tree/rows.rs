@@ -238,6 +238,8 @@ fn write_row(
 }
 
 /// The page as a leaf, which must be the one for `key` (I1): a search leaves the bytes of the prefix unseen.
+#[expect(clippy::inline_always, reason = "as what it opens: see `node::view`")]
+#[inline(always)]
 fn leaf_about<'a>(page: &'a [u8], key: &[u8]) -> Result<Node<'a>, Damage> {
     let node = Node::leaf(page)?;
     if node.covers(key)? {
