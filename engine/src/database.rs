@@ -18,6 +18,7 @@ use crate::options::{Durability, Maintenance};
 use crate::report::{
     CheckpointReport, RecoveryProgress, RecoveryReport, Stats, VerifyProgress, VerifyReport,
 };
+use crate::shard::Shards;
 use crate::validation::History;
 use crate::{
     ArchiveReport, BalanceAction, Error, ErrorKind, KeyRange, Options, PartitionInfo, RangeRestoreOptions,
@@ -26,29 +27,33 @@ use crate::{
     restore_range, scrub, verify,
 };
 
-/// An open database. Cheap to clone; all clones, transactions and snapshots share one handle, which closes when the last is
-/// dropped.
+/// An open database. Cheap to clone; all clones, transactions and snapshots share it, and it closes when the last is dropped.
 #[derive(Clone, Debug)]
 pub struct Database {
     pub(crate) handle: Arc<Handle>,
+    /// One for each shard of threads.
+    handles: Arc<Shards<Arc<Handle>>>,
 }
 
-/// What all clones, transactions and snapshots share. Dropping it closes the database.
+/// What a transaction or a snapshot has of the database. There are several, so that threads do not all count references to the same one.
 ///
-/// Aligned, so that the counter of references in front of it, which every transaction of every thread changes twice, is not in the
-/// cache line of what they all read all the time.
+/// Aligned, so that the counter of references in front of it, which every transaction changes twice, is not in the cache line of anything else.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Handle {
     pub(crate) engine: Arc<Engine>,
-    threads: Option<Threads>,
-    closed: bool,
+    /// Keeps it open; not for its own background threads.
+    opened: Option<Arc<Opened>>,
 }
 
 impl Handle {
     /// One for a background thread of the database: it closes nothing when it goes.
     pub(crate) fn of_thread(engine: &Arc<Engine>) -> Arc<Handle> {
-        Arc::new(Handle { engine: engine.clone(), threads: None, closed: true })
+        Arc::new(Handle { engine: engine.clone(), opened: None })
+    }
+
+    fn threads(&self) -> Option<&Threads> {
+        self.opened.as_ref()?.threads.as_ref()
     }
 
     /// Lets the background threads know that there is more log, up to a commit at `lsn`, and by when it must be on the disk.
@@ -56,7 +61,7 @@ impl Handle {
         if let Durability::Periodic(interval) = durability {
             self.engine.flush_within(interval);
         }
-        if let Some(threads) = &self.threads {
+        if let Some(threads) = self.threads() {
             threads.notify_if_due(&self.engine, lsn);
         }
     }
@@ -64,11 +69,21 @@ impl Handle {
     /// The log must be flushed as soon as possible, by whoever does that in the background.
     pub(crate) fn flush_soon(&self) {
         self.engine.flush_within(Duration::ZERO);
-        if let Some(threads) = &self.threads {
+        if let Some(threads) = self.threads() {
             threads.notify_flush();
         }
     }
+}
 
+/// What all handles share. Dropping it closes the database.
+#[derive(Debug)]
+struct Opened {
+    engine: Arc<Engine>,
+    threads: Option<Threads>,
+    closed: bool,
+}
+
+impl Opened {
     fn shut_down(&mut self) -> Result<()> {
         self.closed = true;
         if let Some(threads) = self.threads.take() {
@@ -80,7 +95,7 @@ impl Handle {
     }
 }
 
-impl Drop for Handle {
+impl Drop for Opened {
     fn drop(&mut self) {
         if self.closed {
             return;
@@ -109,7 +124,14 @@ impl Database {
             Maintenance::Background => Some(Threads::start(&engine)?),
             Maintenance::Manual => None,
         };
-        Ok(Database { handle: Arc::new(Handle { engine, threads, closed: false }) })
+        let opened = Arc::new(Opened { engine: engine.clone(), threads, closed: false });
+        let handle = || Arc::new(Handle { engine: engine.clone(), opened: Some(opened.clone()) });
+        Ok(Database { handle: handle(), handles: Arc::new(Shards::new(handle)) })
+    }
+
+    /// The handle of the calling thread's transactions.
+    pub(crate) fn own_handle(&self) -> &Arc<Handle> {
+        self.handles.of(self.handle.engine.options.maintenance)
     }
 
     /// Starts a read-write transaction with the database's isolation and durability. Any number of them run at once. `Conflict` if a
@@ -120,12 +142,12 @@ impl Database {
 
     /// Starts a read-write transaction.
     pub fn begin_with(&self, options: TransactionOptions) -> Result<Transaction> {
-        Transaction::begin(&self.handle, options, None)
+        Transaction::begin(self.own_handle(), options, None)
     }
 
     /// A read-only view of the committed state. Never waits.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        Snapshot::begin(&self.handle)
+        Snapshot::begin(self.own_handle())
     }
 
     /// All tables, by name.
@@ -387,9 +409,12 @@ impl Database {
     /// worked. What trails behind the open still ([`Options::trailing_undo_bytes`]) is left to the next one. `InvalidArgument` while another
     /// clone, a transaction or a snapshot is still there: the database stays open for them, and closes when the last of them is dropped.
     pub fn close(self) -> Result<()> {
-        match Arc::try_unwrap(self.handle) {
-            Ok(mut handle) => handle.shut_down(),
-            Err(_) => Err(Error::new(
+        let Database { handle, handles } = self;
+        let opened = handle.opened.clone();
+        drop((handle, handles));
+        match opened.and_then(Arc::into_inner) {
+            Some(mut opened) => opened.shut_down(),
+            None => Err(Error::new(
                 ErrorKind::InvalidArgument,
                 "other handles, transactions or snapshots are still open; the database closes when the last is dropped",
             )),

@@ -131,7 +131,7 @@ impl Database {
         let mut age = None;
         let mut attempt = 1;
         loop {
-            let result = Transaction::begin(&self.handle, options, age).and_then(|tx| {
+            let result = Transaction::begin(self.own_handle(), options, age).and_then(|tx| {
                 age = Some(tx.age());
                 let value = work(&tx)?;
                 tx.commit()?;

@@ -34,11 +34,16 @@ pub(crate) struct Shards<T>([CachePadded<T>; COUNT as usize]);
 
 impl<T: Default> Default for Shards<T> {
     fn default() -> Self {
-        Shards(array::from_fn(|_| CachePadded::default()))
+        Shards::new(T::default)
     }
 }
 
 impl<T> Shards<T> {
+    /// Parts that are made one after the other.
+    pub(crate) fn new(make: impl Fn() -> T) -> Self {
+        Shards(array::from_fn(|_| CachePadded::new(make())))
+    }
+
     /// The part that goes with a number.
     pub(crate) fn at(&self, number: u64) -> &T {
         &self.0[(number % COUNT) as usize]
