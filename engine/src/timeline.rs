@@ -21,14 +21,12 @@
 //! Lock order: page latches, then this, then a transaction's section.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::hint;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 use hamal_wal::Lsn;
-use parking_lot::{Condvar, Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use crate::active::{TxnEntry, TxnState};
@@ -37,16 +35,16 @@ use crate::ids::TxnId;
 use crate::planted::{PlantedBug, is_planted};
 use crate::record::TxnImage;
 use crate::shard;
-use crate::validation::{Garbage, History, Published};
+use crate::validation::{Garbage, History};
 use crate::view::View;
 use crate::views::{ViewKind, Views};
 use crate::{Error, Result};
 
 /// Most memory that the history of commits takes, bytes.
 const HISTORY_BYTES: usize = 16 << 20;
-/// How often to look, a pause of the processor between, whether the mutex is free before giving the processor up: most of its steps take a
-/// fraction of a microsecond.
-const SPINS: usize = 100;
+
+/// So many commits may stay in the history though nobody asks for them any more.
+const UNPRUNED: usize = 8;
 
 /// What a new transaction is to be.
 #[derive(Clone, Copy, Debug, Default)]
@@ -82,8 +80,8 @@ impl LiveView {
 pub(crate) struct Committing<'c> {
     /// Rows added less rows removed, by table.
     pub(crate) counts: &'c [(u32, i64)],
-    /// Makes what it wrote known; called if there is somebody to whom that matters.
-    pub(crate) publish: &'c mut dyn FnMut() -> Arc<Published>,
+    /// Leaves what it wrote in the history; called if there is somebody to whom that matters.
+    pub(crate) publish: &'c mut dyn FnMut(&mut History, Lsn),
     /// It is acknowledged at once: readers may see it, and all before it.
     pub(crate) exposed: bool,
 }
@@ -112,7 +110,6 @@ struct Hidden {
 #[derive(Debug)]
 #[repr(C)]
 struct State {
-    history: History,
     /// As it was published last: who compares it need not fetch what it was published in.
     horizon: TxnId,
     next: u64,
@@ -121,8 +118,9 @@ struct State {
     /// The newest commit that readers may see.
     exposed: Lsn,
     commits: u64,
+    history: History,
     /// By id, which is here so that who looks for one need not look at what others write; in place while they are few, as [`Views`].
-    active: SmallVec<[(TxnId, Arc<TxnEntry>); 4]>,
+    active: SmallVec<[(TxnId, Arc<TxnEntry>); 2]>,
     views: Views,
     /// Transactions of before the open that are still to be rolled back, where nobody meets what they have done.
     aside: Vec<Arc<TxnEntry>>,
@@ -135,11 +133,13 @@ struct State {
     counts: RowCounts,
 }
 
+type Guard<'t> = MutexGuard<'t, State>;
+
 /// The timeline of one database.
 #[derive(Debug)]
 pub(crate) struct Timeline {
-    /// Away from the lock's word, which those who wait for it keep asking for.
-    state: Mutex<CachePadded<State>>,
+    /// Its word is in the cache line of what every step asks for first.
+    state: CachePadded<Mutex<State>>,
     hints: Arc<Hints>,
     /// Those wait here who wait to begin, or to close.
     changed: Condvar,
@@ -190,24 +190,13 @@ impl Timeline {
             closed: false,
             waiting: 0,
         };
-        Timeline { state: Mutex::new(CachePadded::new(state)), hints, changed: Condvar::new() }
+        Timeline { state: CachePadded::new(Mutex::new(state)), hints, changed: Condvar::new() }
     }
 
-    /// The mutex, which is rarely held for long: who finds it taken looks again for a while before it lets others have the processor.
-    fn lock(&self) -> MutexGuard<'_, CachePadded<State>> {
-        // Not before it has asked once: who only looks, and then takes it, fetches its word twice.
-        if let Some(state) = self.state.try_lock() {
-            return state;
-        }
-        for _ in 0..SPINS {
-            hint::spin_loop();
-            if !self.state.is_locked()
-                && let Some(state) = self.state.try_lock()
-            {
-                return state;
-            }
-        }
-        self.state.lock()
+    /// The mutex, which is rarely held for long. The standard library's: where that is made of a futex, who finds it taken looks again for about
+    /// as long as most steps take before it lets others have the processor, and who takes it asks for its cache line once, to write.
+    fn lock(&self) -> Guard<'_> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Registers a new transaction; it sees every commit so far. `None` while the timeline is closed, if it stays so for `patience`.
@@ -222,8 +211,8 @@ impl Timeline {
         let mut live =
             LiveView::new(if birth.validates { ViewKind::Validated } else { ViewKind::Unvalidated });
         let mut state = self.lock();
-        if state.closed && !self.wait_while(&mut state, patience, |state| state.closed) {
-            return None;
+        if state.closed {
+            state = self.wait_while(state, patience, |state| state.closed)?;
         }
         // The next id of the shard.
         let id = TxnId(state.next + (birth.shard + shard::COUNT - state.next % shard::COUNT) % shard::COUNT);
@@ -244,25 +233,26 @@ impl Timeline {
     pub(crate) fn close(&self, patience: Duration) -> Option<Closed<'_>> {
         let mut state = self.lock();
         let is_busy = |state: &State| state.closed || !state.active.is_empty() || !state.aside.is_empty();
-        if is_busy(&state) && !self.wait_while(&mut state, patience, is_busy) {
-            return None;
+        if is_busy(&state) {
+            state = self.wait_while(state, patience, is_busy)?;
         }
         state.closed = true;
         Some(Closed(self))
     }
 
-    /// Waits until the condition no longer holds; whether that happened in time.
+    /// Waits until the condition no longer holds; `None` if that did not happen in time.
     #[cold]
-    fn wait_while(
+    fn wait_while<'t>(
         &self,
-        state: &mut MutexGuard<'_, CachePadded<State>>,
+        mut state: Guard<'t>,
         patience: Duration,
         condition: impl Fn(&State) -> bool,
-    ) -> bool {
+    ) -> Option<Guard<'t>> {
         state.waiting += 1;
-        self.changed.wait_while_for(state, |state| condition(state), patience);
+        let waited = self.changed.wait_timeout_while(state, patience, |state| condition(state));
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.waiting -= 1;
-        !condition(state)
+        (!condition(&state)).then_some(state)
     }
 
     /// Registers a transaction that reads nothing.
@@ -321,7 +311,7 @@ impl Timeline {
         now: Duration,
         check: impl FnOnce(&History) -> Result<()>,
     ) -> Result<()> {
-        let mut pruned = Garbage::new();
+        let mut pruned = Garbage::default();
         let mut state = self.lock();
         check(&state.history)?;
         state.dismiss(live, &mut pruned);
@@ -333,7 +323,7 @@ impl Timeline {
 
     /// A view is no longer used.
     pub(crate) fn release(&self, live: &LiveView) {
-        let mut pruned = Garbage::new();
+        let mut pruned = Garbage::default();
         let mut state = self.lock();
         state.dismiss(live, &mut pruned);
         self.publish(&mut state);
@@ -354,10 +344,10 @@ impl Timeline {
         reserve: impl FnOnce() -> Result<Lsn>,
         what: &mut Committing<'_>,
     ) -> std::result::Result<Committed, E> {
-        let mut pruned = Garbage::new();
+        let mut pruned = Garbage::default();
         let _left;
         let mut state = self.lock();
-        let state = &mut **state;
+        let state = &mut *state;
         let others = state.views.validated() > usize::from(live.kind == ViewKind::Validated);
         check(&state.history, others)?;
         let lsn = {
@@ -382,7 +372,7 @@ impl Timeline {
             state.counts.add(*table, *delta, lsn, &state.views, state.exposed);
         }
         if others {
-            state.history.push(lsn, (what.publish)());
+            (what.publish)(&mut state.history, lsn);
         }
         state.commits += 1;
         let since_view = state.commits - live.commits;
@@ -392,7 +382,7 @@ impl Timeline {
 
     /// A transaction is over without a commit: it changed nothing, or all is undone. Returns the commits since its view was taken.
     pub(crate) fn end(&self, entry: &TxnEntry, live: Option<&LiveView>) -> u64 {
-        let mut pruned = Garbage::new();
+        let mut pruned = Garbage::default();
         let _left;
         let mut state = self.lock();
         _left = state.forget(entry.id);
@@ -571,7 +561,11 @@ impl State {
         self.views.remove(live.kind, live.number);
         match live.kind {
             ViewKind::Validated => {
-                self.history.prune(self.views.oldest_validated().unwrap_or(self.newest), garbage);
+                let oldest = self.views.oldest_validated();
+                // Some are left for later, if there will be a later: to look at one is to fetch what another thread has written.
+                if oldest.is_none() || self.history.len() > UNPRUNED {
+                    self.history.prune(oldest.unwrap_or(self.newest), garbage);
+                }
             }
             ViewKind::Unvalidated | ViewKind::ReadOnly => {}
         }

@@ -2,7 +2,7 @@
 //!
 //! A transaction reads a snapshot as of the commit LSN `since`. It may commit only if no commit with a higher LSN changed anything it
 //! read: a key, found or not, an interval of keys, or a table's number of rows. It gathers what it reads in a [`ReadSet`] and what it
-//! writes in a [`WriteSet`]; commits leave theirs, as [`Published`], in the [`History`].
+//! writes in a [`WriteSet`]; commits leave theirs, as their [`Publication`], in the [`History`].
 //!
 //! V1. Coarser, never wrong: whatever a limit makes a set or the history forget is replaced by something that covers it, so a true
 //!     conflict is never missed.
@@ -27,12 +27,14 @@
 //!         }
 //!         history.check(&read_set.prepare(), seen)?;           // to prepare costs nothing the second time
 //!     }
-//!     history.push(lsn, published);
+//!     publication.leave(writes, counts, history, lsn);
 //! }
 //! ```
 
+mod brief;
 mod history;
 mod keys;
+mod publication;
 mod reads;
 mod span;
 #[cfg(test)]
@@ -43,8 +45,12 @@ use std::fmt;
 use std::ops::Bound;
 
 pub(crate) use history::{Garbage, History};
+pub(crate) use publication::Publication;
 pub(crate) use reads::{PreparedReads, RangeId, ReadSet};
 pub(crate) use writes::{Published, WriteSet};
+
+use self::keys::KeySet;
+use self::span::Span;
 
 /// Something that a transaction read and a later commit wrote, or may have written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,16 +120,31 @@ impl fmt::Display for Hex<'_> {
     }
 }
 
+/// What a commit has written, in whatever form. Not empty.
+trait Writes {
+    /// Whether it may be any key of any table.
+    fn is_everything(&self) -> bool;
+
+    /// Whether it is nothing but what was written.
+    fn is_exact(&self) -> bool;
+
+    /// What was read and written, if anything; neither is everything.
+    fn overlap<'a>(&'a self, reads: &'a KeySet) -> Option<Span<'a>>;
+
+    /// Tables whose number of rows changed, rising.
+    fn counts(&self) -> &[u32];
+}
+
 /// Something that was read and that this commit wrote, if there is any.
-pub(crate) fn conflict(reads: &PreparedReads<'_>, writes: &Published) -> Option<Overlap> {
-    if reads.is_empty() || writes.is_empty() {
+fn conflict(reads: &PreparedReads<'_>, writes: &impl Writes) -> Option<Overlap> {
+    if reads.is_empty() {
         return None;
     }
-    let exact = reads.keys().is_exact() && writes.keys().is_exact();
-    if reads.keys().is_everything() || writes.keys().is_everything() {
+    let exact = reads.keys().is_exact() && writes.is_exact();
+    if reads.keys().is_everything() || writes.is_everything() {
         return Some(Overlap { table: None, part: Part::Something, exact });
     }
-    if let Some(common) = reads.keys().overlap(writes.keys()) {
+    if let Some(common) = writes.overlap(reads.keys()) {
         return Some(Overlap { table: Some(common.table), part: common.to_part(), exact });
     }
     let (few, many) = if reads.counts().len() <= writes.counts().len() {

@@ -16,7 +16,9 @@
 //!     somebody finds it settled: mostly the same thread, at its next commit.
 //! I6. Memory beyond the budget is a passing state: a writer spills its table before its next statement, a committed one's is merged
 //!     and spilled by a later commit (one in [`LOOK_EVERY`]), the end of a view, or a round of maintenance.
-//! I7. Tables are dropped, and their files with them, when no shard is locked: readers ask for tables with a page latched.
+//! I7. Tables are dropped, and their files with them, when no shard is locked: readers ask for tables with a page latched. Order: leaf latch,
+//!     then a shard, then a table's mutex.
+//! I8. A table that is out of use is emptied, and used again, only once nobody else has it: a reader that has found it may still search it.
 
 mod images;
 pub(crate) mod run;
@@ -45,6 +47,10 @@ use crate::view::View;
 /// A table of an active writer may be this far from what is counted of it, bytes: so short transactions, whose images go as soon as
 /// they commit, do not all write to one counter.
 const UNCOUNTED_BYTES: u64 = 8 << 10;
+/// Tables that a shard keeps for writers to come, at most.
+const KEPT: usize = 16;
+/// Larger ones are not kept, bytes.
+const KEPT_BYTES: u64 = 4 << 10;
 /// Once in so many commits of a shard it is asked whether merging is worth it.
 const LOOK_EVERY: u64 = 64;
 /// A table below this is not worth a file, bytes.
@@ -166,6 +172,11 @@ impl Content {
         self.images.find(table, key).or_else(|| self.frozen.as_ref()?.find(table, key))
     }
 
+    /// Whether it is in memory, and takes little there.
+    fn is_small(&self) -> bool {
+        self.runs.is_empty() && self.frozen.is_none() && self.images.memory_bytes() <= KEPT_BYTES
+    }
+
     fn memory_bytes(&self) -> u64 {
         let runs: u64 = self.runs.iter().map(|run| run.memory_bytes()).sum();
         self.images.memory_bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.memory_bytes()) + runs
@@ -193,16 +204,43 @@ struct ShardState {
     retired: VecDeque<(Lsn, TxnId)>,
     /// How many there have been.
     retired_ever: u64,
+    /// Tables that are out of use, for writers to come (I8).
+    spare: Vec<Arc<VersionTable>>,
 }
 
-impl ShardState {
-    /// Takes those that every view sees: all before the first that some view does not.
-    fn take_settled(&mut self, horizon: TxnId) -> SmallVec<[Arc<VersionTable>; 4]> {
-        let mut settled = SmallVec::new();
-        while let Some((_, writer)) = self.retired.pop_front_if(|(_, writer)| *writer < horizon) {
-            settled.extend(self.tables.remove(&writer));
+impl Shard {
+    /// Takes out those that every view sees: all before the first that some view does not. Returns what is to be dropped.
+    fn settle(&self, state: &mut ShardState, horizon: TxnId) -> SmallVec<[Arc<VersionTable>; 4]> {
+        let mut gone = SmallVec::new();
+        while let Some((_, writer)) = state.retired.pop_front_if(|(_, writer)| *writer < horizon) {
+            gone.extend(self.remove(state, writer));
         }
-        settled
+        gone
+    }
+
+    /// Takes out a writer's table, and returns it if it is to be dropped.
+    fn remove(&self, state: &mut ShardState, writer: TxnId) -> Option<Arc<VersionTable>> {
+        let mut table = state.tables.remove(&writer)?;
+        let is_kept = state.spare.len() < KEPT
+            // One that is counted elsewhere was merged with another shard's.
+            && Arc::ptr_eq(&table.total_bytes, &self.bytes)
+            && match Arc::get_mut(&mut table) {
+                Some(table) => table.empty(),
+                // Its writer may still have it, for a moment; what is counted of it must be taken off by who drops it.
+                None => table.counted_bytes.load(Ordering::Relaxed) == 0 && table.content.lock().is_small(),
+            };
+        if is_kept {
+            state.spare.push(table);
+            return None;
+        }
+        Some(table)
+    }
+
+    /// One that was kept and that nobody has any more, as new.
+    fn reuse(state: &mut ShardState) -> Option<Arc<VersionTable>> {
+        let is_free = |table: &mut Arc<VersionTable>| Arc::get_mut(table).is_some_and(VersionTable::empty);
+        let at = state.spare.iter_mut().rposition(is_free)?;
+        Some(state.spare.swap_remove(at))
     }
 }
 
@@ -234,8 +272,10 @@ impl Versions {
     /// A table for a writer that is about to keep its first image.
     pub(crate) fn open(&self, writer: TxnId) -> Arc<VersionTable> {
         let shard = self.shards.at(writer.0);
-        let table = Arc::new(VersionTable::new(shard, Images::default()));
-        shard.state.write().tables.insert(writer, table.clone());
+        let mut state = shard.state.write();
+        let table =
+            Shard::reuse(&mut state).unwrap_or_else(|| Arc::new(VersionTable::new(shard, Images::default())));
+        state.tables.insert(writer, table.clone());
         table
     }
 
@@ -316,8 +356,10 @@ impl Versions {
 
     /// Drops what is kept of a writer that has rolled back: no row has its stamp.
     pub(crate) fn forget(&self, writer: TxnId) {
-        // Dropped, with its files, after the map has been let go of.
-        let gone = self.shards.at(writer.0).state.write().tables.remove(&writer);
+        let shard = self.shards.at(writer.0);
+        let mut state = shard.state.write();
+        let gone = shard.remove(&mut state, writer);
+        drop(state);
         drop(gone);
     }
 
@@ -330,9 +372,9 @@ impl Versions {
         }
         let shard = self.shards.at(writer.0);
         let mut state = shard.state.write();
-        let mut gone = state.take_settled(horizon);
+        let mut gone = shard.settle(&mut state, horizon);
         let is_time = if is_settled {
-            gone.extend(state.tables.remove(&writer));
+            gone.extend(shard.remove(&mut state, writer));
             false
         } else {
             state.retired.push_back((lsn, writer));
@@ -348,7 +390,10 @@ impl Versions {
     /// Drops what is kept of committed writers that every view sees.
     pub(crate) fn drop_settled(&self, horizon: TxnId) {
         for shard in self.shards.iter() {
-            let _gone = shard.state.write().take_settled(horizon);
+            let mut state = shard.state.write();
+            let gone = shard.settle(&mut state, horizon);
+            drop(state);
+            drop(gone);
         }
     }
 
@@ -564,6 +609,19 @@ impl VersionTable {
         let mut content = self.content.lock();
         content.images.remove(table, key);
         self.count(&content);
+    }
+
+    /// Forgets everything, and says whether it is then worth keeping.
+    fn empty(&mut self) -> bool {
+        let content = self.content.get_mut();
+        if !content.is_small() {
+            return false;
+        }
+        content.images.clear();
+        if *self.counted_bytes.get_mut() != 0 {
+            self.set_counted(0);
+        }
+        true
     }
 
     fn is_in_memory(&self) -> bool {

@@ -46,7 +46,7 @@ pub(crate) struct Views {
     xmins: [u64; ViewKind::ALL.len()],
     /// Of each kind, in the order in which they were taken. In place while they are few: every transaction comes here, and what lies
     /// elsewhere has to be fetched from another processor's cache each time.
-    taken: [SmallVec<[Taken; 4]>; ViewKind::ALL.len()],
+    taken: [SmallVec<[Taken; 2]>; ViewKind::ALL.len()],
 }
 
 /// Above all ids.

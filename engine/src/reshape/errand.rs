@@ -17,7 +17,6 @@ use crate::journal::{Author, Chain};
 use crate::record::{Record, put_commit};
 use crate::timeline::{Birth, Committing, LiveView};
 use crate::tree::Decision;
-use crate::validation::Published;
 use crate::{Error, Result, overflow, rollback};
 
 /// By when errands are durable.
@@ -67,8 +66,7 @@ impl<'e> Errand<'e> {
         let mut permit = engine.log.admit_promised(Log::framed_bytes(payload.len()))?;
         let mut placed = None;
         let reserve = || Ok(placed.insert(permit.place(&payload)?).lsn());
-        let mut what =
-            Committing { counts: &[], publish: &mut || Arc::new(Published::default()), exposed: false };
+        let mut what = Committing { counts: &[], publish: &mut |_, _| (), exposed: false };
         let committed = engine.timeline.commit(
             &self.chain.entry,
             &self.live,

@@ -142,7 +142,7 @@ impl Transaction {
         let mut payload = Vec::with_capacity(64);
         put_commit(&mut payload, self.entry.id, engine.storage.now_micros(), &counts);
         let live = self.live.get_mut();
-        let Pair { reads, writes, shown } = self.sets.get_mut().get();
+        let Pair { reads, writes, publication } = self.sets.get_mut().get();
         let validates = self.isolation == Isolation::Serializable
             && !reads.is_empty()
             && !is_planted(PlantedBug::NoValidation);
@@ -156,8 +156,10 @@ impl Transaction {
             let _sorted = reads.prepare();
         }
         let has_few_writes = writes.len() <= FEW_KEYS;
-        let mut publish = || shown.publish(writes, counts.iter().map(|(table, _)| *table));
-        let mut published = live.in_company.then(&mut publish);
+        let counted: SmallVec<[u32; 4]> = counts.iter().map(|(table, _)| *table).collect();
+        if live.in_company {
+            publication.prepare(writes, &counted);
+        }
         let mut seen_up_to = live.view.as_of;
         loop {
             let is_nearly_checked = check_first;
@@ -170,9 +172,9 @@ impl Transaction {
             }
             engine.pause("before the commit section");
             let mut permit = engine.log.admit_promised(Log::framed_bytes(payload.len()))?;
-            let is_published = has_few_writes || published.is_some();
+            let may_publish = has_few_writes || publication.is_ready();
             let check = |history: &History, in_company: bool| {
-                if in_company && !is_published {
+                if in_company && !may_publish {
                     return Err(Uncommitted::MuchToDo);
                 }
                 if !validates || history.newest() <= seen_up_to {
@@ -201,7 +203,7 @@ impl Transaction {
             };
             let mut what = Committing {
                 counts: &counts,
-                publish: &mut || published.take().unwrap_or_else(&mut publish),
+                publish: &mut |history, lsn| publication.leave(writes, &counted, history, lsn),
                 exposed: self.durability != Durability::Sync,
             };
             let committed = engine.timeline.commit(&self.entry, live, check, reserve, &mut what);
@@ -213,7 +215,7 @@ impl Transaction {
                 Err(Uncommitted::MuchToDo) => {}
             }
             drop(permit);
-            published.get_or_insert_with(&mut publish);
+            publication.prepare(writes, &counted);
             check_first = validates;
         }
     }

@@ -1,10 +1,8 @@
 //! What a transaction has read and written, in buffers that are kept per thread: a short transaction allocates none.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::sync::Arc;
 
-use crate::validation::{Published, ReadSet, WriteSet};
+use crate::validation::{Publication, ReadSet, WriteSet};
 
 /// Most memory that a transaction's read set, or write set, takes, bytes; beyond, it becomes coarser.
 const SET_BYTES: usize = 1 << 20;
@@ -16,50 +14,21 @@ thread_local! {
     static POOL: RefCell<Vec<Box<Pair>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A read set and a write set, and what earlier ones were published as.
+/// A read set, a write set, and what a commit leaves of that.
 #[derive(Debug)]
 pub(super) struct Pair {
     pub(super) reads: ReadSet,
     pub(super) writes: WriteSet,
-    pub(super) shown: Shown,
-}
-
-/// What a thread's commits have published, for the buffers to be used again: memory that one thread asks for and another one gives back is
-/// dear.
-#[derive(Debug, Default)]
-pub(super) struct Shown(VecDeque<Arc<Published>>);
-
-impl Shown {
-    /// Kept at most, and the largest that is kept, bytes.
-    const KEPT: usize = 16;
-    const KEPT_BYTES: usize = 4 << 10;
-
-    /// What has been written, for the history; the buffers of the write set stay there. `counts` are the tables whose number of rows the
-    /// transaction changed.
-    pub(super) fn publish(
-        &mut self,
-        writes: &mut WriteSet,
-        counts: impl Iterator<Item = u32>,
-    ) -> Arc<Published> {
-        // The oldest one is the first that the history lets go of.
-        let is_free = |oldest: &mut Arc<Published>| Arc::get_mut(oldest).is_some();
-        let mut published = self.0.pop_front_if(is_free).unwrap_or_default();
-        if let Some(published) = Arc::get_mut(&mut published) {
-            published.refill(writes, counts);
-        }
-        if published.bytes() <= Self::KEPT_BYTES {
-            if self.0.len() == Self::KEPT {
-                self.0.pop_front();
-            }
-            self.0.push_back(published.clone());
-        }
-        published
-    }
+    pub(super) publication: Publication,
 }
 
 impl Default for Pair {
     fn default() -> Self {
-        Pair { reads: ReadSet::new(SET_BYTES), writes: WriteSet::new(SET_BYTES), shown: Shown::default() }
+        Pair {
+            reads: ReadSet::new(SET_BYTES),
+            writes: WriteSet::new(SET_BYTES),
+            publication: Publication::default(),
+        }
     }
 }
 
@@ -86,6 +55,7 @@ impl Drop for Sets {
             if pool.len() < KEPT {
                 pair.reads.clear();
                 pair.writes.clear();
+                pair.publication.clear();
                 pool.push(pair);
             }
         });

@@ -265,6 +265,24 @@ impl KeySet {
             .or_else(|| span::meet(self.spans(), other.spans()))
     }
 
+    /// What a sorted set that is not everything has in common with a sequence, if anything.
+    pub(super) fn overlap_with<'a>(&'a self, other: impl Sequence<'a>) -> Option<Span<'a>> {
+        span::meet(self.points(), other).or_else(|| span::meet(self.spans(), other))
+    }
+
+    /// Whether it is so few keys, of so few bytes together, and nothing else.
+    pub(super) fn is_few_points(&self, points: usize, key_bytes: usize) -> bool {
+        self.points.len() <= points
+            && self.arena.len() <= key_bytes
+            && self.spans.is_empty()
+            && !self.everything
+    }
+
+    /// Its keys, in the order in which they are kept.
+    pub(super) fn each_point(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        self.points.iter().map(|point| point.view(&self.arena))
+    }
+
     /// The tables of a sorted set; some may come twice.
     pub(super) fn tables(&self) -> impl Iterator<Item = u32> {
         span::tables(self.points()).chain(span::tables(self.spans()))

@@ -1,6 +1,8 @@
 //! What one transaction has written: gathered while it runs, published when it commits.
 
+use crate::validation::Writes;
 use crate::validation::keys::KeySet;
+use crate::validation::span::Span;
 
 /// What one transaction has written so far. Keys that a rollback to a savepoint took back stay in it: coarser, not wrong.
 #[derive(Debug)]
@@ -31,6 +33,12 @@ impl WriteSet {
         self.keys.len()
     }
 
+    /// The keys, sorted.
+    pub(super) fn sorted(&mut self) -> &KeySet {
+        self.keys.sort();
+        &self.keys
+    }
+
     /// Whether nothing was written.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
@@ -43,10 +51,9 @@ impl WriteSet {
         self.keys.bytes()
     }
 
-    /// A copy for the history; the buffers stay here, to be used again. `counts` are the tables whose number of rows the transaction
-    /// changed.
+    /// A copy; the buffers stay here, to be used again. `counts` are the tables whose number of rows the transaction changed, rising.
     #[cfg(test)]
-    pub(crate) fn publish(&mut self, counts: impl Iterator<Item = u32>) -> Published {
+    pub(crate) fn publish(&mut self, counts: &[u32]) -> Published {
         let mut published = Published::default();
         published.refill(self, counts);
         published
@@ -67,12 +74,10 @@ impl Default for Published {
 }
 
 impl Published {
-    /// Becomes what a transaction has written. `counts` are the tables whose number of rows it changed.
-    pub(crate) fn refill(&mut self, writes: &mut WriteSet, counts: impl Iterator<Item = u32>) {
+    /// Becomes what a transaction has written. `counts` are the tables whose number of rows it changed, rising.
+    pub(crate) fn refill(&mut self, writes: &mut WriteSet, counts: &[u32]) {
         self.counts.clear();
-        self.counts.extend(counts);
-        self.counts.sort_unstable();
-        self.counts.dedup();
+        self.counts.extend_from_slice(counts);
         if self.counts.len() * size_of::<u32>() > writes.limit_bytes {
             self.counts.clear();
             writes.keys.everything();
@@ -100,9 +105,22 @@ impl Published {
     pub(super) fn keys(&self) -> &KeySet {
         &self.keys
     }
+}
 
-    /// Tables whose number of rows changed, rising.
-    pub(super) fn counts(&self) -> &[u32] {
+impl Writes for Published {
+    fn is_everything(&self) -> bool {
+        self.keys.is_everything()
+    }
+
+    fn is_exact(&self) -> bool {
+        self.keys.is_exact()
+    }
+
+    fn overlap<'a>(&'a self, reads: &'a KeySet) -> Option<Span<'a>> {
+        reads.overlap(&self.keys)
+    }
+
+    fn counts(&self) -> &[u32] {
         &self.counts
     }
 }

@@ -1,9 +1,6 @@
-//! The before-images of one writer, or of several that no view tells apart, in memory. Buffers are kept per thread: a short
-//! transaction allocates none.
+//! The before-images of one writer, or of several that no view tells apart, in memory.
 
-use std::cell::RefCell;
 use std::hash::BuildHasher;
-use std::mem;
 use std::ops::Range;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -33,74 +30,36 @@ struct Kept {
     value: Range<usize>,
 }
 
+/// Images by table and key.
 #[derive(Debug, Default)]
-struct Buffers {
-    /// Indexes into `images`.
+pub(super) struct Images {
+    /// Indexes into `all`.
     index: HashTable<u32>,
-    images: Vec<Image>,
+    all: Vec<Image>,
     /// Keys and values; those of images that were removed stay until there are too many.
     bytes: Vec<u8>,
-}
-
-impl Buffers {
-    fn memory_bytes(&self) -> usize {
-        let index_bytes = self.index.capacity() * (size_of::<u32>() + 1);
-        self.bytes.capacity() + self.images.capacity() * size_of::<Image>() + index_bytes
-    }
-}
-
-/// Images by table and key.
-#[derive(Debug)]
-pub(super) struct Images {
-    buffers: Buffers,
     dead_bytes: usize,
     hasher: DefaultHashBuilder,
 }
 
 /// Dead bytes that are not worth an effort.
 const FEW_BYTES: usize = 64 << 10;
-/// Buffers that one thread keeps, at most.
-const KEPT: usize = 16;
-/// Larger ones are not kept, bytes.
-const KEPT_BYTES: usize = 4 << 10;
-
-thread_local! {
-    static POOL: RefCell<Vec<Buffers>> = const { RefCell::new(Vec::new()) };
-}
-
-impl Default for Images {
-    fn default() -> Self {
-        // No pool while the thread ends: then they are just new.
-        let kept = POOL.try_with(|pool| pool.borrow_mut().pop()).ok().flatten();
-        Images { buffers: kept.unwrap_or_default(), dead_bytes: 0, hasher: DefaultHashBuilder::default() }
-    }
-}
-
-impl Drop for Images {
-    fn drop(&mut self) {
-        if self.buffers.memory_bytes() > KEPT_BYTES {
-            return;
-        }
-        let mut buffers = mem::take(&mut self.buffers);
-        buffers.index.clear();
-        buffers.images.clear();
-        buffers.bytes.clear();
-        let _no_pool = POOL.try_with(|pool| {
-            let mut pool = pool.borrow_mut();
-            if pool.len() < KEPT {
-                pool.push(buffers);
-            }
-        });
-    }
-}
 
 impl Images {
+    /// Forgets them, and keeps the memory.
+    pub(super) fn clear(&mut self) {
+        self.index.clear();
+        self.all.clear();
+        self.bytes.clear();
+        self.dead_bytes = 0;
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.buffers.index.len()
+        self.index.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.buffers.index.is_empty()
+        self.index.is_empty()
     }
 
     fn hash(&self, table: u32, key: &[u8]) -> u64 {
@@ -108,8 +67,8 @@ impl Images {
     }
 
     fn is_at(&self, at: u32, table: u32, key: &[u8]) -> bool {
-        let image = &self.buffers.images[at as usize];
-        image.table == table && self.buffers.bytes[image.key.clone()] == *key
+        let image = &self.all[at as usize];
+        image.table == table && self.bytes[image.key.clone()] == *key
     }
 
     fn before(&self, image: &Image) -> Before<'_> {
@@ -119,28 +78,28 @@ impl Images {
                 stamp: *stamp,
                 ghost: *ghost,
                 overflow: *overflow,
-                value: &self.buffers.bytes[value.clone()],
+                value: &self.bytes[value.clone()],
             }),
         }
     }
 
     pub(super) fn find(&self, table: u32, key: &[u8]) -> Option<Before<'_>> {
-        let at = self.buffers.index.find(self.hash(table, key), |at| self.is_at(*at, table, key))?;
-        Some(self.before(&self.buffers.images[*at as usize]))
+        let at = self.index.find(self.hash(table, key), |at| self.is_at(*at, table, key))?;
+        Some(self.before(&self.all[*at as usize]))
     }
 
     /// All images, in no order: table, key and what was there.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &[u8], Before<'_>)> {
-        self.buffers.index.iter().map(|at| {
-            let image = &self.buffers.images[*at as usize];
-            (image.table, &self.buffers.bytes[image.key.clone()], self.before(image))
+        self.index.iter().map(|at| {
+            let image = &self.all[*at as usize];
+            (image.table, &self.bytes[image.key.clone()], self.before(image))
         })
     }
 
     fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
-        let start = self.buffers.bytes.len();
-        self.buffers.bytes.extend_from_slice(bytes);
-        start..self.buffers.bytes.len()
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
     }
 
     /// Adds an image of a key that has none.
@@ -153,11 +112,11 @@ impl Images {
                 Some(Kept { stamp, ghost, overflow, value: self.keep(value) })
             }
         };
-        let at = self.buffers.images.len() as u32;
-        self.buffers.images.push(Image { table, key, before });
-        let Images { buffers: Buffers { index, images, bytes }, hasher, .. } = self;
+        let at = self.all.len() as u32;
+        self.all.push(Image { table, key, before });
+        let Images { index, all, bytes, hasher, .. } = self;
         index.insert_unique(hash, at, |at| {
-            let image = &images[*at as usize];
+            let image = &all[*at as usize];
             hasher.hash_one((image.table, &bytes[image.key.clone()]))
         });
     }
@@ -165,17 +124,15 @@ impl Images {
     /// Removes a key's image, if it has one.
     pub(super) fn remove(&mut self, table: u32, key: &[u8]) {
         let hash = self.hash(table, key);
-        let Images { buffers: Buffers { index, images, bytes }, .. } = self;
+        let Images { index, all, bytes, .. } = self;
         let found = index.find_entry(hash, |at| {
-            let image = &images[*at as usize];
+            let image = &all[*at as usize];
             image.table == table && bytes[image.key.clone()] == *key
         });
         let Ok(found) = found else { return };
-        let image = &images[found.remove().0 as usize];
+        let image = &all[found.remove().0 as usize];
         self.dead_bytes += image.key.len() + image.before.as_ref().map_or(0, |kept| kept.value.len());
-        if self.dead_bytes > self.buffers.bytes.len() / 2 && self.dead_bytes > FEW_BYTES
-            || self.buffers.index.is_empty()
-        {
+        if self.dead_bytes > self.bytes.len() / 2 && self.dead_bytes > FEW_BYTES || self.index.is_empty() {
             self.compact();
         }
     }
@@ -188,6 +145,7 @@ impl Images {
 
     /// Memory they take, bytes.
     pub(super) fn memory_bytes(&self) -> u64 {
-        self.buffers.memory_bytes() as u64
+        let index_bytes = self.index.capacity() * (size_of::<u32>() + 1);
+        (self.bytes.capacity() + self.all.capacity() * size_of::<Image>() + index_bytes) as u64
     }
 }

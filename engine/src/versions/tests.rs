@@ -9,7 +9,6 @@ use hamal_wal::Lsn;
 use super::*;
 use crate::active::TxnEntry;
 use crate::timeline::{Birth, Committing, Hints, LiveView, Timeline};
-use crate::validation::WriteSet;
 
 const TABLE: u32 = 7;
 const KEYS: u64 = 6;
@@ -149,11 +148,7 @@ impl World {
         let Writer { entry, live, images, undo, state } = self.writers.swap_remove(at);
         self.lsn += 8;
         let lsn = Lsn(self.lsn);
-        let mut what = Committing {
-            counts: &[],
-            publish: &mut || Arc::new(WriteSet::new(64).publish(std::iter::empty())),
-            exposed: self.below(2) == 0,
-        };
+        let mut what = Committing { counts: &[], publish: &mut |_, _| (), exposed: self.below(2) == 0 };
         let committed = self
             .timeline
             .commit(&entry, &live, |_, _| Ok::<_, crate::Error>(()), || Ok(lsn), &mut what)
@@ -341,4 +336,43 @@ fn a_large_transaction_makes_few_files_though_others_have_taken_the_budget() {
     let files = disk.files().len();
     assert!((10..80).contains(&files), "{files} files for 20 MB");
     assert!(most < 8 * BUDGET_BYTES, "{most} bytes");
+}
+
+#[test]
+fn a_table_is_used_again_only_once_nobody_searches_it() {
+    let disk = SimStorage::new(1);
+    let versions = Versions::new(Arc::new(disk.clone()), 1 << 20);
+    let row = OwnedRow { stamp: TxnId(1), value: vec![1; 100], ..OwnedRow::default() };
+    let everything = TxnId(u64::MAX);
+    let [first, second, third, fourth] = [16, 32, 48, 64].map(TxnId);
+    let table = versions.open(first);
+    table.keep(first, TABLE, b"key", row.as_row());
+    let reader = versions.of(first).unwrap();
+    versions.retire(first, Lsn(1), &table, everything);
+    // The writer is done with it; a reader that came before is not.
+    let was = Arc::as_ptr(&table);
+    drop(table);
+    let other = versions.open(second);
+    assert_ne!(Arc::as_ptr(&other), was);
+    assert!(versions.of(first).is_none(), "nobody finds it any more");
+    assert_eq!(reader.content.lock().find(TABLE, b"key"), Some(Before::Row(row.as_row())));
+    drop(reader);
+    let again = versions.open(third);
+    assert_eq!(Arc::as_ptr(&again), was, "it was not lost by being busy");
+    assert!(again.content.lock().find(TABLE, b"key").is_none(), "it is as new");
+    // One that was kept behind a view is counted, and is not any more when it is out of use.
+    again.keep(third, TABLE, b"key", row.as_row());
+    versions.retire(third, Lsn(2), &again, TxnId(1));
+    assert!(versions.bytes() > 0);
+    drop(again);
+    versions.drop_settled(everything);
+    assert_eq!((versions.bytes(), versions.writers()), (0, 1));
+    assert_eq!(Arc::as_ptr(&versions.open(fourth)), was);
+    // One that has a file is not kept.
+    other.keep(second, TABLE, b"key", row.as_row());
+    versions.spill(&other).unwrap();
+    assert_eq!(disk.files().len(), 1);
+    versions.retire(second, Lsn(3), &other, everything);
+    drop(other);
+    assert!(disk.files().is_empty(), "its file goes with it");
 }
