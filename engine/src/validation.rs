@@ -120,8 +120,11 @@ impl fmt::Display for Hex<'_> {
     }
 }
 
-/// What a commit has written, in whatever form. Not empty.
+/// What a commit has written, in whatever form.
 trait Writes {
+    /// Whether that is nothing.
+    fn is_empty(&self) -> bool;
+
     /// Whether it may be any key of any table.
     fn is_everything(&self) -> bool;
 
@@ -137,7 +140,7 @@ trait Writes {
 
 /// Something that was read and that this commit wrote, if there is any.
 fn conflict(reads: &PreparedReads<'_>, writes: &impl Writes) -> Option<Overlap> {
-    if reads.is_empty() {
+    if reads.is_empty() || writes.is_empty() {
         return None;
     }
     let exact = reads.keys().is_exact() && writes.is_exact();

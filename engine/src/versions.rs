@@ -22,6 +22,7 @@
 
 mod images;
 pub(crate) mod run;
+mod search;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,8 @@ use smallvec::SmallVec;
 
 use self::images::{Before, Images};
 use self::run::{Run, Spilled};
+use self::search::Word;
+pub(crate) use self::search::{Found, OwnedRow, Search, Seen};
 use crate::Result;
 use crate::change::Row;
 use crate::ids::TxnId;
@@ -57,97 +60,6 @@ const LOOK_EVERY: u64 = 64;
 const SPILL_BYTES: u64 = 64 << 10;
 /// And so much more for each file that it has already.
 const SPILL_STEP_BYTES: u64 = 32 << 10;
-
-/// A row that is kept apart from any page.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct OwnedRow {
-    pub(crate) stamp: TxnId,
-    pub(crate) ghost: bool,
-    pub(crate) overflow: bool,
-    pub(crate) value: Vec<u8>,
-}
-
-impl OwnedRow {
-    pub(crate) fn set(&mut self, row: Row<'_>) {
-        (self.stamp, self.ghost, self.overflow) = (row.stamp, row.ghost, row.overflow);
-        self.value.clear();
-        self.value.extend_from_slice(row.value);
-    }
-
-    pub(crate) fn as_row(&self) -> Row<'_> {
-        Row { stamp: self.stamp, ghost: self.ghost, overflow: self.overflow, value: &self.value }
-    }
-}
-
-/// What a view sees of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
-    /// The row as it is.
-    Current,
-    /// No row.
-    Absent,
-    /// The row as it is, but not removed.
-    Revived,
-    /// An older one, which has been copied out.
-    Older,
-}
-
-impl Seen {
-    /// The row that is seen, of the current one and an older one.
-    pub(crate) fn of<'r>(self, current: Row<'r>, older: &'r OwnedRow) -> Option<Row<'r>> {
-        match self {
-            Seen::Absent => None,
-            Seen::Current => Some(current),
-            Seen::Revived => Some(Row { ghost: false, ..current }),
-            Seen::Older => Some(older.as_row()),
-        }
-    }
-}
-
-/// Where the search for what a view sees has come to.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Search {
-    /// Who wrote the row that the view does not see.
-    writer: TxnId,
-    ghost: bool,
-    seen: Seen,
-}
-
-/// What a search has found.
-#[derive(Debug)]
-pub(crate) enum Found {
-    Seen(Seen),
-    /// It goes on in a file: [`Versions::finish`], without a latch.
-    Spilled(Search, Vec<Arc<Run>>),
-}
-
-/// What a table says of a key.
-#[derive(Clone, Copy, Debug)]
-enum Word {
-    Nothing,
-    Absent,
-    /// An image, which has been copied out.
-    Row,
-}
-
-impl Search {
-    /// Goes one step on; the answer, once there is one.
-    fn step(&mut self, word: Word, view: &View, older: &mut OwnedRow) -> Option<Seen> {
-        match word {
-            // The stamp explains itself (I2): the row was removed, settled before; or inserted.
-            Word::Nothing if self.ghost => {
-                older.ghost = false;
-                Some(self.seen)
-            }
-            Word::Nothing | Word::Absent => Some(Seen::Absent),
-            Word::Row => {
-                debug_assert_ne!(older.stamp, self.writer, "an image is of an earlier writer");
-                *self = Search { writer: older.stamp, ghost: older.ghost, seen: Seen::Older };
-                view.sees(older.stamp).then_some(if older.ghost { Seen::Absent } else { Seen::Older })
-            }
-        }
-    }
-}
 
 /// The images of a writer, or of several (I4).
 #[derive(Debug)]

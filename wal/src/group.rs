@@ -123,7 +123,10 @@ pub(crate) enum RoomWait {
     /// The claim succeeded.
     Claimed,
     /// A flush can make room, and nobody leads one.
-    FlushWanted,
+    FlushWanted {
+        /// Up to here: it had been appended. What the frontier is by now would not do, for that may be the tail.
+        at_least: u64,
+    },
 }
 
 impl<const SOUND: bool> Group<SOUND> {
@@ -235,11 +238,11 @@ impl<const SOUND: bool> Group<SOUND> {
         Duration::from_nanos(self.last_flush_ns.load(Ordering::Relaxed))
     }
 
-    /// Waits until `try_claim` succeeds, or until a flush would help (`flushable`) and nobody leads one.
+    /// Waits until `try_claim` succeeds, or until a flush would help and nobody leads one: `flushable` says up to where.
     pub(crate) fn wait_for_room(
         &self,
         try_claim: impl Fn() -> bool,
-        flushable: impl Fn() -> bool,
+        flushable: impl Fn() -> Option<u64>,
     ) -> Result<RoomWait> {
         self.asked.room_waiters.fetch_add(1, Ordering::Relaxed);
         // Pairs with the fence in `room_given` (I3).
@@ -252,8 +255,10 @@ impl<const SOUND: bool> Group<SOUND> {
             if try_claim() {
                 break Ok(RoomWait::Claimed);
             }
-            if !state.leading && flushable() {
-                break Ok(RoomWait::FlushWanted);
+            if !state.leading
+                && let Some(at_least) = flushable()
+            {
+                break Ok(RoomWait::FlushWanted { at_least });
             }
             state = wait(&self.changed, state);
         };

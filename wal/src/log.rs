@@ -1,6 +1,5 @@
 //! The log being written: what the parts do together.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -525,16 +524,14 @@ impl Log {
             self.ring.unclaim(self.stock.clear_buffer());
             self.ring.try_claim(bytes)
         };
-        let durable = Cell::new(0);
         let flushable = || {
-            durable.set(self.group.durable());
-            self.ring.tail() > durable.get()
+            let durable = self.group.durable();
+            (self.ring.tail() > durable).then_some(durable + 1)
         };
         loop {
             match self.group.wait_for_room(try_claim, flushable)? {
                 RoomWait::Claimed => return Ok(()),
-                // Not from where the frontier is by now: that may be the tail, and nobody appends what is asked for beyond it.
-                RoomWait::FlushWanted => self.reach(durable.get() + 1)?,
+                RoomWait::FlushWanted { at_least } => self.reach(at_least)?,
             }
         }
     }

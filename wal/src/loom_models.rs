@@ -294,7 +294,7 @@ fn a_waiter_and_a_giver<const SOUND: bool>() {
             })
         };
         let claim = || room.load(Ordering::Relaxed) == 1;
-        assert_eq!(group.wait_for_room(claim, || false).expect("not poisoned"), RoomWait::Claimed);
+        assert_eq!(group.wait_for_room(claim, || None).expect("not poisoned"), RoomWait::Claimed);
         giver.join().expect("joined");
     });
 }

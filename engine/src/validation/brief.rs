@@ -71,6 +71,10 @@ impl Brief {
 }
 
 impl Writes for Brief {
+    fn is_empty(&self) -> bool {
+        false
+    }
+
     fn is_everything(&self) -> bool {
         false
     }

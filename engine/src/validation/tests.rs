@@ -238,6 +238,7 @@ fn very_many_tables_become_whole_tables_and_then_everything() {
     let overlap = with_key(&mut reads, 1 << 20, b"").unwrap();
     assert_eq!(overlap, Overlap { table: None, part: Part::Something, exact: false });
     assert!(conflict(&reads.prepare(), &published(&[], &[7])).is_some());
+    assert_eq!(conflict(&reads.prepare(), &published(&[], &[])), None);
 }
 
 #[test]

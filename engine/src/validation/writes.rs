@@ -91,11 +91,6 @@ impl Published {
         table_range(&self.keys, &self.counts)
     }
 
-    /// Whether the commit wrote nothing.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.counts.is_empty()
-    }
-
     /// Bytes it uses.
     pub(crate) fn bytes(&self) -> usize {
         size_of::<Self>() + self.keys.bytes() + size_of_val(&self.counts[..])
@@ -108,6 +103,10 @@ impl Published {
 }
 
 impl Writes for Published {
+    fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.counts.is_empty()
+    }
+
     fn is_everything(&self) -> bool {
         self.keys.is_everything()
     }
