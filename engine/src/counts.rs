@@ -2,6 +2,7 @@
 //!
 //! I1. A table's counts are in order of commit; the last one is the newest.
 //! I2. A count goes only when no view stands, or can be taken, between its commit and the next one's.
+//! I3. What looks for counts to go has as many commits to be paid by as it looks at.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,21 @@ use crate::views::Views;
 
 /// Counts kept of one table before the needless ones are looked for.
 const KEPT: usize = 16;
+
+/// Those of one table.
+#[derive(Debug)]
+struct Counts {
+    /// In order of commit (I1).
+    kept: Vec<Count>,
+    /// Once there are so many, needless ones are looked for.
+    most: usize,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Counts { kept: Vec::new(), most: KEPT }
+    }
+}
 
 /// A table's rows from this commit on.
 #[derive(Clone, Copy, Debug)]
@@ -22,24 +38,24 @@ struct Count {
 /// The row counts of all tables, by table id.
 #[derive(Debug, Default)]
 pub(crate) struct RowCounts {
-    tables: BTreeMap<u32, Vec<Count>>,
+    tables: BTreeMap<u32, Counts>,
 }
 
 impl RowCounts {
     /// Counts as recovery found them.
     pub(crate) fn new(found: BTreeMap<u32, u64>) -> RowCounts {
-        let tables = found.into_iter().map(|(table, rows)| (table, vec![Count { since: Lsn::NEVER, rows }]));
-        RowCounts { tables: tables.collect() }
+        let counts = |rows| Counts { kept: vec![Count { since: Lsn::NEVER, rows }], most: KEPT };
+        RowCounts { tables: found.into_iter().map(|(table, rows)| (table, counts(rows))).collect() }
     }
 
     /// The newest counts.
     pub(crate) fn newest(&self) -> Vec<(u32, u64)> {
-        self.tables.iter().filter_map(|(table, counts)| Some((*table, counts.last()?.rows))).collect()
+        self.tables.iter().filter_map(|(table, counts)| Some((*table, counts.kept.last()?.rows))).collect()
     }
 
     /// A table's rows as of a commit that a view stands at. O(log of its commits since the oldest view).
     pub(crate) fn as_of(&self, table: u32, lsn: Lsn) -> u64 {
-        let counts = self.tables.get(&table).map_or(&[][..], Vec::as_slice);
+        let counts = self.tables.get(&table).map_or(&[][..], |counts| &counts.kept);
         let behind = counts.partition_point(|count| count.since <= lsn);
         behind.checked_sub(1).map_or(0, |at| counts[at].rows)
     }
@@ -47,7 +63,7 @@ impl RowCounts {
     /// A commit at `lsn`, the newest, has added `delta` rows. `views`: where views stand; `next_view`: the oldest commit that a view
     /// taken from now on can stand at.
     pub(crate) fn add(&mut self, table: u32, delta: i64, lsn: Lsn, views: &Views, next_view: Lsn) {
-        let counts = self.tables.entry(table).or_default();
+        let Counts { kept: counts, most } = self.tables.entry(table).or_default();
         let rows = counts.last().map_or(0, |count| count.rows).saturating_add_signed(delta);
         let count = Count { since: lsn, rows };
         match counts.last_mut() {
@@ -55,8 +71,8 @@ impl RowCounts {
             Some(last) if next_view >= lsn && !views.stand_in(&(last.since..lsn)) => *last = count,
             _ => counts.push(count),
         }
-        // Amortized: looked for each time the list has doubled beyond what views can hold.
-        if counts.len() >= KEPT && counts.len() >= 4 * views.len() {
+        // Amortized (I3): views may hold many, and so do commits that are not durable yet, of which tickets make any number.
+        if counts.len() >= *most {
             let until: Vec<Lsn> = counts.iter().skip(1).map(|count| count.since).collect();
             let mut at = 0;
             counts.retain(|count| {
@@ -65,6 +81,7 @@ impl RowCounts {
                 // The newest, and those that a view stands in, now or later.
                 end.is_none_or(|end| next_view < end || views.stand_in(&(count.since..end)))
             });
+            *most = KEPT.max(2 * counts.len());
         }
     }
 
@@ -105,7 +122,32 @@ mod tests {
             assert_eq!(counts.as_of(7, Lsn(lsn)), rows, "as of {lsn}");
         }
         assert_eq!(counts.as_of(8, Lsn(5)), 0);
-        assert!(counts.tables[&7].len() <= KEPT, "needless counts go: {}", counts.tables[&7].len());
+        assert!(counts.kept_of(7) <= KEPT, "needless counts go: {}", counts.kept_of(7));
         assert_eq!(counts.newest(), [(7, 1100)]);
+    }
+
+    #[test]
+    fn counts_that_must_stay_are_looked_at_less_often_the_more_there_are() {
+        let mut counts = RowCounts::default();
+        let views = Views::default();
+        let mut looks = 0;
+        for step in 1..=10_000 {
+            let most = counts.tables.get(&7).map_or(KEPT, |counts| counts.most);
+            // Nothing is durable.
+            counts.add(7, 1, Lsn(step), &views, Lsn::NEVER);
+            looks += usize::from(counts.tables[&7].most != most);
+        }
+        assert_eq!((counts.kept_of(7), looks), (10_000, 10));
+        for step in 10_001..=30_000 {
+            counts.add(7, 1, Lsn(step), &views, Lsn(step - 5));
+        }
+        assert!(counts.kept_of(7) <= KEPT, "they go once they may: {}", counts.kept_of(7));
+        assert_eq!((counts.as_of(7, Lsn(30_000)), counts.newest()), (30_000, vec![(7, 30_000)]));
+    }
+
+    impl RowCounts {
+        fn kept_of(&self, table: u32) -> usize {
+            self.tables[&table].kept.len()
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! One table as bytes, inside a transaction or snapshot. The typed tables stand on it.
 //!
 //! I1. Each operation is one statement: done, or without effect. Decoding the old value is part of it.
-//! I2. The table's `delta` moves with every row that appears or goes, so that `len` is exact and O(1).
+//! I2. The table's `delta` moves with every row that appears or goes, so that `len` is exact and counts no rows.
 
 mod range;
 mod streams;
@@ -526,7 +526,7 @@ impl<'t> RawTable<'t> {
         })
     }
 
-    /// Exact number of rows, O(1). `Conflict` if it has been overtaken by a commit since the view, and so has something that was read.
+    /// Exact number of rows: looked up, O(log of the commits to the table since the oldest view). `Conflict` if it has been overtaken by a commit since the view, and so has something that was read.
     pub(crate) fn len(&self) -> Result<u64> {
         self.check_readable()?;
         let committed = |view: &View| self.engine().timeline.rows_as_of(self.table.meta.id, view.as_of);

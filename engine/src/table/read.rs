@@ -110,7 +110,8 @@ impl<'t, K: Key, V: Value> ReadTable<'t, K, V> {
         self.iter().map(Values::new)
     }
 
-    /// Exact number of rows, in constant time.
+    /// Exact number of rows, without counting them: looked up among the counts that commits since the oldest view have left, O(log of their
+    /// number).
     pub fn len(&self) -> Result<u64> {
         self.raw.len()
     }
