@@ -1,7 +1,8 @@
 //! Read-only views.
 //!
-//! A snapshot sees a committed state as of its taking, as far as a crash could no longer take it back then (hazard H10). It waits for
-//! nobody, and nobody for it; the before-images, ghosts and files that it may need are kept while it lives.
+//! A snapshot sees a committed state as of its taking, as far as a crash could no longer take it back then, or somebody had been told of
+//! it (hazard H10). Nobody waits for it, and it for nobody but for undo that trails behind the open ([`crate::trailing`]); the
+//! before-images, ghosts and files that it may need are kept while it lives.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The Hermitage schedules (Kleppmann, after Adya): each anomaly that has a name, as two or three transactions whose steps interleave so
 //! that it would occur. What is asserted is exactly what each level does; docs/isolation.md has it as a table.
 //!
-//! The driver is `stage`, the steps are `steps`; each schedule runs at both levels, with its keys in one table and in two.
+//! The driver is `stage`, the steps are `steps`; each schedule runs at both levels, with its keys in one table, in one that is cut, and in two.
 
 mod locks;
 mod ranges;
