@@ -348,6 +348,7 @@ impl Database {
     pub fn stats(&self) -> Stats {
         let engine = &self.handle.engine;
         let pager = engine.pager.stats();
+        let log = engine.log.stats();
         let waits = engine.waits.stats();
         let (views, oldest_view) = engine.timeline.live_views();
         let archive = engine.archive.as_ref().map(|archive| archive.stats(engine.log.durable()));
@@ -364,6 +365,8 @@ impl Database {
             commits: engine.timeline.commits(),
             commits_waited: engine.counters.commits_waited.load(Ordering::Relaxed),
             overtaken: engine.counters.overtaken.load(Ordering::Relaxed),
+            cancelled: engine.counters.cancelled.load(Ordering::Relaxed),
+            log_full: engine.counters.log_full.load(Ordering::Relaxed),
             deadlocks: waits.deadlocks,
             lock_timeouts: waits.timeouts,
             lock_waits: waits.waits,
@@ -378,7 +381,8 @@ impl Database {
             history_bytes: engine.timeline.with_history(History::bytes) as u64,
             rollbacks: engine.counters.rollbacks.load(Ordering::Relaxed),
             compensation_records: engine.journal.compensations(),
-            log_flushes: engine.log.flushes(),
+            log_flushes: log.flushes,
+            largest_group: log.largest_group,
             log_tail: engine.log.tail().0,
             log_durable: engine.log.durable().0,
             log_used_bytes: engine.log.used_bytes(),
@@ -407,7 +411,7 @@ impl Database {
 
     /// Closes the database: stops background work, writes everything back, takes a last checkpoint, and says whether all that
     /// worked. What trails behind the open still ([`Options::trailing_undo_bytes`]) is left to the next one. `InvalidArgument` while another
-    /// clone, a transaction or a snapshot is still there: the database stays open for them, and closes when the last of them is dropped.
+    /// clone, a transaction, a snapshot or a [`crate::CommitTicket`] is still there: the database stays open for them, and closes when the last of them is dropped.
     pub fn close(self) -> Result<()> {
         let Database { handle, handles } = self;
         let opened = handle.opened.clone();
@@ -416,7 +420,7 @@ impl Database {
             Some(mut opened) => opened.shut_down(),
             None => Err(Error::new(
                 ErrorKind::InvalidArgument,
-                "other handles, transactions or snapshots are still open; the database closes when the last is dropped",
+                "other handles, transactions, snapshots or commit tickets are still there; the database closes when the last is dropped",
             )),
         }
     }

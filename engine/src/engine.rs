@@ -1,7 +1,8 @@
 //! The open engine: what every transaction, checkpoint and recovery pass shares.
 //!
-//! Lock order, outermost first: `restoring`, `reshaping`, a chain of [`crate::trailing`], `checkpoint`, `vacuum`, log room, page latches, the
-//! timeline, a transaction's section ([`crate::active`]). `partitions`, the schema, the row locks and the before-images are leaves: nothing is taken under them.
+//! Lock order, outermost first: `repairing` or `restoring`, `reshaping`, a chain of [`crate::trailing`], `checkpoint`, `vacuum`, log room, page latches, the
+//! timeline, a transaction's section ([`crate::active`]). `partitions`, the schema, the row locks and the before-images are leaves: nothing but their own is taken under
+//! them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -43,8 +44,12 @@ use crate::{Error, ErrorKind, Options, RecoveryReport, Result};
 pub(crate) struct Counters {
     pub(crate) commits_waited: AtomicU64,
     pub(crate) rollbacks: AtomicU64,
-    /// Transactions that could not be serialized: what they read, or were to write, had been changed.
+    /// Times that a transaction could not be serialized: what it read, or was to write, had been changed.
     pub(crate) overtaken: AtomicU64,
+    /// Transactions that ended because they had been cancelled.
+    pub(crate) cancelled: AtomicU64,
+    /// Statements that failed with `LogFull`.
+    pub(crate) log_full: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
     /// Times that a partition was quarantined.
     pub(crate) quarantines: AtomicU64,
@@ -365,7 +370,12 @@ impl Engine {
         Ok(())
     }
 
-    /// The log must be durable up to now within this interval. Whether it need not have been before.
+    /// A transaction could not be serialized.
+    pub(crate) fn note_overtaken(&self) {
+        self.counters.overtaken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A flush that makes the log durable up to now must begin within this interval. Whether none had to before.
     pub(crate) fn flush_within(&self, interval: Duration) -> bool {
         let by = self.storage.monotonic().saturating_add(interval);
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);

@@ -115,7 +115,7 @@ impl Engine {
         Ok(done)
     }
 
-    /// How long until a `Periodic` commit must be durable.
+    /// How long until the log is to be flushed for a `Periodic` commit.
     fn until_flush(&self) -> Option<Duration> {
         let by = self.flush_by.load(Ordering::Relaxed);
         (by != u64::MAX).then(|| Duration::from_nanos(by).saturating_sub(self.storage.monotonic()))

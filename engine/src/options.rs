@@ -34,8 +34,9 @@ pub enum Durability {
     /// A commit returns once its log record is on the disk. Nothing acknowledged is ever lost.
     #[default]
     Sync,
-    /// A commit returns at once; the log reaches the disk within this interval. A crash loses at most the commits of the
-    /// last interval, newest first, never half of one.
+    /// A commit returns at once; a flush of the log begins within this interval, in the background. A crash loses at most the commits of
+    /// that interval and of the time that one flush takes, or two if one was under way: newest first, never half of one. With
+    /// [`Maintenance::Manual`] nothing is flushed until somebody calls [`crate::Database::maintain`], which does what is due.
     Periodic(Duration),
     /// A commit returns at once; the log reaches the disk when something else needs it to. A crash loses the newest
     /// commits, never half of one.
@@ -280,7 +281,7 @@ impl Options {
     }
 
     /// About how much memory before-images take, bytes: older values of rows, for transactions and snapshots that do not see the newer
-    /// ones. Beyond it they go to temporary files. Default 64 MiB.
+    /// ones. Beyond it they go to temporary files. For a moment it may be twice as much, as buffers double. Default 64 MiB.
     #[must_use]
     pub fn version_bytes(mut self, bytes: u64) -> Self {
         self.version_bytes = bytes;

@@ -24,16 +24,22 @@ pub struct Stats {
     pub pages_stolen: u64,
     /// Committed read-write transactions.
     pub commits: u64,
-    /// Of these, the ones that waited for the log. Its growth over that of `log_flushes` is the mean number of commits that shared a
+    /// Of these, the ones that were not done before the log was on the disk: with [`crate::Durability::Sync`], or waited for with
+    /// [`crate::CommitTicket::wait`]. Its growth over that of `log_flushes` is the mean number of commits that shared a
     /// flush: at least, for some flushes are not for a commit (a page to be evicted, a checkpoint, a full buffer).
     pub commits_waited: u64,
-    /// Rolled back transactions, whatever the reason.
+    /// Rolled back transactions that had written, whatever the reason.
     pub rollbacks: u64,
-    /// Times a transaction could not be serialized: what it had read, or was to write, had been changed by a commit since its start.
+    /// Times a transaction could not be serialized: what it had read, or was to write, had been changed by a commit since its start, or
+    /// the table dropped, split or merged.
     pub overtaken: u64,
+    /// Transactions that ended because they had been cancelled ([`crate::Canceller`]).
+    pub cancelled: u64,
+    /// Statements that failed because the log was full, also after a checkpoint.
+    pub log_full: u64,
     /// Waits for a lock that were ended to break a deadlock.
     pub deadlocks: u64,
-    /// Waits for a lock that took too long.
+    /// Statements that failed because the lock they wanted was not free in time, also where the time is 0.
     pub lock_timeouts: u64,
     /// Waits for a lock.
     pub lock_waits: u64,
@@ -43,7 +49,7 @@ pub struct Stats {
     pub waiting_transactions: u64,
     /// Row locks now that are not shown by the row itself: `get_for_update`, and writes taken back by a savepoint.
     pub row_locks: u64,
-    /// Memory of before-images, bytes.
+    /// Memory of before-images, bytes; what an active transaction has kept is counted in steps of 8 KiB.
     pub version_bytes: u64,
     /// Before-images moved to temporary files since the database was opened, bytes.
     pub version_spilled_bytes: u64,
@@ -59,6 +65,8 @@ pub struct Stats {
     pub compensation_records: u64,
     /// Log flushes.
     pub log_flushes: u64,
+    /// Most threads that one flush has served: who led it, and who had waited for it.
+    pub largest_group: u64,
     /// Where the log ends.
     pub log_tail: u64,
     /// Below this the log is on the disk.
@@ -71,7 +79,7 @@ pub struct Stats {
     pub structure_changes: u64,
     /// Active read-write transactions, and `trailing_losers`.
     pub active_transactions: u64,
-    /// Partitions (one per table, and the catalog's).
+    /// Partitions that are open: one for each range of each table, and the catalog's.
     pub partitions: u64,
     /// Below this the log is archived, or was given back before this open; 0: there is no archive.
     pub archive_lsn: u64,

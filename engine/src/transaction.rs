@@ -327,7 +327,15 @@ impl Transaction {
         let result = self.run_statement(&mut run);
         self.is_compound.set(false);
         mem::forget(unfinished);
+        self.note_failure(&result);
         result
+    }
+
+    /// Counts what a statement has failed with, if no other counter does.
+    fn note_failure<T>(&self, result: &Result<T>) {
+        if !self.is_compound.get() && result.as_ref().is_err_and(|e| e.kind() == ErrorKind::LogFull) {
+            self.engine().counters.log_full.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn run_statement<T>(&self, run: &mut dyn FnMut() -> Result<T>) -> Result<T> {
@@ -375,6 +383,7 @@ impl Transaction {
             other => other,
         };
         mem::forget(unfinished);
+        self.note_failure(&result);
         result
     }
 

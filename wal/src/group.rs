@@ -54,6 +54,8 @@ struct State {
     waiting: Vec<Arc<Waiter>>,
     /// How many led, had waited, or waited on when the last flush ended.
     company: usize,
+    /// Most that one flush has served: who led, and who had waited and need not any more.
+    largest: usize,
 }
 
 /// A thread that waits for the frontier to reach `at_least`. It sleeps on a condition of its own and not by `thread::park`: that would
@@ -134,7 +136,13 @@ impl<const SOUND: bool> Group<SOUND> {
     pub(crate) fn new(durable: u64) -> Self {
         Group {
             durable: Padded(AtomicU64::new(durable)),
-            state: Mutex::new(State { leading: false, cause: None, waiting: Vec::new(), company: 0 }),
+            state: Mutex::new(State {
+                leading: false,
+                cause: None,
+                waiting: Vec::new(),
+                company: 0,
+                largest: 0,
+            }),
             changed: Condvar::new(),
             asked: Padded(Asked { room_waiters: AtomicU32::new(0), failed: AtomicBool::new(false) }),
             last_flush_ns: AtomicU64::new(0),
@@ -160,6 +168,11 @@ impl<const SOUND: bool> Group<SOUND> {
     fn absent(&self) -> usize {
         let state = self.state.lock();
         state.company.saturating_sub(1 + state.waiting.len())
+    }
+
+    /// Most threads that one flush has served.
+    pub(crate) fn largest(&self) -> usize {
+        self.state.lock().largest
     }
 
     /// The first failure, as text.
@@ -293,6 +306,7 @@ impl<const SOUND: bool> Group<SOUND> {
         } else {
             let durable = self.durable();
             state.waiting = over.extract_if(.., |waiter| waiter.at_least > durable).collect();
+            state.largest = state.largest.max(1 + over.len());
         }
         let next = (!state.waiting.is_empty()).then(|| state.waiting.remove(0));
         state.leading = next.is_some();

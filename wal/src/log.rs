@@ -79,6 +79,8 @@ impl LogOptions {
 pub struct LogStats {
     /// Group flushes.
     pub flushes: u64,
+    /// Most threads that one flush has served: who led it, and who had waited for it.
+    pub largest_group: u64,
     /// Calls of sync on a segment: one a flush, more where a flush crosses segments.
     pub syncs: u64,
     /// Bytes written by flushes, whole blocks.
@@ -438,6 +440,7 @@ impl Log {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         LogStats {
             flushes: load(&self.counters.flushes),
+            largest_group: self.group.largest() as u64,
             syncs: load(&self.counters.syncs),
             written_bytes: load(&self.counters.written_bytes),
             room_waits: load(&self.counters.room_waits),

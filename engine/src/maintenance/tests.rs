@@ -160,3 +160,55 @@ fn no_interval_or_timeout_is_too_long() {
     tx.commit().unwrap();
     assert!(db.handle.engine.until_flush().is_some_and(|left| left <= Duration::from_secs(5)));
 }
+
+/// Commits one row.
+fn commit_periodic(db: &Database, key: &[u8], within: Duration) {
+    let tx =
+        db.begin_with(crate::TransactionOptions::new().durability(Durability::Periodic(within))).unwrap();
+    tx.open_bytes_table("t").unwrap().put(key, b"v").unwrap();
+    tx.commit().unwrap();
+}
+
+#[test]
+fn a_periodic_commit_is_flushed_when_its_interval_is_over_and_not_before() {
+    let disk = SimStorage::new(1);
+    let db = open(&disk);
+    put_rows(&db, 1, b"v");
+    db.flush().unwrap();
+    let survive = || {
+        let db = open(&disk.crash_image(CrashMode::LoseAll, 1));
+        let snapshot = db.snapshot().unwrap();
+        let table = snapshot.open_bytes_table("t").unwrap();
+        [&b"early"[..], b"late", b"hurried"].map(|key| table.get(key).unwrap().is_some())
+    };
+    let ms = Duration::from_millis;
+    commit_periodic(&db, b"early", ms(10));
+    disk.advance(ms(5));
+    // It may wait as long as the one before, from now on; the flush that is due then takes both.
+    commit_periodic(&db, b"late", ms(10));
+    db.maintain().unwrap();
+    assert_eq!(survive(), [false, false, false]);
+    disk.advance(ms(5));
+    db.maintain().unwrap();
+    assert_eq!(survive(), [true, true, false]);
+    // A shorter interval is due first.
+    commit_periodic(&db, b"late", ms(1000));
+    commit_periodic(&db, b"hurried", ms(1));
+    disk.advance(ms(1));
+    db.maintain().unwrap();
+    assert_eq!(survive(), [true, true, true]);
+}
+
+#[test]
+fn a_periodic_commit_is_flushed_in_the_background_though_nothing_else_happens() {
+    let directory = tempfile::tempdir().unwrap();
+    let db = Options::new().page_bytes(4096).open(directory.path().join("db")).unwrap();
+    for round in 0_u64..50 {
+        commit_periodic(&db, &round.to_be_bytes(), Duration::from_millis(round % 3));
+        let tail = db.stats().log_tail;
+        while db.stats().log_durable < tail {
+            std::thread::yield_now();
+        }
+    }
+    assert_eq!(db.stats().commits_waited, 0);
+}

@@ -52,9 +52,16 @@ impl Transaction {
 
     /// Commits; tells `note` of the commit's record once it is reserved, if there is one.
     pub(super) fn commit_noting(mut self, note: &mut dyn FnMut(Lsn)) -> Result<()> {
-        let lsn = self.commit_reserved(note)?;
+        let mut wrote = false;
+        let lsn = self.commit_reserved(&mut |lsn| {
+            wrote = true;
+            note(lsn);
+        })?;
         let engine = self.engine();
         if self.durability == Durability::Sync && lsn != Lsn::NEVER {
+            if wrote {
+                engine.counters.commits_waited.fetch_add(1, Ordering::Relaxed);
+            }
             make_commit_durable(engine, lsn)?;
         }
         self.tidy();
@@ -147,7 +154,7 @@ impl Transaction {
             && !reads.is_empty()
             && !is_planted(PlantedBug::NoValidation);
         let refused = |overlap| {
-            engine.counters.overtaken.fetch_add(1, Ordering::Relaxed);
+            engine.note_overtaken();
             overtaken(&overlap)
         };
         // Outside of the section, if it is likely to be needed there; and if there is much of it, outside in any case.
@@ -274,6 +281,9 @@ impl Transaction {
     /// Undoes everything. What cannot be undone now is left to recovery: the handle is poisoned (I3).
     pub(super) fn abandon(&mut self, work: &Work) {
         let engine = &self.handle.engine;
+        if self.entry.is_cancelled() {
+            engine.counters.cancelled.fetch_add(1, Ordering::Relaxed);
+        }
         let mut pausing = |_| {
             engine.pause("between steps of a rollback");
             Ok(())
@@ -304,7 +314,6 @@ impl Transaction {
 /// Waits until the commit at `lsn` is durable.
 pub(super) fn make_commit_durable(engine: &Engine, lsn: Lsn) -> Result<()> {
     engine.pause("before a commit is durable");
-    engine.counters.commits_waited.fetch_add(1, Ordering::Relaxed);
     let done = engine.log.make_durable(lsn).map_err(|e| {
         let e = Error::from(e);
         engine.poison(&e);

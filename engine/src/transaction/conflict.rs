@@ -179,9 +179,10 @@ impl Transaction {
                 Isolation::Snapshot => Ok(()),
             }
         };
-        engine.timeline.advance(&mut live, engine.storage.monotonic(), check).inspect_err(|_| {
-            engine.counters.overtaken.fetch_add(1, Ordering::Relaxed);
-        })
+        engine
+            .timeline
+            .advance(&mut live, engine.storage.monotonic(), check)
+            .inspect_err(|_| engine.note_overtaken())
     }
 
     /// Keeps what a view may need of a row that is about to change. The key's leaf is latched exclusively.
@@ -242,7 +243,9 @@ impl Transaction {
         loop {
             // Said before the look, as whoever drops says so before it looks: one of the two sees the other.
             self.entry.lock().writes_to.push(id);
+            self.engine().pause("between a claim to a table and the look at who drops it");
             let dropper = TxnId(gate.dropper.load(Ordering::SeqCst));
+            self.engine().pause("between who drops a table and whether it is dropped");
             // Asked after who drops it: whoever has dropped it says so before it lets go.
             let dropped = gate.dropped.load(Ordering::SeqCst);
             let moved = !Self::knows_shape(gate, &self.view());
@@ -255,6 +258,9 @@ impl Transaction {
             self.entry.lock().writes_to.retain(|table| *table != id);
             // Whoever drops the table may wait for this one because of the claim: it looks again.
             pass_on();
+            if dropped || moved {
+                self.engine().note_overtaken();
+            }
             if dropped {
                 return Err(conflict("the table has been dropped since the transaction's start"));
             }
@@ -273,6 +279,7 @@ impl Transaction {
     pub(super) fn lock_table(&self, gate: &Arc<TableGate>) -> Result<()> {
         gate.dropper.store(self.entry.id.0, Ordering::SeqCst);
         self.work.borrow_mut().dropping.push(gate.clone());
+        self.engine().pause("between dropping a table and the look at who writes to it");
         let table = gate.table;
         let writes = |section: &TxnState| section.writes_to.contains(&table);
         let timeline = &self.engine().timeline;

@@ -38,7 +38,11 @@ impl Transaction {
 
     /// `Conflict` if this transaction does not see the last change of where the table's rows are.
     pub(super) fn check_shape(&self, gate: &TableGate) -> Result<()> {
-        if Self::knows_shape(gate, &self.view()) { Ok(()) } else { Err(moved(gate.table)) }
+        if Self::knows_shape(gate, &self.view()) {
+            return Ok(());
+        }
+        self.engine().note_overtaken();
+        Err(moved(gate.table))
     }
 
     /// Keeps others from dropping, renaming, splitting or merging a table, and says what it is now. `NotFound`. For a transaction that

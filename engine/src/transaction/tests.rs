@@ -1,12 +1,15 @@
 //! Transactions beside each other: what each sees, what is refused, and that nothing is lost.
 
+mod counted;
 mod hermitage;
 mod reentry;
 mod validation;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use hamal_storage::sim::{Fault, FaultKind, Operation, Repeat, SimStorage, When};
 
@@ -275,4 +278,20 @@ fn transfers_of_many_threads_conserve_the_money() {
     let total: u64 = table.values().unwrap().map(|value| balance(Some(value.unwrap()))).sum();
     assert_eq!(total, ACCOUNTS * 100);
     println!("{:?}", db.stats());
+}
+
+#[test]
+fn while_a_verification_runs_no_transaction_begins_and_snapshots_go_on() {
+    let db = with_rows(&[(b"k", b"v")]);
+    let mut looks = 0;
+    db.verify(&mut |_| {
+        looks += 1;
+        let at_once = TransactionOptions::new().lock_timeout(Duration::ZERO);
+        assert_eq!(db.begin_with(at_once).unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(read(&db, b"k"), Some(b"v".to_vec()));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(looks > 0);
+    begin(&db, Isolation::Serializable).commit().unwrap();
 }

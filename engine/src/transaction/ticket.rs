@@ -75,6 +75,23 @@ impl Engine {
 /// A commit that has its place in the log, and is visible to other read-write transactions, but may not be durable yet: made by
 /// [`Transaction::commit_ticket`]. Wait for it, await it, or drop it: the commit stands either way, and a crash takes it back only as
 /// long as it is not durable.
+///
+/// It keeps the database open, as a transaction does: whoever drops the last of what keeps it open closes it there and then, which waits for
+/// the disk. An executor's thread had better not.
+///
+/// ```
+/// # fn main() -> hamal::Result<()> {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let db = hamal::Database::open(directory.path().join("example.hamal"))?;
+/// const ROWS: hamal::TableDef<&str, u64> = hamal::TableDef::new("rows");
+/// let tx = db.begin()?;
+/// tx.open_table(ROWS)?.put("a", 1)?;
+/// let ticket = tx.commit_ticket()?;
+/// // The next transaction works with it already; in async code, `ticket.await?` goes on once it is on the disk.
+/// ticket.wait()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "the commit is durable only once this says so"]
 pub struct CommitTicket {
@@ -95,6 +112,9 @@ impl CommitTicket {
     /// Returns once the commit is durable: leads a flush of the log, or joins one. `CommitUnknown` if the disk failed; reopening tells.
     pub fn wait(self) -> Result<()> {
         if self.lsn != Lsn::NEVER {
+            if self.wrote && !self.is_durable() {
+                self.handle.engine.counters.commits_waited.fetch_add(1, Ordering::Relaxed);
+            }
             make_commit_durable(&self.handle.engine, self.lsn)?;
         }
         self.handle.engine.bury_due();
@@ -131,8 +151,9 @@ impl Drop for CommitTicket {
 }
 
 impl Transaction {
-    /// As [`Transaction::commit`], but returns once the commit has its place in the log: others see it, and what it locked is free. The
-    /// ticket tells when it is durable. The log is flushed in the background, whether or not anybody waits.
+    /// As [`Transaction::commit`], but returns once the commit has its place in the log: other read-write transactions see it, and
+    /// what it locked is free; snapshots see one of [`crate::Durability::Sync`] once it is durable. The ticket tells when that is. The log is flushed in the background, whether
+    /// or not anybody waits.
     pub fn commit_ticket(mut self) -> Result<CommitTicket> {
         let mut wrote = false;
         let lsn = self.commit_reserved(&mut |_| wrote = true)?;

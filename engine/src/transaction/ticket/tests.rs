@@ -3,6 +3,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 
 use hamal_storage::sim::{Fault, FaultKind, Operation, Repeat, SimStorage, When};
 
@@ -135,4 +136,56 @@ fn wakers_go_with_nothing_in_hand() {
     assert!(poll(&mut second).is_pending());
     db.flush().unwrap();
     assert_eq!(gone.load(Ordering::Relaxed), 3);
+}
+
+/// Wakes a thread that is parked.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// As an executor of one thread does it; never returns if nobody wakes it.
+fn block_on(ticket: CommitTicket) -> crate::Result<()> {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut ticket = pin!(ticket);
+    loop {
+        match ticket.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(said) => return said,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+#[test]
+fn who_awaits_is_woken_by_the_background_thread_however_the_two_meet() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options::new().page_bytes(4096).durability(Durability::Relaxed);
+    let db = options.open(directory.path().join("db")).unwrap();
+    thread::scope(|scope| {
+        for table in ["t", "u"] {
+            let db = &db;
+            scope.spawn(move || {
+                for _ in 0..300 {
+                    let ticket = ticket(db, table);
+                    let lsn = ticket.lsn;
+                    block_on(ticket).unwrap();
+                    assert!(db.handle.engine.log.durable() > lsn);
+                }
+            });
+        }
+    });
+    assert!(db.handle.engine.wakers.waiting.lock().is_empty());
+    assert_eq!(db.stats().commits_waited, 0, "a ticket that is awaited leaves the flush to the background");
+    db.close().unwrap();
+}
+
+#[test]
+fn a_ticket_keeps_the_database_open() {
+    let db = open(&SimStorage::new(1));
+    let ticket = ticket(&db, "t");
+    assert_eq!(db.close().unwrap_err().kind(), ErrorKind::InvalidArgument);
+    ticket.wait().unwrap();
 }
