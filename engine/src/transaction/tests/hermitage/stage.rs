@@ -31,7 +31,7 @@ pub(super) enum Layout {
 }
 
 impl Layout {
-    const ALL: [Layout; 3] = [Layout::OneTable, Layout::CutTable, Layout::TwoTables];
+    pub(super) const ALL: [Layout; 3] = [Layout::OneTable, Layout::CutTable, Layout::TwoTables];
 
     pub(super) fn tables(self) -> &'static [&'static str] {
         match self {
@@ -62,6 +62,16 @@ pub(super) fn everywhere(schedule: impl Fn(&mut Stage)) {
             schedule(&mut Stage::new(level, layout));
         }
     }
+}
+
+/// As [`everywhere`], and all of it once more with the snapshots of [`Stage::snapshot_sees`]: they keep what is old from going away.
+pub(super) fn everywhere_and_watched(schedule: impl Fn(&mut Stage)) {
+    everywhere(&schedule);
+    everywhere(|stage| {
+        println!("watched");
+        stage.is_watched = true;
+        schedule(stage);
+    });
 }
 
 /// How a step went.
@@ -178,6 +188,9 @@ pub(super) struct Stage {
     pub(super) level: Isolation,
     layout: Layout,
     actors: BTreeMap<u32, Actor>,
+    is_watched: bool,
+    /// Snapshots, and what each sees for as long as it is there.
+    snapshots: Vec<(Snapshot, Vec<(u64, u64)>)>,
 }
 
 impl Stage {
@@ -199,7 +212,7 @@ impl Stage {
                 .try_for_each(|(key, value)| tx.open_table(numbers(layout.table_of(*key)))?.put(*key, *value))
         })
         .unwrap();
-        Stage { db, disk, level, layout, actors: BTreeMap::new() }
+        Stage { db, disk, level, layout, actors: BTreeMap::new(), is_watched: false, snapshots: Vec::new() }
     }
 
     /// Begins transactions, at the stage's level; they see what has been committed until now.
@@ -260,9 +273,26 @@ impl Stage {
             self.actors.values_mut().for_each(Actor::listen);
             let busy = self.actors.values().filter(|actor| actor.is_busy).count();
             if self.db.stats().waiting_transactions == busy as u64 {
-                return;
+                break;
             }
             thread::yield_now();
+        }
+        self.look_at_snapshots();
+    }
+
+    /// Takes a snapshot: it sees these rows, now and after each step to come, and at the end. Nothing if the schedule is not watched.
+    #[track_caller]
+    pub(super) fn snapshot_sees(&mut self, rows: &[(u64, u64)]) {
+        if self.is_watched {
+            self.snapshots.push((self.snapshot(), rows.to_vec()));
+            self.look_at_snapshots();
+        }
+    }
+
+    #[track_caller]
+    fn look_at_snapshots(&self) {
+        for (at, (snapshot, rows)) in self.snapshots.iter().enumerate() {
+            assert_eq!(self.rows_in(snapshot), *rows, "snapshot {at}");
         }
     }
 
@@ -294,6 +324,8 @@ impl Stage {
             drop(actor.steps);
             actor.thread.join().unwrap();
         }
+        self.look_at_snapshots();
+        self.snapshots.clear();
         let stats = self.db.stats();
         let left =
             [stats.active_transactions, stats.waiting_transactions, stats.row_locks, stats.history_bytes];
@@ -303,13 +335,22 @@ impl Stage {
     }
 }
 
+/// The rows; however they are asked for, they are the same.
+#[track_caller]
 fn rows_in(snapshot: &Snapshot, layout: Layout) -> Vec<(u64, u64)> {
     let mut rows = BTreeMap::new();
     for name in layout.tables() {
         let table = snapshot.open_table(numbers(name)).unwrap();
-        let before = rows.len() as u64;
-        rows.extend(table.iter().unwrap().map(Result::unwrap));
-        assert_eq!(table.len().unwrap(), rows.len() as u64 - before, "rows of {name}");
+        let ahead: Vec<_> = table.iter().unwrap().map(Result::unwrap).collect();
+        let mut back: Vec<_> = table.iter().unwrap().rev().map(Result::unwrap).collect();
+        back.reverse();
+        assert_eq!(ahead, back, "rows of {name}");
+        assert_eq!(table.len().unwrap(), ahead.len() as u64, "rows of {name}");
+        rows.extend(ahead);
+    }
+    for key in rows.keys().copied().chain(1..=3) {
+        let table = snapshot.open_table(numbers(layout.table_of(key))).unwrap();
+        assert_eq!(table.get(key).unwrap(), rows.get(&key).copied(), "row {key}");
     }
     rows.into_iter().collect()
 }
