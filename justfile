@@ -34,6 +34,10 @@ simulate *args="--seeds 0..1000":
 histories *args="--transactions 50000 --crash":
     cargo run --release -p hamal-fuzz --bin histories -- {{args}}
 
+# Waits for row locks, so many in each of four runs: no wake-up may be lost.
+lock-waits waits="1000000":
+    HAMAL_LOCK_WAITS={{waits}} cargo test --release -p hamal --lib no_wake_up_is_lost -- --nocapture
+
 # Pages damaged under running databases: each must be healed or reported, and every answer right.
 rot *args="--count 10000":
     cargo run --release -p hamal-fuzz --bin rot -- {{args}}
