@@ -34,7 +34,7 @@ simulate *args="--seeds 0..1000":
 histories *args="--transactions 50000 --crash":
     cargo run --release -p hamal-fuzz --bin histories -- {{args}}
 
-# Waits for row locks, so many in each of four runs: no wake-up may be lost.
+# Waits for row locks, so many, with and without timeouts and cancellations, and a tenth of it by two threads: no wake-up may be lost.
 lock-waits waits="1000000":
     HAMAL_LOCK_WAITS={{waits}} cargo test --release -p hamal --lib no_wake_up_is_lost -- --nocapture
 

@@ -95,15 +95,36 @@ impl Opened {
     }
 }
 
+impl Opened {
+    /// A background thread has dropped what kept the database open last: a waker that it woke did. It cannot wait for itself to end.
+    fn leave_to_another_thread(&mut self) {
+        self.closed = true;
+        let opened = Opened { engine: self.engine.clone(), threads: self.threads.take(), closed: false };
+        let closing = std::thread::Builder::new().name("hamal-close".to_owned()).spawn(move || drop(opened));
+        if let Err(error) = closing {
+            not_closed(&Error::new(
+                ErrorKind::Limit,
+                format!("the thread hamal-close could not be started: {error}"),
+            ));
+        }
+    }
+}
+
 impl Drop for Opened {
     fn drop(&mut self) {
         if self.closed {
             return;
         }
-        if let Err(error) = self.shut_down() {
-            tracing::warn!(%error, "the database was not closed cleanly; the next open recovers it");
+        if self.threads.as_ref().is_some_and(Threads::are_running_this) {
+            self.leave_to_another_thread();
+        } else if let Err(error) = self.shut_down() {
+            not_closed(&error);
         }
     }
+}
+
+fn not_closed(error: &Error) {
+    tracing::warn!(%error, "the database was not closed cleanly; the next open recovers it");
 }
 
 impl Database {

@@ -42,7 +42,7 @@ const FREE_EXTENTS: usize = 256;
 /// Pages written back per round.
 const WRITE_BACK_PAGES: usize = 256;
 /// Longest sleep of the maintenance thread: what bounds how late a vacuum notices garbage.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+const LONGEST_SLEEP: Duration = Duration::from_secs(if cfg!(test) { 3600 } else { 1 });
 
 /// Between the end of a scrub and the next one's beginning, at least.
 const SHORTEST_SCRUB: Duration = Duration::from_millis(100);
@@ -361,7 +361,13 @@ impl Threads {
         self.signal.flush.notify_all();
     }
 
-    /// Stops the threads and waits for them.
+    /// Whether the calling thread is one of them.
+    pub(crate) fn are_running_this(&self) -> bool {
+        let this = std::thread::current().id();
+        self.threads.iter().any(|thread| thread.thread().id() == this)
+    }
+
+    /// Stops the threads and waits for them. Not for one of them to call.
     pub(crate) fn stop(mut self) {
         self.signal.state.lock().stop = true;
         self.signal.wake.notify_all();

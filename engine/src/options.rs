@@ -34,9 +34,9 @@ pub enum Durability {
     /// A commit returns once its log record is on the disk. Nothing acknowledged is ever lost.
     #[default]
     Sync,
-    /// A commit returns at once; a flush of the log begins within this interval, in the background. A crash loses at most the commits of
-    /// that interval and of the time that one flush takes, or two if one was under way: newest first, never half of one. With
-    /// [`Maintenance::Manual`] nothing is flushed until somebody calls [`crate::Database::maintain`], which does what is due.
+    /// A commit returns at once; the log is flushed in the background when it has waited for this interval, or sooner for another reason. A
+    /// crash loses at most the commits of the interval and of the time until the flush that is due then is done: newest first,
+    /// never half of one. With [`Maintenance::Manual`] what is due is flushed by [`crate::Database::maintain`].
     Periodic(Duration),
     /// A commit returns at once; the log reaches the disk when something else needs it to. A crash loses the newest
     /// commits, never half of one.

@@ -526,7 +526,7 @@ impl<'t> RawTable<'t> {
         })
     }
 
-    /// Exact number of rows: looked up, O(log of the commits to the table since the oldest view). `Conflict` if it has been overtaken by a commit since the view, and so has something that was read.
+    /// Exact number of rows: looked up, O(log of what [`crate::counts`] keeps). `Conflict` if it has been overtaken by a commit since the view, and so has something that was read.
     pub(crate) fn len(&self) -> Result<u64> {
         self.check_readable()?;
         let committed = |view: &View| self.engine().timeline.rows_as_of(self.table.meta.id, view.as_of);

@@ -65,7 +65,8 @@ pub struct Stats {
     pub compensation_records: u64,
     /// Log flushes.
     pub log_flushes: u64,
-    /// Most threads that one flush has served: who led it, and who had waited for it.
+    /// Most threads that one flush has served since the database was opened: who led it, and who had waited for it, for a commit or for
+    /// something else.
     pub largest_group: u64,
     /// Where the log ends.
     pub log_tail: u64,

@@ -110,8 +110,8 @@ impl<'t, K: Key, V: Value> ReadTable<'t, K, V> {
         self.iter().map(Values::new)
     }
 
-    /// Exact number of rows, without counting them: looked up among the counts that commits since the oldest view have left, O(log of their
-    /// number).
+    /// Exact number of rows, without counting them: looked up among the counts that recent commits have left for snapshots and
+    /// transactions, O(log of their number); where there is no old one of these, that is a few.
     pub fn len(&self) -> Result<u64> {
         self.raw.len()
     }

@@ -77,7 +77,7 @@ impl Engine {
 /// long as it is not durable.
 ///
 /// It keeps the database open, as a transaction does: whoever drops the last of what keeps it open closes it there and then, which waits for
-/// the disk. An executor's thread had better not.
+/// the disk. An executor's thread had better not; one of the database's own, if it wakes a task that is over, has another thread do it.
 ///
 /// ```
 /// # fn main() -> hamal::Result<()> {
@@ -152,7 +152,8 @@ impl Drop for CommitTicket {
 
 impl Transaction {
     /// As [`Transaction::commit`], but returns once the commit has its place in the log: other read-write transactions see it, and
-    /// what it locked is free; snapshots see one of [`crate::Durability::Sync`] once it is durable. The ticket tells when that is. The log is flushed in the background, whether
+    /// what it locked is free; snapshots see one of [`crate::Durability::Sync`] once it is durable, or a weaker one behind it has been
+    /// acknowledged. The ticket tells when that is. The log is flushed in the background, whether
     /// or not anybody waits.
     pub fn commit_ticket(mut self) -> Result<CommitTicket> {
         let mut wrote = false;
