@@ -13,7 +13,7 @@ use hamal_wal::Lsn;
 use crate::backup::{self, BackupInfo, BackupOptions, Moment, Target};
 use crate::checkpoint::Effort;
 use crate::engine::Engine;
-use crate::maintenance::Threads;
+use crate::maintenance::{Threads, start_thread};
 use crate::options::{Durability, Maintenance};
 use crate::report::{
     CheckpointReport, RecoveryProgress, RecoveryReport, Stats, VerifyProgress, VerifyReport,
@@ -93,19 +93,21 @@ impl Opened {
         self.engine.check_poison()?;
         self.engine.close()
     }
-}
 
-impl Opened {
+    /// Whether the calling thread is one of those in the background, which end before the database is closed.
+    fn is_running_this(&self) -> bool {
+        self.threads.as_ref().is_some_and(Threads::are_running_this)
+    }
+
     /// A background thread has dropped what kept the database open last: a waker that it woke did. It cannot wait for itself to end.
     fn leave_to_another_thread(&mut self) {
-        self.closed = true;
-        let opened = Opened { engine: self.engine.clone(), threads: self.threads.take(), closed: false };
-        let closing = std::thread::Builder::new().name("hamal-close".to_owned()).spawn(move || drop(opened));
-        if let Err(error) = closing {
-            not_closed(&Error::new(
-                ErrorKind::Limit,
-                format!("the thread hamal-close could not be started: {error}"),
-            ));
+        let threads = self.threads.take();
+        // If none can be started they end all the same, and let go of the database.
+        threads.iter().for_each(Threads::tell_to_stop);
+        let mut opened = Opened { engine: self.engine.clone(), threads, closed: true };
+        let close = move || opened.shut_down().unwrap_or_else(|error| not_closed(&error));
+        if let Err(error) = start_thread("hamal-close", close) {
+            not_closed(&error);
         }
     }
 }
@@ -115,7 +117,7 @@ impl Drop for Opened {
         if self.closed {
             return;
         }
-        if self.threads.as_ref().is_some_and(Threads::are_running_this) {
+        if self.is_running_this() {
             self.leave_to_another_thread();
         } else if let Err(error) = self.shut_down() {
             not_closed(&error);
@@ -432,12 +434,16 @@ impl Database {
 
     /// Closes the database: stops background work, writes everything back, takes a last checkpoint, and says whether all that
     /// worked. What trails behind the open still ([`Options::trailing_undo_bytes`]) is left to the next one. `InvalidArgument` while another
-    /// clone, a transaction, a snapshot or a [`crate::CommitTicket`] is still there: the database stays open for them, and closes when the last of them is dropped.
+    /// clone, a transaction, a snapshot or a [`crate::CommitTicket`] is still there: the database stays open for them, and closes when the
+    /// last of them is dropped. `InvalidArgument` also in a thread of the database's own, which may call wakers: another one closes it then.
     pub fn close(self) -> Result<()> {
         let Database { handle, handles } = self;
         let opened = handle.opened.clone();
         drop((handle, handles));
         match opened.and_then(Arc::into_inner) {
+            Some(opened) if opened.is_running_this() => Err(Error::invalid(
+                "a background thread cannot wait for its own end; another thread closes the database",
+            )),
             Some(mut opened) => opened.shut_down(),
             None => Err(Error::new(
                 ErrorKind::InvalidArgument,

@@ -46,7 +46,7 @@ pub(crate) struct Counters {
     pub(crate) rollbacks: AtomicU64,
     /// Times that a transaction could not be serialized: what it read, or was to write, had been changed.
     pub(crate) overtaken: AtomicU64,
-    /// Transactions that ended because they had been cancelled.
+    /// Transactions that had been cancelled when they were rolled back.
     pub(crate) cancelled: AtomicU64,
     /// Statements that failed with `LogFull`.
     pub(crate) log_full: AtomicU64,

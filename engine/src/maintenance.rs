@@ -41,7 +41,8 @@ const VACUUM_GARBAGE: u64 = 256;
 const FREE_EXTENTS: usize = 256;
 /// Pages written back per round.
 const WRITE_BACK_PAGES: usize = 256;
-/// Longest sleep of the maintenance thread: what bounds how late a vacuum notices garbage.
+/// Longest sleep of the background threads: what bounds how late a vacuum notices garbage. In tests so long that nothing is found by looking
+/// of which a thread should have been told.
 const LONGEST_SLEEP: Duration = Duration::from_secs(if cfg!(test) { 3600 } else { 1 });
 
 /// Between the end of a scrub and the next one's beginning, at least.
@@ -331,9 +332,7 @@ impl Threads {
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|e| {
-            Error::new(ErrorKind::Limit, format!("the thread {name} could not be started: {e}"))
-        })?;
+        let thread = start_thread(name, work)?;
         self.threads.push(thread);
         Ok(())
     }
@@ -369,18 +368,31 @@ impl Threads {
 
     /// Stops the threads and waits for them. Not for one of them to call.
     pub(crate) fn stop(mut self) {
-        self.signal.state.lock().stop = true;
-        self.signal.wake.notify_all();
-        self.signal.flush.notify_all();
-        self.signal.archive.notify_all();
-        self.signal.balancer.notify_all();
-        self.signal.scrub.notify_all();
+        self.tell_to_stop();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a background thread panicked");
             }
         }
     }
+
+    /// They end soon.
+    pub(crate) fn tell_to_stop(&self) {
+        self.signal.state.lock().stop = true;
+        self.signal.wake.notify_all();
+        self.signal.flush.notify_all();
+        self.signal.archive.notify_all();
+        self.signal.balancer.notify_all();
+        self.signal.scrub.notify_all();
+    }
+}
+
+/// A thread of a database's own. `Limit` if the system has no more.
+pub(crate) fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map_err(|e| Error::new(ErrorKind::Limit, format!("the thread {name} could not be started: {e}")))
 }
 
 fn maintain_until_stopped(engine: &Engine, signal: &Signal) {

@@ -33,7 +33,7 @@ pub struct Stats {
     /// Times a transaction could not be serialized: what it had read, or was to write, had been changed by a commit since its start, or
     /// the table dropped, split or merged.
     pub overtaken: u64,
-    /// Transactions that ended because they had been cancelled ([`crate::Canceller`]).
+    /// Transactions that had been cancelled when they were rolled back ([`crate::Canceller`]).
     pub cancelled: u64,
     /// Statements that failed because the log was full, also after a checkpoint.
     pub log_full: u64,

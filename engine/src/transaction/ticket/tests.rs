@@ -6,7 +6,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
 use hamal_storage::sim::{Fault, FaultKind, Operation, Repeat, SimStorage, When};
+use hamal_wal::Lsn;
 use parking_lot::Mutex;
+use tempfile::TempDir;
 
 use crate::{CommitTicket, Database, Durability, ErrorKind, Maintenance, Options};
 
@@ -195,22 +197,66 @@ impl Wake for Task {
     }
 }
 
+/// Opens the database, once whoever closes it has; what it had is all there, with nothing to recover.
+fn open_when_closed(directory: &TempDir) -> Database {
+    loop {
+        let options = Options::new().page_bytes(4096).durability(Durability::Relaxed);
+        match options.open(directory.path().join("db")) {
+            Err(error) if error.kind() == ErrorKind::Locked => thread::yield_now(),
+            opened => {
+                let db = opened.unwrap();
+                let report = db.recovery_report();
+                assert!(report.clean || report.created, "{report:?}");
+                return db;
+            }
+        }
+    }
+}
+
+/// A task that has the database and closes it when it is woken, and what it was told then.
+struct Closer(Mutex<Option<Database>>, Mutex<Option<crate::Error>>);
+
+impl Wake for Closer {
+    fn wake(self: Arc<Self>) {
+        let db = self.0.lock().take();
+        *self.1.lock() = db.and_then(|db| db.close().err());
+    }
+}
+
+#[test]
+fn a_thread_of_the_database_s_own_is_told_that_another_one_closes_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let db = open_when_closed(&directory);
+    db.transact(|tx| tx.open_bytes_table("t")?.put(b"k", b"v")).unwrap();
+    let handle = db.handle.clone();
+    let closer = Arc::new(Closer(Mutex::new(None), Mutex::new(None)));
+    let last = Lsn(handle.engine.log.tail().0 - 1);
+    handle.engine.wakers.leave(u64::MAX, last, &Waker::from(closer.clone()));
+    // The thread that flushes wakes it, and finds the database once nobody else has it.
+    let mut has = closer.0.lock();
+    handle.flush_soon();
+    drop(handle);
+    *has = Some(db);
+    drop(has);
+    let told = loop {
+        let told = closer.1.lock().take();
+        let Some(told) = told else {
+            thread::yield_now();
+            continue;
+        };
+        break told;
+    };
+    assert_eq!(told.kind(), ErrorKind::InvalidArgument);
+    assert!(told.to_string().contains("background thread"), "{told}");
+    drop(open_when_closed(&directory));
+}
+
 #[test]
 fn a_database_whose_last_ticket_goes_in_its_own_thread_is_closed_all_the_same() {
     let directory = tempfile::tempdir().unwrap();
-    let open =
-        || Options::new().page_bytes(4096).durability(Durability::Relaxed).open(directory.path().join("db"));
-    let open = || loop {
-        match open() {
-            // Until the thread that closes it has.
-            Err(error) if error.kind() == ErrorKind::Locked => thread::yield_now(),
-            opened => return opened.unwrap(),
-        }
-    };
     let mut met = 0;
     while met < 10 {
-        let db = open();
-        assert!(db.recovery_report().clean || db.recovery_report().created, "{:?}", db.recovery_report());
+        let db = open_when_closed(&directory);
         let mut awaited = ticket(&db, "t");
         let task = Arc::new(Task(Mutex::new(None)));
         let waker = Waker::from(task.clone());
